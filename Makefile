@@ -1,0 +1,44 @@
+# Everything runs in .venv, which the first target you call creates. It needs Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
+
+book: $(INSTALLED)  ## run every chapter and build the book, from scratch and strictly
+	rm -rf _build
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: lint  ## ruff, the tests, every chapter's outputs, the book, and its pages in a browser
+	$(BIN)/python -m pytest tests --ignore tests/test_browser.py
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg book
+	$(MAKE) book
+	$(BIN)/python -m pytest tests/test_browser.py
+
+lab: $(INSTALLED)  ## the chapters in JupyterLab
+	$(BIN)/jupyter lab book
+
+lint: $(INSTALLED)  ## ruff
+	$(BIN)/ruff check .
+
+experiments: $(VENV)-bench/.installed  ## race einet against the other libraries on this machine
+	$(VENV)-bench/bin/python experiments/efficiency.py --quick
+
+clean:  ## remove what the targets made, but no data
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis $(VENV) $(VENV)-bench
+
+$(INSTALLED): requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+# libcirkit pins a scipy and numpy that the book has outgrown.
+$(VENV)-bench/.installed: pyproject.toml
+	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet -e '.[bench]'
+	touch $@
+
+.PHONY: help book test lab lint experiments clean
