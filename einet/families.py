@@ -1,0 +1,366 @@
+"""Exponential families: the densities at the leaves.
+
+    log p(x) = log h(x) + T(x) . theta - A(theta)
+
+A family says what its sufficient statistics T, base measure h and log-normaliser A are, and how natural parameters theta
+follow from expectation parameters phi = E[T(x)], the ones a model keeps, because EM is linear in them. Everything is
+elementwise: statistics and parameters come with one leading axis of length |T|, the rest is the caller's.
+
+    phi, theta, T(x)   (|T|, ...)       A, log h, mean, variance, samples   (...)
+
+A family of your own is one more frozen dataclass with the methods below; `tests/test_families.py` has the contract.
+
+Paper: Section 3.4
+Chapter: book/06_leaves
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class ExponentialFamily:
+    """What all families share. `channels` values (the colours of a pixel, say) make up a variable, independently.
+
+    Paper: Section 3.4, Eq. (7) and (9)
+    Chapter: book/06_leaves
+    """
+
+    channels: int = field(default=1, kw_only=True)
+
+    num_statistics: ClassVar[int] = 1
+    # Does T(x) . theta - A(theta) cancel so much that float32 is not enough?
+    cancels: ClassVar[bool] = False
+    # Is T(x) the indicator of one of |T| values? Then the product T(x) . theta is a look-up.
+    indicator: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.channels, int) or self.channels < 1:
+            raise ValueError(f"channels must be an integer of at least 1, got {self.channels!r}")
+
+    # The density
+
+    def check(self, x: Tensor) -> None:
+        """`ValueError`, with the value and the limit, where an entry of `x` is outside the family's support."""
+        raise NotImplementedError
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """T(x)."""
+        return x[None]
+
+    def log_base(self, x: Tensor) -> Tensor | None:
+        """log h(x), in nats; None where it is 0 everywhere."""
+        return None
+
+    def natural(self, phi: Tensor) -> Tensor:
+        """theta(phi)."""
+        raise NotImplementedError
+
+    def log_normalizer(self, theta: Tensor) -> Tensor:
+        """A(theta), whose gradient is E[T(x)]."""
+        raise NotImplementedError
+
+    def log_density(self, x: Tensor, phi: Tensor) -> Tensor:
+        """log p(x), in nats, as the formula has it: the plain way, beside the grouped product of `layers.LeafLayer`."""
+        theta = self.natural(phi)
+        base = self.log_base(x)
+        return (self.statistics(x) * theta).sum(0) - self.log_normalizer(theta) + (0 if base is None else base)
+
+    # Learning
+
+    def initial(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Random phi (|T|, *shape) to start EM from."""
+        raise NotImplementedError
+
+    def natural_gradient(self, phi: Tensor, gradient: Tensor) -> Tensor:
+        """From d/dphi to d/dtheta: the product Cov[T(x)] . gradient.
+
+        d log p/dtheta = T(x) - E[T(x)], so what a batch's gradient becomes here is its expected statistics, centred.
+        """
+        raise NotImplementedError
+
+    def step(self, phi: Tensor, direction: Tensor, rate: float) -> Tensor:
+        """The phi whose E[T(x)] is `rate` times `direction` away from the present one."""
+        return phi + rate * direction
+
+    def project(self, phi: Tensor) -> Tensor:
+        """The nearest allowed phi: floors on probabilities, bounds on variances."""
+        raise NotImplementedError
+
+    def unconstrain(self, phi: Tensor) -> Tensor:
+        """Coordinates in which every real vector is allowed, for gradient training."""
+        raise NotImplementedError
+
+    def constrain(self, raw: Tensor) -> Tensor:
+        """The inverse of `unconstrain`."""
+        raise NotImplementedError
+
+    # What a density is asked
+
+    def sample(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One draw for each parameter vector."""
+        raise NotImplementedError
+
+    def mean(self, phi: Tensor) -> Tensor:
+        """E[x]."""
+        return phi[0]
+
+    def variance(self, phi: Tensor) -> Tensor:
+        """Var[x]."""
+        raise NotImplementedError
+
+    def mode(self, phi: Tensor) -> Tensor:
+        """The most probable value."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Normal(ExponentialFamily):
+    """The normal density over the reals, its variance kept within [min_variance, max_variance].
+
+    T(x) = (x, x^2), theta = (mu, -1/2) / sigma^2. The expectation parameters are kept about the mean,
+    phi = (E[x], E[(x - E[x])^2]) = (mu, sigma^2): the same information as E[T(x)] = (mu, mu^2 + sigma^2), but a
+    variance of 1e-6 would drown in the rounding of mu^2. There the covariance of the statistics is diag(sigma^2, 2 sigma^4).
+
+    Paper: Section 3.4
+    Chapter: book/06_leaves
+    """
+
+    min_variance: float = 1e-6
+    max_variance: float = math.inf
+
+    num_statistics: ClassVar[int] = 2
+    cancels: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.min_variance < self.max_variance:
+            raise ValueError(f"need 0 < min_variance < max_variance, got {self.min_variance} and {self.max_variance}")
+
+    def check(self, x):
+        _refuse(~torch.isfinite(x), x, "a normal variable must be finite")
+
+    def statistics(self, x):
+        return torch.stack((x, x * x))
+
+    def natural(self, phi):
+        mean, variance = phi
+        precision = 1 / variance
+        return torch.stack((mean * precision, -0.5 * precision))
+
+    def log_normalizer(self, theta):
+        return -0.25 * theta[0] ** 2 / theta[1] - 0.5 * torch.log(-theta[1] / math.pi)
+
+    def initial(self, shape, generator):
+        variance = min(max(1.0, self.min_variance), self.max_variance)
+        mean = torch.randn(shape, generator=generator)
+        return torch.stack((mean, torch.full(shape, variance)))
+
+    def natural_gradient(self, phi, gradient):
+        variance = phi[1]
+        return torch.stack((variance * gradient[0], 2 * variance * variance * gradient[1]))
+
+    def step(self, phi, direction, rate):
+        # E[x] and E[x^2] move straight; the variance between them loses the square of the mean's step.
+        shift, spread = rate * direction
+        return torch.stack((phi[0] + shift, phi[1] + spread - shift * shift))
+
+    def project(self, phi):
+        return torch.stack((phi[0], phi[1].clamp(self.min_variance, self.max_variance)))
+
+    def unconstrain(self, phi):
+        mean, variance = phi
+        if math.isinf(self.max_variance):
+            return torch.stack((mean, torch.log(variance)))
+        share = (variance - self.min_variance) / (self.max_variance - self.min_variance)
+        return torch.stack((mean, torch.logit(share, eps=1e-4)))
+
+    def constrain(self, raw):
+        if math.isinf(self.max_variance):
+            return torch.stack((raw[0], torch.exp(raw[1]).clamp_min(self.min_variance)))
+        share = torch.sigmoid(raw[1])
+        return torch.stack((raw[0], self.min_variance + share * (self.max_variance - self.min_variance)))
+
+    def sample(self, phi, generator=None):
+        mean, variance = phi
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + variance.sqrt() * noise
+
+    def variance(self, phi):
+        return phi[1]
+
+    def mode(self, phi):
+        return phi[0]
+
+
+@dataclass(frozen=True)
+class Binomial(ExponentialFamily):
+    """The number of successes in `total` trials: T(x) = x, phi = total * p, p kept within [floor, 1 - floor].
+
+    h(x) = total! / (x! (total - x)!), theta = log(p / (1 - p)), A(theta) = total log(1 + e^theta).
+
+    Paper: Section 3.4 and 4.2
+    Chapter: book/06_leaves
+    """
+
+    total: int = 255
+    floor: float = 1e-5
+
+    cancels: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.total, int) or self.total < 1:
+            raise ValueError(f"total must be an integer of at least 1, got {self.total!r}")
+        if not 0 < self.floor < 0.5:
+            raise ValueError(f"floor must be within (0, 0.5), got {self.floor}")
+
+    def check(self, x):
+        outside = ~((x >= 0) & (x <= self.total) & (x == x.floor()))
+        _refuse(outside, x, f"a binomial variable must be an integer from 0 to {self.total}")
+
+    def log_base(self, x):
+        n = torch.tensor(float(self.total), dtype=x.dtype, device=x.device)
+        return torch.lgamma(n + 1) - torch.lgamma(x + 1) - torch.lgamma(n - x + 1)
+
+    def natural(self, phi):
+        return torch.logit(phi / self.total)
+
+    def log_normalizer(self, theta):
+        return self.total * F.softplus(theta[0])
+
+    def initial(self, shape, generator):
+        return self.total * (0.2 + 0.6 * torch.rand((1, *shape), generator=generator))
+
+    def natural_gradient(self, phi, gradient):
+        return self.variance(phi) * gradient
+
+    def project(self, phi):
+        return phi.clamp(self.total * self.floor, self.total * (1 - self.floor))
+
+    def unconstrain(self, phi):
+        return self.natural(phi)
+
+    def constrain(self, raw):
+        return self.total * torch.sigmoid(raw).clamp(self.floor, 1 - self.floor)
+
+    def sample(self, phi, generator=None):
+        probability = phi[0] / self.total
+        return torch.binomial(torch.full_like(probability, self.total), probability, generator=generator)
+
+    def variance(self, phi):
+        return phi[0] * (1 - phi[0] / self.total)
+
+    def mode(self, phi):
+        return ((self.total + 1) * phi[0] / self.total).floor().clamp_max(self.total)
+
+
+@dataclass(frozen=True)
+class Bernoulli(Binomial):
+    """A variable that is 0 or 1, and 1 with probability phi: the binomial of one trial. phi within [floor, 1 - floor].
+
+    Paper: Section 3.4 and 4.1
+    Chapter: book/06_leaves
+    """
+
+    total: ClassVar[int] = 1  # no longer a field: `Bernoulli(floor=...)`
+    cancels: ClassVar[bool] = False
+
+    def check(self, x):
+        _refuse((x != 0) & (x != 1), x, "a Bernoulli variable must be 0 or 1")
+
+    def log_base(self, x):
+        return None
+
+    def sample(self, phi, generator=None):
+        return torch.bernoulli(phi[0], generator=generator)
+
+
+@dataclass(frozen=True)
+class Categorical(ExponentialFamily):
+    """One of `categories` values 0, 1, ...: T(x) is the indicator of x, phi the probabilities, each at least `floor`.
+
+    theta = log phi, and A(theta) = log sum exp theta, which is 0.
+
+    Paper: Section 3.4
+    Chapter: book/06_leaves
+    """
+
+    categories: int = 2
+    floor: float = 1e-5
+
+    indicator: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.categories, int) or self.categories < 2:
+            raise ValueError(f"categories must be an integer of at least 2, got {self.categories!r}")
+        if not 0 < self.floor < 1 / self.categories:
+            raise ValueError(f"floor must be within (0, 1/{self.categories}), got {self.floor}")
+
+    @property
+    def num_statistics(self) -> int:
+        return self.categories
+
+    def check(self, x):
+        outside = ~((x >= 0) & (x < self.categories) & (x == x.floor()))
+        _refuse(outside, x, f"a categorical variable must be an integer from 0 to {self.categories - 1}")
+
+    def statistics(self, x):
+        return F.one_hot(x.long(), self.categories).movedim(-1, 0).to(x.dtype)
+
+    def natural(self, phi):
+        return torch.log(phi)
+
+    def log_normalizer(self, theta):
+        return torch.logsumexp(theta, 0)
+
+    def initial(self, shape, generator):
+        return self.project(0.1 + torch.rand((self.categories, *shape), generator=generator))
+
+    def natural_gradient(self, phi, gradient):
+        counts = phi * gradient
+        return counts - phi * counts.sum(0)
+
+    def project(self, phi):
+        # Floor, then take the excess from what is above the floor, so that the floor holds and the sum is 1.
+        above = (phi / phi.sum(0) - self.floor).clamp_min(0)
+        return self.floor + above * ((1 - self.categories * self.floor) / above.sum(0))
+
+    def unconstrain(self, phi):
+        return torch.log(phi)
+
+    def constrain(self, raw):
+        return self.floor + (1 - self.categories * self.floor) * torch.softmax(raw, 0)
+
+    def sample(self, phi, generator=None):
+        draw = torch.rand(phi.shape[1:], generator=generator, dtype=phi.dtype, device=phi.device)
+        return (phi.cumsum(0)[:-1] <= draw).sum(0).to(phi.dtype)
+
+    def mean(self, phi):
+        return (self._values(phi) * phi).sum(0)
+
+    def variance(self, phi):
+        return (self._values(phi) ** 2 * phi).sum(0) - self.mean(phi) ** 2
+
+    def mode(self, phi):
+        return phi.argmax(0).to(phi.dtype)
+
+    def _values(self, phi: Tensor) -> Tensor:
+        values = torch.arange(self.categories, dtype=phi.dtype, device=phi.device)
+        return values.view(-1, *[1] * (phi.dim() - 1))
+
+
+FAMILIES = {family.__name__: family for family in (Normal, Bernoulli, Binomial, Categorical)}
+
+
+def _refuse(outside: Tensor, x: Tensor, rule: str) -> None:
+    if outside.any():
+        raise ValueError(f"{rule}, got {x[outside][0].item()}")

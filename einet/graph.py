@@ -1,0 +1,292 @@
+"""Region graphs: which variables a density is about, and how it may be taken apart.
+
+A *region* is a set of variables, its scope. A *partition* splits one region into two smaller ones, left and right.
+A region without partitions is a *leaf region*. A region may have several partitions, and may take part in several.
+
+    root {0,1,2}            one region, two partitions
+     /        \\
+  {0}|{1,2}  {0,1}|{2}      partitions
+       |       |
+     {1}|{2} {0}|{1}        further down, the leaves {0}, {1}, {2} are shared
+
+The graph is pure combinatorics: no numbers, no tensors. `network.Einet` hangs vectors of densities on the regions.
+
+Paper: Section 2 (smooth, decomposable), Section 3.3 (Algorithm 1)
+Chapter: book/04_layers
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+
+_MOST_VARIABLES = 2**24
+
+
+class Region(NamedTuple):
+    """A node of the graph that stands for densities over `scope`, a sorted tuple of variables.
+
+    Paper: Section 3.1
+    Chapter: book/01_circuits
+    """
+
+    scope: tuple[int, ...]
+
+
+class Partition(NamedTuple):
+    """`region` splits into `left` and `right`; all three are indices into `RegionGraph.regions`.
+
+    Paper: Section 3.1
+    Chapter: book/01_circuits
+    """
+
+    region: int
+    left: int
+    right: int
+
+
+@dataclass(frozen=True)
+class RegionGraph:
+    """A smooth and decomposable directed acyclic graph of regions and binary partitions with a single root.
+
+    regions     one scope each: a `Region` or any iterable of variables
+    partitions  one triple (region, left, right) each, as indices into `regions`
+    shape       optional: the grid whose cells are the variables, row by row, as in (height, width)
+
+    The root's scope must be {0, ..., D-1}. `ValueError`, naming the region, where the graph is not smooth (a partition
+    does not cover its region), not decomposable (its halves overlap), cyclic, or has not exactly one root.
+
+    >>> graph = RegionGraph([{0}, {1}, {0, 1}], [(2, 0, 1)])
+    >>> graph.root, graph.leaves, graph.topological_layers()
+    (2, (0, 1), ((0, 1), (2,)))
+
+    Paper: Section 2 and 3.1
+    Chapter: book/04_layers
+    """
+
+    regions: tuple[Region, ...]
+    partitions: tuple[Partition, ...] = ()
+    shape: tuple[int, ...] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        scopes = [region.scope if isinstance(region, Region) else region for region in self.regions]
+        scopes = [_as_scope(index, scope) for index, scope in enumerate(scopes)]
+        object.__setattr__(self, "regions", tuple(Region(scope) for scope in scopes))
+        object.__setattr__(self, "partitions", tuple(_as_partition(p, len(scopes)) for p in self.partitions))
+        self._check_acyclic()
+        self._check_partitions()
+        self._check_root()
+        object.__setattr__(self, "shape", self._checked_shape())
+
+    # What the graph consists of
+
+    @property
+    def num_variables(self) -> int:
+        return len(self.regions[self.root].scope)
+
+    @cached_property
+    def root(self) -> int:
+        """The region that no partition contains."""
+        return self._roots[0]
+
+    @cached_property
+    def leaves(self) -> tuple[int, ...]:
+        """The regions without partitions."""
+        return tuple(index for index in range(len(self.regions)) if not self.partitions_of[index])
+
+    @cached_property
+    def partitions_of(self) -> tuple[tuple[Partition, ...], ...]:
+        """For each region, its partitions, in the order in which they were given."""
+        found: list[list[Partition]] = [[] for _ in self.regions]
+        for partition in self.partitions:
+            found[partition.region].append(partition)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def replica_of(self) -> dict[int, int]:
+        """The replica of each leaf region: the lowest number at which no other leaf shares a variable with it.
+
+        Leaves of one replica have disjoint scopes, so replica r and variable d name one vector of K densities (the
+        paper's B x D x K x R tensor). A RAT with R trees has R replicas; a Poon-Domingos graph over cells has one.
+        """
+        taken: list[int] = []  # one set of variables per replica, as the bits of an integer
+        replica_of = {}
+        for leaf in self.leaves:
+            mask = _mask(self.regions[leaf].scope)
+            replica = next((r for r, used in enumerate(taken) if not used & mask), len(taken))
+            if replica == len(taken):
+                taken.append(0)
+            taken[replica] |= mask
+            replica_of[leaf] = replica
+        return replica_of
+
+    @property
+    def num_replicas(self) -> int:
+        return 1 + max(self.replica_of.values())
+
+    def topological_layers(self) -> tuple[tuple[int, ...], ...]:
+        """Regions in layers, from the leaves to the root, so that every region comes after all it depends on.
+
+        From the root down: a region joins the next layer once every partition that contains it has been visited, which
+        puts it as deep as its longest path from the root. All leaf regions are then moved to layer 0.
+
+        Paper: Section 3.3, Algorithm 1
+        Chapter: book/04_layers
+        """
+        layers, visited = [], self._top_down()
+        for layer in visited:
+            inner = tuple(index for index in layer if self.partitions_of[index])
+            if inner:
+                layers.append(inner)
+        return (self.leaves, *reversed(layers))
+
+    # To JSON and back
+
+    def to_json(self) -> str:
+        """The graph as JSON text. Inner scopes are left out: they are the unions of their partitions."""
+        scopes = [None if self.partitions_of[i] else list(region.scope) for i, region in enumerate(self.regions)]
+        shape = None if self.shape is None else list(self.shape)
+        return json.dumps({"regions": scopes, "partitions": [list(p) for p in self.partitions], "shape": shape})
+
+    @classmethod
+    def from_json(cls, text: str) -> RegionGraph:
+        """The graph that `to_json` wrote. `ValueError` where `text` is not one."""
+        try:
+            content = json.loads(text)
+            scopes, partitions, shape = content["regions"], content["partitions"], content["shape"]
+            return cls(_complete(scopes, partitions), partitions, shape)
+        except (KeyError, TypeError, IndexError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a region graph in JSON: {error!r}") from error
+
+    def __repr__(self) -> str:
+        return (
+            f"RegionGraph({self.num_variables} variables, {len(self.regions)} regions of which {len(self.leaves)} leaves, "
+            f"{len(self.partitions)} partitions)"
+        )
+
+    # What makes it valid
+
+    @cached_property
+    def _roots(self) -> tuple[int, ...]:
+        children = {child for partition in self.partitions for child in partition[1:]}
+        return tuple(index for index in range(len(self.regions)) if index not in children)
+
+    def _top_down(self) -> list[list[int]]:
+        """Layers from the roots down; a region on or below a cycle never gets all its parents visited and is missing."""
+        waiting = [0] * len(self.regions)
+        for _, left, right in self.partitions:
+            waiting[left] += 1
+            waiting[right] += 1
+        layers, layer = [], list(self._roots)
+        while layer:
+            layers.append(layer)
+            following = []
+            for partition in (p for index in layer for p in self.partitions_of[index]):
+                for child in partition[1:]:
+                    waiting[child] -= 1
+                    if not waiting[child]:
+                        following.append(child)
+            layer = following
+        return layers
+
+    def _check_acyclic(self) -> None:
+        reached = {index for layer in self._top_down() for index in layer}
+        missed = set(range(len(self.regions))) - reached
+        if not missed:
+            return
+        # Each missed region has a missed parent: climbing from one to the next must come round.
+        parent = {child: p.region for p in self.partitions if p.region in missed for child in p[1:]}
+        index, climbed = min(missed), set()
+        while index not in climbed:
+            climbed.add(index)
+            index = parent[index]
+        raise ValueError(f"cyclic: {self._name(index)} contains itself")
+
+    def _check_partitions(self) -> None:
+        masks = [_mask(region.scope) for region in self.regions]
+        for partition in self.partitions:
+            whole, left, right = (masks[index] for index in partition)
+            if left & right:
+                raise ValueError(
+                    f"not decomposable: {self._name(partition.region)} has a partition into {self._name(partition.left)} "
+                    f"and {self._name(partition.right)}, which overlap"
+                )
+            if left | right != whole:
+                raise ValueError(
+                    f"not smooth: {self._name(partition.region)} has a partition into {self._name(partition.left)} and "
+                    f"{self._name(partition.right)}, which do not make up its scope"
+                )
+
+    def _check_root(self) -> None:
+        if len(self._roots) != 1:
+            names = " and ".join(self._name(index) for index in self._roots[:3]) or "none"
+            raise ValueError(f"a region graph has one root, this one has {len(self._roots)}: {names}")
+        scope = self.regions[self.root].scope
+        if scope != tuple(range(len(scope))):
+            raise ValueError(f"the root is about variables 0 to {len(scope) - 1} without a gap, got {self._name(self.root)}")
+
+    def _checked_shape(self) -> tuple[int, ...] | None:
+        if self.shape is None:
+            return None
+        shape, cells = tuple(self.shape), 1
+        for extent in shape:
+            cells *= extent
+        if cells != self.num_variables:
+            raise ValueError(f"shape {shape} has {cells} cells, the graph {self.num_variables} variables")
+        return shape
+
+    def _name(self, index: int) -> str:
+        scope = self.regions[index].scope
+        shown = ", ".join(map(str, scope[:8])) + (", ..." if len(scope) > 8 else "")
+        return f"region {index} over {{{shown}}}"
+
+
+def _as_scope(index: int, scope: Iterable[int]) -> tuple[int, ...]:
+    try:
+        variables = tuple(sorted(map(operator.index, scope)))
+    except TypeError as error:
+        raise ValueError(f"the variables of region {index} must be integers, got {scope!r}") from error
+    if not variables or len(set(variables)) < len(variables) or variables[0] < 0 or variables[-1] >= _MOST_VARIABLES:
+        raise ValueError(
+            f"the scope of region {index} must hold variables from 0 to {_MOST_VARIABLES - 1}, each once and at least "
+            f"one, got {variables[:8]}"
+        )
+    return variables
+
+
+def _as_partition(partition: Sequence[int], num_regions: int) -> Partition:
+    if len(partition) != 3 or not all(isinstance(i, int) and 0 <= i < num_regions for i in partition):
+        raise ValueError(f"a partition is (region, left, right), each from 0 to {num_regions - 1}, got {tuple(partition)}")
+    return Partition(*partition)
+
+
+def _mask(scope: tuple[int, ...]) -> int:
+    """The scope as the bits of one integer, so that union, intersection and comparison are single operations."""
+    mask = 0
+    for variable in scope:
+        mask |= 1 << variable
+    return mask
+
+
+def _complete(scopes: list, partitions: list) -> list:
+    """Fill in the scopes that are None, as the union of a partition's halves, bottom-up."""
+    scopes = list(scopes)
+    halves = {region: (left, right) for region, left, right in partitions}
+    missing = [index for index, scope in enumerate(scopes) if scope is None]
+    while missing:
+        still = []
+        for index in missing:
+            left, right = (scopes[half] for half in halves[index])
+            if left is None or right is None:
+                still.append(index)
+            else:
+                scopes[index] = sorted({*left, *right})
+        if len(still) == len(missing):
+            raise ValueError(f"cyclic: the scope of region {still[0]} depends on itself")
+        missing = still
+    return scopes

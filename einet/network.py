@@ -1,0 +1,295 @@
+"""The Einsum Network: a region graph, compiled into layers of tensors.
+
+    x (B, D) -> leaves (L, K, B) -> einsum -> mixing -> einsum -> ... -> root (1, num_classes, B) -> log-density (B,)
+
+Compilation walks the layers of Algorithm 1 from the root down and decides, once, in which order the regions of a layer
+stand, so that in a forward pass children are found by a slice or a single `index_select`.
+
+Paper: Section 3.3
+Chapter: book/04_layers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from einet.families import ExponentialFamily
+from einet.graph import Partition, RegionGraph
+from einet.layers import EinsumLayer, LeafLayer, MixingLayer, Scaled, normalized_
+
+
+class Einet(nn.Module):
+    """A smooth and decomposable circuit over the regions of `graph`: a normalised density with exact marginals.
+
+    graph        any `RegionGraph`
+    leaf         the family of all variables, or a dict {family: variables} that gives each variable one
+    num_sums     length K of the vectors of inner regions
+    num_leaves   length of the vectors of leaf regions; `num_sums` by default
+    num_classes  roots: with more than one, the model is a density of x given each class, log p(x | class)
+    seed         of the initial parameters; different in every call where None
+
+    `model(x)` is the log-density in nats. Parameters are in the order of the graph, weights are probabilities and the
+    leaves' phi are expectation parameters: `em.EM` moves both. Nothing is stored between calls. `ValueError` on bad input.
+
+    Paper: Section 3
+    Chapter: book/04_layers
+    """
+
+    def __init__(
+        self,
+        graph: RegionGraph,
+        leaf: ExponentialFamily | dict[ExponentialFamily, Sequence[int]],
+        num_sums: int = 10,
+        num_leaves: int | None = None,
+        num_classes: int = 1,
+        seed: int | None = None,
+    ):
+        super().__init__()
+        num_leaves = num_sums if num_leaves is None else num_leaves
+        for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        self.graph, self.families = graph, _checked_families(leaf, graph.num_variables)
+        self.num_sums, self.num_leaves, self.num_classes = num_sums, num_leaves, num_classes
+        self.channels = next(iter(self.families)).channels
+
+        self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes)
+        self.leaves = LeafLayer([graph.regions[leaf].scope for leaf in self.leaf_order], self.families, num_leaves)
+        self.levels = nn.ModuleList(levels)
+        self.reset_parameters(seed)
+
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """Draw all parameters anew: weights from the flat Dirichlet distribution, leaves as their family does."""
+        generator = torch.Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        with torch.no_grad():
+            for part in self.leaves.parts:
+                part.phi.copy_(part.family.initial(tuple(part.phi.shape[1:]), generator))
+            for layer in self.sum_layers():
+                normalized_(layer.weights, layer.weight_dim, generator)
+
+    def sum_layers(self) -> list[EinsumLayer | MixingLayer]:
+        """All layers with weights, from the leaves to the root."""
+        return [layer for level in self.levels for layer in (*level.einsums, *level.mixings)]
+
+    def forward(self, x: Tensor, observed: Tensor | None = None, check: bool = True) -> Tensor:
+        """log p(x_observed) in nats, (B,), or (B, num_classes): all other variables are integrated out, exactly.
+
+        x         (B, D), or (B, D, C) for families with C channels; on a grid graph also images (B, H, W[, C])
+        observed  bool, (D,) or (B, D), or the grid's (H, W) or (B, H, W); None where everything is. Entries of `x`
+                  that are not observed may hold anything, NaN included.
+        check     whether to look for values outside the support; a caller that has done so saves the passes over x
+
+        `ValueError`, with the value and the limit, for a wrong shape or dtype, an empty batch, or an observed entry that is
+        outside its family's support.
+        """
+        x, observed = self.as_input(x, observed, check)
+        outputs = self.upward(self.leaves(x, observed))
+        return self.at_root(outputs[-1], self.leaves.log_base(x, observed))
+
+    def as_input(self, x: Tensor, observed: Tensor | None, check: bool = True) -> tuple[Tensor, Tensor | None]:
+        """(D, C, B) and (D, B) or (D, 1) or None, the layout inside the network, checked; unobserved entries become 0."""
+        variables, channels = self.graph.num_variables, self.channels
+        x = _batch_last(x, variables, channels, self.graph.shape)
+        if observed is not None:
+            observed = _mask_last(observed, variables, x.shape[-1], self.graph.shape)
+        if check:
+            for part in self.leaves.parts:
+                own = x if len(self.leaves.parts) == 1 else x[part.variables]
+                if observed is not None:
+                    seen = observed if len(self.leaves.parts) == 1 else observed[part.variables]
+                    own = own.masked_select(seen[:, None])
+                part.family.check(own)
+        if not x.is_floating_point():
+            x = x.to(self.leaves.parts[0].phi.dtype)
+        return x if observed is None else torch.where(observed[:, None], x, 0), observed
+
+    def upward(self, log_leaves: Tensor) -> list[Scaled]:
+        """From the leaves' log-densities (L, K, B) to the vectors of every level, the root's last."""
+        outputs = [Scaled.from_log(log_leaves, self.levels[0].einsums[0].weights.dtype)]
+        for level in self.levels:
+            outputs.append(level(outputs))
+        return outputs
+
+    def at_root(self, root: Scaled, log_base: Tensor | float) -> Tensor:
+        """The root's vector (1, num_classes, B) and the base measure as log-densities (B,) or (B, num_classes)."""
+        log_density = (root.log()[0] + log_base).to(root.value.dtype)
+        return log_density[0] if self.num_classes == 1 else log_density.T
+
+
+class Level(nn.Module):
+    """The inner regions of one topological layer: einsum layers for partitions, mixing layers for regions with several.
+
+    There is an einsum layer for each pair of vector lengths, a mixing layer for each number of partitions. `counts` are
+    the numbers of partitions of the regions, ascending; `order` sorts the partitions of all einsum layers by region.
+    """
+
+    def __init__(self, einsums: list[EinsumLayer], children: list[Children], order: list[int], counts: list[int]):
+        super().__init__()
+        self.einsums, self.children_of = nn.ModuleList(einsums), nn.ModuleList(children)
+        self.num_single = counts.count(1)
+        num_out = einsums[0].weights.shape[1]
+        several = sorted(set(counts) - {1})
+        self.mixings = nn.ModuleList(MixingLayer(counts.count(count), count, num_out) for count in several)
+        sorted_already = order == list(range(len(order)))
+        self.register_buffer("order", None if sorted_already else torch.tensor(order), persistent=False)
+
+    def forward(self, outputs: list[Scaled]) -> Scaled:
+        pairs = zip(self.einsums, self.children_of, strict=True)
+        partitions = _joined([einsum(*children(outputs)) for einsum, children in pairs])
+        if self.order is not None:
+            partitions = Scaled(*(part.index_select(0, self.order) for part in partitions))
+        if not self.mixings:
+            return partitions
+        sizes = [self.num_single, *(mixing.weights.shape[:2].numel() for mixing in self.mixings)]
+        single, *groups = map(Scaled, *(part.split(sizes) for part in partitions))
+        mixed = [mixing(group) for mixing, group in zip(self.mixings, groups, strict=True)]
+        return _joined(([single] if self.num_single else []) + mixed)
+
+
+class Children(nn.Module):
+    """Where the left and right children of an einsum layer stand among the outputs of the levels below.
+
+    `left` and `right` are lists of (output, row). In a tree they are the two halves of the output just below, taken as views.
+    A missing right child (of a root that is itself a leaf) is the constant 1.
+    """
+
+    def __init__(self, left: list[tuple[int, int]], right: list[tuple[int, int]], sizes: list[int]):
+        super().__init__()
+        self.num_nodes = len(left)
+        sources = sorted({source for source, _ in left + right})
+        self.halves = bool(right) and left + right == [(sources[0], row) for row in range(sizes[sources[0]])]
+        self.sides = nn.ModuleList(_Selection(side, sizes) for side in (left, right) if side)
+
+    def forward(self, outputs: list[Scaled]) -> tuple[Scaled, Scaled]:
+        if self.halves:
+            return tuple(map(Scaled, *(part.split(self.num_nodes) for part in outputs[self.sides[0].sources[0]])))
+        left, *right = (side(outputs) for side in self.sides)
+        if not right:
+            right = [Scaled(torch.ones_like(left.value[:, :1]), torch.zeros_like(left.log_scale))]
+        return left, *right
+
+
+class _Selection(nn.Module):
+    """The rows of several outputs, all of one vector length, as one tensor."""
+
+    def __init__(self, places: list[tuple[int, int]], sizes: list[int]):
+        super().__init__()
+        self.sources = sorted({source for source, _ in places})
+        first, offset = {}, 0
+        for source in self.sources:
+            first[source] = offset
+            offset += sizes[source]
+        rows = torch.tensor([first[source] + row for source, row in places])
+        at_leaves = torch.tensor([node for node, (source, _) in enumerate(places) if source == 0], dtype=torch.long)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("at_leaves", at_leaves, persistent=False)  # the nodes whose child is a leaf region
+
+    def forward(self, outputs: list[Scaled]) -> Scaled:
+        pool = _joined([outputs[source] for source in self.sources])
+        return Scaled(*(part.index_select(0, self.rows) for part in pool))
+
+
+# Compilation
+
+
+def _compile(graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: int) -> tuple[list[int], list[Level]]:
+    """The order of the leaf regions, and the levels above them."""
+    leaves = graph.leaves
+    lengths = [num_sums if partitions else num_leaves for partitions in graph.partitions_of]
+    if graph.root in leaves:  # one sum over the entries of the only region
+        return [graph.root], [Level([EinsumLayer(1, num_classes, num_leaves, 1)], [Children([(0, 0)], [], [1])], [0], [1])]
+
+    # From the root down: a layer's regions stand in the order in which the layers above ask for them.
+    wanted: dict[int, None] = {graph.root: None}
+    arranged = []
+    for layer in reversed(graph.topological_layers()[1:]):
+        asked = [region for region in wanted if region in set(layer)]
+        regions = sorted(asked, key=lambda region: len(graph.partitions_of[region]))
+        groups = _by_lengths([p for region in regions for p in graph.partitions_of[region]], lengths)
+        for group in groups.values():
+            wanted.update(dict.fromkeys([p.left for p in group] + [p.right for p in group]))
+        arranged.append((regions, groups))
+
+    # From the leaves up: now the places of all children are known.
+    leaf_order = [region for region in wanted if not graph.partitions_of[region]]
+    place = {region: (0, row) for row, region in enumerate(leaf_order)}
+    sizes, levels = [len(leaf_order)], []
+    for regions, groups in reversed(arranged):
+        num_out = num_classes if regions == [graph.root] else num_sums
+        levels.append(_level(graph, regions, groups, num_out, place, sizes))
+        place |= {region: (len(sizes), row) for row, region in enumerate(regions)}
+        sizes.append(len(regions))
+    return leaf_order, levels
+
+
+def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[int, int], list[Partition]]:
+    """Partitions by the lengths of their children's vectors, the shorter one on the left."""
+    groups: dict[tuple[int, int], list[Partition]] = {}
+    for region, left, right in partitions:
+        left, right = sorted((left, right), key=lambda child: lengths[child])
+        groups.setdefault((lengths[left], lengths[right]), []).append(Partition(region, left, right))
+    return groups
+
+
+def _level(graph: RegionGraph, regions: list[int], groups: dict, num_out: int, place: dict, sizes: list[int]) -> Level:
+    einsums = [EinsumLayer(len(group), num_out, *lengths) for lengths, group in groups.items()]
+    children = [
+        Children([place[p.left] for p in group], [place[p.right] for p in group], sizes) for group in groups.values()
+    ]
+    position = {region: i for i, region in enumerate(regions)}
+    computed = [position[p.region] for group in groups.values() for p in group]
+    order = sorted(range(len(computed)), key=computed.__getitem__)
+    counts = [len(graph.partitions_of[region]) for region in regions]
+    return Level(einsums, children, order, counts)
+
+
+def _joined(parts: list[Scaled]) -> Scaled:
+    return parts[0] if len(parts) == 1 else Scaled(*map(torch.cat, zip(*parts, strict=True)))
+
+
+# Input
+
+
+def _checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple[int, ...]]:
+    families = leaf if isinstance(leaf, dict) else {leaf: range(num_variables)}
+    for family in families:
+        if not isinstance(family, ExponentialFamily):
+            raise ValueError(f"leaf must be an ExponentialFamily such as einet.Normal(), or a dict of them, got {family!r}")
+    families = {family: tuple(sorted(variables)) for family, variables in families.items()}
+    named = sorted(variable for variables in families.values() for variable in variables)
+    if named != list(range(num_variables)):
+        raise ValueError(f"leaf must name each variable from 0 to {num_variables - 1} once, got {named}")
+    channels = {family.channels for family in families}
+    if len(channels) > 1:
+        raise ValueError(f"all families of a model have equally many channels, got {sorted(channels)}")
+    return families
+
+
+def _batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] | None) -> Tensor:
+    """x as (D, C, B), contiguous. One channel may go without its axis."""
+    if not isinstance(x, Tensor) or x.is_complex():
+        raise ValueError(f"x must be a real tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    shapes = [(variables, channels)] + ([(*grid, channels)] if grid else [])
+    if channels == 1:
+        shapes += [shape[:-1] for shape in shapes]
+    if tuple(x.shape[1:]) not in shapes:
+        wanted = " or ".join(str(("B", *shape)) for shape in shapes)
+        raise ValueError(f"x must have shape {wanted}, got {tuple(x.shape)}")
+    if not len(x):
+        raise ValueError("x must have at least one row, got an empty batch")
+    return x.reshape(len(x), -1).T.contiguous().view(variables, channels, -1)
+
+
+def _mask_last(observed: Tensor, variables: int, batch: int, grid: tuple[int, ...] | None) -> Tensor:
+    """observed as (D, B), or (D, 1) where it is the same for all rows."""
+    if not isinstance(observed, Tensor) or observed.dtype != torch.bool:
+        raise ValueError(f"observed must be a bool tensor, got {getattr(observed, 'dtype', type(observed).__name__)}")
+    shapes = [(variables,)] + ([tuple(grid)] if grid else [])
+    shapes += [(batch, *shape) for shape in shapes]
+    if tuple(observed.shape) not in shapes:
+        raise ValueError(f"observed must have shape {' or '.join(map(str, shapes))}, got {tuple(observed.shape)}")
+    return observed.reshape(-1, variables).T.contiguous()

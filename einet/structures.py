@@ -1,0 +1,127 @@
+"""Ready-made region graphs: random binary trees (RAT) and Poon-Domingos rectangles (PD).
+
+Both return a plain `RegionGraph`; a structure of your own is one more function that does.
+
+Paper: Section 3.3 and 4
+Chapter: book/05_structures
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+
+from einet.graph import RegionGraph
+
+Rectangle = tuple[tuple[int, int], ...]  # (start, stop) along each axis
+
+
+def random_binary_trees(num_variables: int, depth: int, num_replicas: int, seed: int | None = None) -> RegionGraph:
+    """RAT: `num_replicas` random trees below one root, each halving its scope `depth` times.
+
+    Each tree shuffles the variables, splits them into two halves of (near) equal size and recurses; trees share nothing
+    but the root. A region of a single variable cannot be split and is a leaf, however deep the tree was to be.
+    With depth 0 the root itself is the one leaf region. The graph is a function of the arguments and `seed`.
+    `ValueError` unless num_variables >= 1, depth >= 0, num_replicas >= 1.
+
+    Paper: Section 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"
+    Chapter: book/05_structures
+    """
+    for name, value, least in (
+        ("num_variables", num_variables, 1),
+        ("depth", depth, 0),
+        ("num_replicas", num_replicas, 1),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    generator = random.Random(seed)
+    scopes: list[list[int]] = [list(range(num_variables))]
+    partitions: list[tuple[int, int, int]] = []
+
+    def split(region: int, levels: int) -> None:
+        if not levels or len(scopes[region]) < 2:
+            return
+        shuffled = generator.sample(scopes[region], len(scopes[region]))
+        middle = len(shuffled) // 2
+        left, right = len(scopes), len(scopes) + 1
+        scopes.extend((shuffled[:middle], shuffled[middle:]))
+        partitions.append((region, left, right))
+        split(left, levels - 1)
+        split(right, levels - 1)
+
+    for _ in range(num_replicas):
+        split(0, depth)
+    return RegionGraph(scopes, partitions)
+
+
+def poon_domingos(
+    shape: Sequence[int],
+    delta: int | Sequence[int],
+    axes: Iterable[int] | None = None,
+    max_depth: int | None = None,
+) -> RegionGraph:
+    """PD: every axis-aligned cut of a grid into two rectangles, again and again, equal rectangles being shared.
+
+    Variables are the cells of a grid of `shape`, row by row. A region is a hyper-rectangle; it has one partition for
+    every multiple of `delta` strictly inside it along each of `axes` (all axes by default), and is a leaf where there is
+    none. `delta` may be a list, coarse first: each region uses the first entry that cuts it. Regions `max_depth` cuts
+    below the root are leaves.
+
+    A grid of n x m cells of size delta has n(n+1)m(m+1)/4 regions. `ValueError` where delta cuts nothing at all,
+    or shape, delta, axes or max_depth are out of range.
+
+    Paper: Section 4.2, after Poon and Domingos (2011)
+    Chapter: book/05_structures
+    """
+    shape = tuple(shape)
+    deltas = (delta,) if isinstance(delta, int) else tuple(delta)
+    axes = tuple(range(len(shape))) if axes is None else tuple(axes)
+    _check_grid(shape, deltas, axes, max_depth)
+
+    root: Rectangle = tuple((0, extent) for extent in shape)
+    index_of, partitions, level = {root: 0}, [], [root]
+    depth = 0
+    while level and depth != max_depth:
+        following = []
+        for whole in level:
+            for halves in _cuts(whole, deltas, axes):
+                for half in halves:
+                    if half not in index_of:
+                        index_of[half] = len(index_of)
+                        following.append(half)
+                partitions.append((index_of[whole], *(index_of[half] for half in halves)))
+        level, depth = following, depth + 1
+    if not partitions and max_depth != 0:
+        raise ValueError(f"delta {list(deltas)} cuts nothing of a grid of shape {shape} along axes {axes}")
+    return RegionGraph([_cells(rectangle, shape) for rectangle in index_of], partitions, shape)
+
+
+def _check_grid(shape: tuple, deltas: tuple, axes: tuple, max_depth: int | None) -> None:
+    if not shape or not all(isinstance(extent, int) and extent >= 1 for extent in shape):
+        raise ValueError(f"shape must be positive integers, got {shape}")
+    if not deltas or not all(isinstance(delta, int) and delta >= 1 for delta in deltas):
+        raise ValueError(f"delta must be an integer of at least 1, or a list of them, got {list(deltas)}")
+    if len(set(axes)) < len(axes) or not axes or not all(axis in range(len(shape)) for axis in axes):
+        raise ValueError(f"axes must be different numbers from 0 to {len(shape) - 1}, got {axes}")
+    if max_depth is not None and (not isinstance(max_depth, int) or max_depth < 0):
+        raise ValueError(f"max_depth must be an integer of at least 0, got {max_depth!r}")
+
+
+def _cuts(whole: Rectangle, deltas: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[tuple[Rectangle, Rectangle]]:
+    """All binary cuts of a rectangle at multiples of the first delta that has any inside it."""
+    for delta in deltas:
+        points = [(a, at) for a in axes for at in range((whole[a][0] // delta + 1) * delta, whole[a][1], delta)]
+        for axis, at in points:
+            before, (start, stop), after = whole[:axis], whole[axis], whole[axis + 1 :]
+            yield (*before, (start, at), *after), (*before, (at, stop), *after)
+        if points:
+            return
+
+
+def _cells(rectangle: Rectangle, shape: tuple[int, ...]) -> list[int]:
+    """The variables inside a rectangle: cell (i, j, ...) of the grid has number (i * shape[1] + j) * shape[2] + ..."""
+    offsets = [0]
+    for (start, stop), extent in zip(rectangle, shape, strict=True):
+        offsets = [offset * extent + i for offset, i in product(offsets, range(start, stop))]
+    return offsets
