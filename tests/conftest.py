@@ -1,0 +1,18 @@
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# A test that failed yesterday fails today: examples are drawn from a fixed seed. The first call of a torch
+# operator is slow, so there is no deadline.
+settings.register_profile("einet", deadline=None, derandomize=True)
+settings.load_profile("einet")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """Tests may draw from torch's global generator; each starts from the same state, in any order."""
+    torch.manual_seed(0)

@@ -1,0 +1,116 @@
+"""Every built page in Chromium, from a server on this machine and from the disk: nothing is fetched from elsewhere."""
+
+import re
+import shutil
+import threading
+from functools import partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+
+HTML = Path(__file__).parents[1] / "_build/html"
+PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NETWORK_OFF = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+               "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))
+
+if not PAGES:
+    pytest.skip("no built book: run `make book` first", allow_module_level=True)
+
+
+class Links(HTMLParser):
+    """The anchors that a page has, and the places it points to."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.anchors, self.links = {""}, []
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors |= {attrs[k] for k in ("id", "name") if attrs.get(k)}
+        self.links += [attrs[k] for k in ("href", "src") if attrs.get(k) and tag != "base"]
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    for link in Links(page).links:
+        url, anchor = urldefrag(urljoin(page.as_uri(), link))
+        if not url.startswith("file:"):
+            assert re.match(r"https?:|mailto:|data:", url), link
+            continue
+        target = Path(unquote(url.removeprefix("file://").partition("?")[0]))
+        assert target.exists(), f"broken link {link}"
+        if target.suffix == ".html":
+            assert unquote(anchor) in Links(target).anchors, f"broken anchor {link}"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        pytest.skip("no Chromium: pages were not opened (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=NETWORK_OFF)
+        yield chromium
+        chromium.close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(HTML))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}/"
+        httpd.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["http", "file"])
+@every_page
+def test_page(browser, server, page, scheme):
+    origin = server if scheme == "http" else HTML.as_uri() + "/"
+    troubles = []
+
+    def guard(route):
+        if route.request.url.startswith((origin, "data:", "blob:")):
+            route.continue_()
+        else:
+            troubles.append(f"a request elsewhere: {route.request.url}")
+            route.abort()
+
+    context = browser.new_context(viewport={"width": 400, "height": 800})
+    tab = context.new_page()
+    tab.route("**/*", guard)
+    tab.on("console", lambda m: troubles.append(f"console: {m.text}") if m.type == "error" else None)
+    tab.on("pageerror", lambda e: troubles.append(f"error: {e}"))
+    tab.on("response", lambda r: troubles.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+    tab.goto(origin + str(page.relative_to(HTML)))
+    tab.wait_for_load_state("networkidle")
+    tab.evaluate("window.MathJax?.startup?.promise")  # all formulas are set
+
+    count = "selector => document.querySelectorAll(selector).length"
+    if tab.evaluate(count, ".math:not(:has(mjx-container)), mjx-merror, mjx-container [data-mjx-error]"):
+        troubles.append("a formula that is not rendered, or in error")
+    prose = tab.evaluate("document.body.innerText")
+    if re.search(r"\\[(\[]|\\(?:begin|frac|sum|log)\b", prose):
+        troubles.append("raw TeX on the page")
+    if tab.evaluate("[...document.images].filter(i => i.loading != 'lazy' && !i.naturalWidth).length"):
+        troubles.append("an image that does not load")
+    if tab.evaluate(count, "article img:not([alt]), article img[alt='']"):
+        troubles.append("an image without alt text")
+    if tab.evaluate("[...document.querySelectorAll('article section')].filter(s => s.children.length < 2).length"):
+        troubles.append("a heading without content")
+    if (width := tab.evaluate("document.documentElement.scrollWidth")) > 400:
+        troubles.append(f"a screen of 400 px has to scroll sideways to {width} px")
+    context.close()
+    assert troubles == []
