@@ -113,4 +113,4 @@ def test_page(browser, server, page, scheme):
     if (width := tab.evaluate("document.documentElement.scrollWidth")) > 400:
         troubles.append(f"a screen of 400 px has to scroll sideways to {width} px")
     context.close()
-    assert troubles == []
+    assert not troubles, "\n".join(troubles)
