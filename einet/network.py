@@ -96,6 +96,8 @@ class Einet(nn.Module):
         x = _batch_last(x, variables, channels, self.graph.shape)
         if observed is not None:
             observed = _mask_last(observed, variables, x.shape[-1], self.graph.shape)
+        if not x.is_floating_point():
+            x = x.to(self.leaves.parts[0].phi.dtype)
         if check:
             for part in self.leaves.parts:
                 own = x if len(self.leaves.parts) == 1 else x[part.variables]
@@ -103,8 +105,6 @@ class Einet(nn.Module):
                     seen = observed if len(self.leaves.parts) == 1 else observed[part.variables]
                     own = own.masked_select(seen[:, None])
                 part.family.check(own)
-        if not x.is_floating_point():
-            x = x.to(self.leaves.parts[0].phi.dtype)
         return x if observed is None else torch.where(observed[:, None], x, 0), observed
 
     def upward(self, log_leaves: Tensor) -> list[Scaled]:
