@@ -1,0 +1,225 @@
+"""The slow and obvious way, in float64: one region and one row at a time, every world, every induced tree.
+
+`Circuit` takes a model's parameters off its layers and hangs them on the regions of its graph. It finds the region of a
+row by the children that the compiled plan names, which must be those of `graph.partitions`, or it raises. From there
+on nothing of `einet.layers` is used: plain log-sum-exp, plain sums, plain enumeration.
+"""
+
+import math
+from collections import Counter
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import gammaln, logsumexp
+
+from einet import Bernoulli, Binomial, Categorical, Normal
+
+
+class Sum(NamedTuple):
+    """One partition's sum nodes: entry k is sum_ij weights[k, i, j] left_i right_j. `right` is None under a leaf root."""
+
+    left: int
+    right: int | None
+    weights: np.ndarray
+
+
+class Circuit:
+    """The parameters of `model`, by region; `of` picks something else that is shaped like them, such as gradients.
+
+    leaves[region][variable]   (family, phi (|T|, C, K))
+    sums[region]               a `Sum` for each partition
+    mixing[region]             weights (P, K), for regions with several partitions
+    """
+
+    def __init__(self, model, of=lambda parameter: parameter):
+        self.graph, self.root = model.graph, model.graph.root
+        self.leaves = _leaves(model, of)
+        self.sums, self.mixing = _sums(model, of)
+
+    # Densities
+
+    def log_density(self, x, observed=None):
+        """log p(x_observed), (B, num_classes), rows of x being (D,) or (D, C)."""
+        x = np.asarray(x, dtype=float).reshape(len(x), self.graph.num_variables, -1)
+        observed = np.broadcast_to(True if observed is None else np.asarray(observed), x.shape[:2])
+        return np.array([self._root(row, mask) for row, mask in zip(x, observed, strict=True)])
+
+    def _root(self, x, observed):
+        if self.root not in self.leaves:
+            return self.log_vector(self.root, x, observed)
+        (node,) = self.sums[self.root]
+        return logsumexp(_log(node.weights) + self.log_vector(self.root, x, observed)[:, None], axis=(1, 2))
+
+    def log_vector(self, region, x, observed):
+        """The log-densities (K,) of one region for one row."""
+        if region in self.leaves:
+            densities = [log_density(f, x[d], phi) for d, (f, phi) in self.leaves[region].items() if observed[d]]
+            return sum(densities, np.zeros(self._num_entries(region)))
+        partitions = []
+        for left, right, weights in self.sums[region]:
+            pairs = self.log_vector(left, x, observed)[:, None] + self.log_vector(right, x, observed)
+            partitions.append(logsumexp(_log(weights) + pairs, axis=(1, 2)))
+        if region not in self.mixing:
+            return partitions[0]
+        return logsumexp(_log(self.mixing[region]) + np.array(partitions), axis=0)
+
+    def _num_entries(self, leaf):
+        _, phi = next(iter(self.leaves[leaf].values()))
+        return phi.shape[-1]
+
+    # Induced trees: a choice of one partition, one pair of entries at every sum on the way from the root to the leaves
+
+    def trees(self, region, entry, x, observed):
+        """All induced trees below one entry, as (log-weight, uses); a use is the place of a parameter."""
+        if region in self.leaves:
+            yield self.log_vector(region, x, observed)[entry], (("leaf", region, entry),)
+            return
+        for p, (left, right, weights) in enumerate(self.sums[region]):
+            chosen, log_mixing = (), 0.0
+            if region in self.mixing:
+                chosen, log_mixing = (("mixing", region, p, entry),), _log(self.mixing[region][p, entry])
+            for i, j in product(*map(range, weights.shape[1:])):
+                here = chosen + (("sum", region, p, entry, i, j),)
+                for log_left, in_left in self.trees(left, i, x, observed):
+                    for log_right, in_right in self.trees(right, j, x, observed):
+                        log_tree = log_mixing + _log(weights[entry, i, j]) + log_left + log_right
+                        yield log_tree, here + in_left + in_right
+
+    def root_trees(self, x, observed, label=0):
+        if self.root not in self.leaves:
+            yield from self.trees(self.root, label, x, observed)
+            return
+        (node,) = self.sums[self.root]
+        for i in range(node.weights.shape[1]):
+            for log_leaf, uses in self.trees(self.root, i, x, observed):
+                yield _log(node.weights[label, i, 0]) + log_leaf, (("sum", self.root, 0, label, i, 0), *uses)
+
+    def expected_uses(self, x, observed, label=0):
+        """Eq. (6) for one row (D, C): how often every parameter is used, in expectation over the trees given the row."""
+        log_weights, uses = zip(*self.root_trees(x, observed, label), strict=True)
+        posterior = np.exp(np.array(log_weights) - logsumexp(log_weights))
+        counts = Counter()
+        for probability, places in zip(posterior, uses, strict=True):
+            for place in places:
+                counts[place] += probability
+        return counts
+
+    def num_trees(self):
+        """How many induced trees the root entry has."""
+
+        def count(region):
+            if region in self.leaves:
+                return 1
+            return sum(w[0].size * count(left) * count(right) for left, right, w in self.sums[region])
+
+        return count(self.root)
+
+
+def log_density(family, x, phi):
+    """x (C,) and phi (|T|, C, K) -> log-densities (K,), by the textbook's formula of each family."""
+    x = x[:, None]
+    match family:
+        case Normal():
+            each = -0.5 * (x - phi[0]) ** 2 / phi[1] - 0.5 * np.log(2 * math.pi * phi[1])
+        case Bernoulli():
+            each = np.log(np.where(x == 1, phi[0], 1 - phi[0]))
+        case Binomial(total=n):
+            base = gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
+            each = base + x * np.log(phi[0] / n) + (n - x) * np.log1p(-phi[0] / n)
+        case Categorical():
+            each = np.log([phi[int(value), c] for c, value in enumerate(x[:, 0])])
+        case _:
+            each = family.log_density(*map(torch.tensor, (x, phi))).numpy()
+    return each.sum(0)
+
+
+def support(family):
+    """All values of a discrete family."""
+    return {Bernoulli: lambda: [0, 1], Binomial: lambda: list(range(family.total + 1))}.get(
+        type(family), lambda: list(range(family.categories))
+    )()
+
+
+def worlds(model):
+    """Every joint value of a model of discrete variables with one channel: (W, D), the last variable fastest."""
+    values = {d: support(family) for family, variables in model.families.items() for d in variables}
+    return torch.tensor(list(product(*(values[d] for d in range(model.graph.num_variables)))), dtype=torch.float64)
+
+
+def all_masks(num_variables):
+    return torch.tensor(list(product((False, True), repeat=num_variables)))
+
+
+# From a compiled model to regions
+
+
+def _leaves(model, of):
+    leaves = {region: {} for region in model.leaf_order}
+    for part in model.leaves.parts:
+        phi = _numpy(of(part.phi))
+        for rows, pairs, variables in part.groups():
+            places = range(pairs.start, pairs.stop)
+            for place, (n, d) in zip(places, np.ndenumerate(variables.numpy()), strict=True):
+                own = leaves[model.leaf_order[rows[n[0]]]]
+                assert d not in own and d in model.families[part.family]
+                own[int(d)] = part.family, phi[:, place]
+    assert sorted(leaves) == sorted(model.graph.leaves)
+    for region, own in leaves.items():
+        assert sorted(own) == list(model.graph.regions[region].scope)
+    return leaves
+
+
+def _sums(model, of):
+    graph = model.graph
+    sums, mixings, rows = {}, {}, [list(model.leaf_order)]
+    for level in model.levels:
+        nodes = []
+        for layer, children in zip(level.einsums, level.children_of, strict=True):
+            weights = _numpy(of(layer.weights)).reshape(len(layer.weights), -1, layer.num_left, layer.num_right)
+            sides = [[side_rows[i] for i in side.rows] for side in children.sides for side_rows in [_pool(side, rows)]]
+            if len(sides) == 1:
+                sides.append([None] * len(weights))
+            nodes += map(Sum, *sides, weights)
+        if level.order is not None:
+            nodes = [nodes[i] for i in level.order]
+        groups = [([nodes.pop(0)], None) for _ in range(level.num_single)]
+        for layer in level.mixings:
+            for weights in _numpy(of(layer.weights)):
+                groups.append(([nodes.pop(0) for _ in weights], weights))
+        assert not nodes
+        rows.append([])
+        for group, weights in groups:
+            region = _region_of(graph, group, taken=sums)
+            sums[region] = group
+            rows[-1].append(region)
+            if weights is not None:
+                mixings[region] = weights
+    inner = {partition.region for partition in graph.partitions} | {graph.root}
+    assert sums.keys() == inner and rows[-1] == [graph.root]
+    return sums, mixings
+
+
+def _pool(side, rows):
+    return [region for source in side.sources for region in rows[source]]
+
+
+def _region_of(graph, group, taken):
+    """The region whose partitions are these. Regions with equal partitions are interchangeable from below."""
+    if group[0].right is None:
+        return graph.root
+    named = sorted(sorted((node.left, node.right)) for node in group)
+    for region, partitions in enumerate(graph.partitions_of):
+        if region not in taken and named == sorted(sorted((p.left, p.right)) for p in partitions):
+            return region
+    raise AssertionError(f"the plan has a region with the partitions {named}, the graph has not")
+
+
+def _numpy(tensor):
+    return tensor.detach().double().numpy()
+
+
+def _log(weights):
+    with np.errstate(divide="ignore"):
+        return np.log(weights)

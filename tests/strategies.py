@@ -1,0 +1,104 @@
+"""Hypothesis draws region graphs and models: shared, uneven, overlapping, mixed."""
+
+import random
+
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from einet import Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph
+
+DISCRETE = (Bernoulli(), Categorical(categories=3), Binomial(total=2))
+ALL = (*DISCRETE, Normal())
+
+
+@st.composite
+def region_graphs(draw, most_variables=6, most_regions=16):
+    """A valid graph: 1 to 3 partitions a region, halves new or shared with any region of their scope, at any depth."""
+    scopes, partitions = [tuple(range(draw(st.integers(1, most_variables))))], []
+    todo = [0]
+    while todo:
+        region = todo.pop(draw(st.integers(0, len(todo) - 1)))
+        scope = scopes[region]
+        leaf = len(scopes) > most_regions or (region and draw(st.integers(0, 3)) == 0)
+        if len(scope) == 1 or leaf:
+            continue
+        for _ in range(draw(st.sampled_from((1, 1, 2, 3)))):
+            chosen = draw(st.integers(1, 2 ** (len(scope) - 1) - 1))
+            halves = [tuple(d for i, d in enumerate(scope) if (chosen >> i & 1) == side) for side in (1, 0)]
+            children = []
+            for half in halves:
+                same = [i for i, other in enumerate(scopes) if other == half]
+                if same and draw(st.integers(0, 2)):
+                    children.append(draw(st.sampled_from(same)))
+                    continue
+                children.append(len(scopes))
+                scopes.append(half)
+                todo.append(children[-1])
+            partitions.append((region, *children))
+    return _shuffled(scopes, partitions, draw(st.integers(0, 9)))
+
+
+def _shuffled(scopes, partitions, seed):
+    """The same graph, its regions and partitions in another order, left and right swapped here and there."""
+    source = random.Random(seed)
+    number = source.sample(range(len(scopes)), len(scopes))
+    renumbered = [None] * len(scopes)
+    for old, new in enumerate(number):
+        renumbered[new] = scopes[old]
+    triples = [(number[r], *(number[child] for child in source.sample(children, 2))) for r, *children in partitions]
+    graph = RegionGraph(renumbered, source.sample(triples, len(triples)))
+    # Two regions with the same partitions cannot be told apart from below, so no test could say which is which.
+    inner = [sorted(sorted(p[1:]) for p in own) for own in graph.partitions_of if own]
+    assume(all(inner.count(own) == 1 for own in inner))
+    return graph
+
+
+@st.composite
+def leaf_families(draw, num_variables, choices):
+    """One family for all variables, or each variable its own."""
+    if draw(st.booleans()):
+        return draw(st.sampled_from(choices))
+    mixed = {}
+    for variable in range(num_variables):
+        mixed.setdefault(draw(st.sampled_from(choices)), []).append(variable)
+    return mixed
+
+
+@st.composite
+def models(draw, families=ALL, graphs=region_graphs(), classes=(1, 3), most_entries=3):
+    """A float64 model with random parameters."""
+    graph, entries = draw(graphs), st.integers(1, most_entries)
+    leaf = draw(leaf_families(graph.num_variables, families))
+    sizes = {"num_sums": draw(entries), "num_leaves": draw(entries), "num_classes": draw(st.sampled_from(classes))}
+    return in_float64(Einet(graph, leaf, **sizes, seed=draw(st.integers(0, 99))))
+
+
+def in_float64(model):
+    """The model in float64, its parameters normalised to float64's precision too."""
+    model.double()
+    with torch.no_grad():
+        for layer in model.sum_layers():
+            layer.weights /= layer.weights.sum(layer.weight_dim, keepdim=True)
+        for part in model.leaves.parts:
+            part.phi.copy_(part.family.project(part.phi))
+    return model
+
+
+def rows(model, num_rows, seed=0):
+    """Rows that the model's families allow, (B, D) or (B, D, C), float64."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_rows, model.graph.num_variables, model.channels)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    for family, variables in model.families.items():
+        if not isinstance(family, Normal):
+            most = family.categories - 1 if isinstance(family, Categorical) else family.total
+            own = torch.randint(0, most + 1, (num_rows, len(variables), model.channels), generator=generator)
+            x[:, list(variables)] = own.double()
+    return x[..., 0] if model.channels == 1 else x
+
+
+def masks(model, num_rows, seed=0):
+    """A mask for each row (B, D): each entry observed with probability 0.6."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    return torch.rand(num_rows, model.graph.num_variables, generator=generator) < 0.6
