@@ -235,6 +235,8 @@ class RegionGraph:
             return None
         shape, cells = tuple(self.shape), 1
         for extent in shape:
+            if not isinstance(extent, int) or extent < 1:
+                raise ValueError(f"shape must be positive integers, got {shape}")
             cells *= extent
         if cells != self.num_variables:
             raise ValueError(f"shape {shape} has {cells} cells, the graph {self.num_variables} variables")
