@@ -75,7 +75,7 @@ def poon_domingos(
     Chapter: book/05_structures
     """
     shape = tuple(shape)
-    deltas = (delta,) if isinstance(delta, int) else tuple(delta)
+    deltas = tuple(delta) if isinstance(delta, Iterable) else (delta,)
     axes = tuple(range(len(shape))) if axes is None else tuple(axes)
     _check_grid(shape, deltas, axes, max_depth)
 
