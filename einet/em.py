@@ -108,16 +108,17 @@ def leaf_uses(network: Einet) -> Tensor:
     leaves = network.leaves
     uses = leaves.parts[0].phi.new_zeros(leaves.num_nodes, leaves.num_entries)
     for level in network.levels:
-        for layer, children in zip(level.einsums, level.children_of, strict=True):
-            if not any(len(side.at_leaves) for side in children.sides):
+        for layer, sides in zip(level.einsums, level.children_of, strict=True):
+            if not any(len(side.at_leaves) for side in sides):
                 continue
             pairs = layer.weights.new_empty(len(layer.weights), layer.num_left, layer.num_right)
             for nodes in _slices(layer.weights):
                 counts = layer.weights[nodes] * layer.weights.grad[nodes]
                 torch.sum(counts.unflatten(2, pairs.shape[1:]), 1, out=pairs[nodes])
-            for side, entries in zip(children.sides, (pairs.sum(2), pairs.sum(1)), strict=False):
+            entries = [pairs.sum(2), pairs.sum(1)]
+            for side, uses_of_side in zip(sides, entries if len(sides) == 2 else [torch.cat(entries)], strict=True):
                 if len(side.at_leaves):
-                    uses.index_add_(0, side.rows[side.at_leaves], entries[side.at_leaves])
+                    uses.index_add_(0, side.rows[side.at_leaves], uses_of_side[side.at_leaves])
     return uses
 
 

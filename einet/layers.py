@@ -71,37 +71,43 @@ def log_einsum_exp(weights: Tensor, left: Tensor, right: Tensor, fast: bool = Tr
 class _EinsumFunction(torch.autograd.Function):
     """S_k = sum_ij W_kij left_i right_j, scaled to a largest entry of 1: (S / max S, log max S).
 
-    The outer products (L, K * K', B) exist only for a few nodes at a time, in one buffer that is used again and again, and are formed anew in
-    the backward pass: only the (L, K, B) vectors are kept.
+    The outer products (L, K * K', B) exist for a few nodes at a time only, in one buffer that is used again and again,
+    and are formed anew in the backward pass: between the passes nothing but the (L, K, B) vectors is kept.
     """
 
     @staticmethod
-    def forward(ctx, weights: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx, weights: Tensor, *children: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = _left_and_right(children)
         sums = left.new_empty(len(weights), weights.shape[1], left.shape[2])
         for nodes, outer in _outer_products(left, right):
             torch.bmm(weights[nodes], outer, out=sums[nodes])
         scale = sums.amax(1).clamp_min_(torch.finfo(sums.dtype).tiny)
         sums.div_(scale[:, None])
         log_scale = torch.log(scale.double())
-        ctx.save_for_backward(weights, left, right, scale)
+        ctx.save_for_backward(weights, scale, *children)
         ctx.mark_non_differentiable(log_scale)
         return sums, log_scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weights, left, right, scale = ctx.saved_tensors
+    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        weights, scale, *children = ctx.saved_tensors
+        left, right = _left_and_right(children)
         gradient = gradient / scale[:, None]
-        grad_weights = torch.empty_like(weights)
-        grad_left, grad_right = torch.empty_like(left), torch.empty_like(right)
-        num_left, num_right = left.shape[1], right.shape[1]
+        grad_weights, grad_children = torch.empty_like(weights), [torch.empty_like(child) for child in children]
+        grad_left, grad_right = _left_and_right(grad_children)
         for nodes, outer in _outer_products(left, right):
             torch.bmm(gradient[nodes], outer.transpose(1, 2), out=grad_weights[nodes])
             torch.bmm(weights[nodes].transpose(1, 2), gradient[nodes], out=outer)
-            pairs = outer.view(len(outer), num_left, num_right, -1)
+            pairs = outer.view(len(outer), left.shape[1], right.shape[1], -1)
             torch.sum(pairs * right[nodes, None], 2, out=grad_left[nodes])
             torch.sum(pairs.mul_(left[nodes, :, None]), 1, out=grad_right[nodes])
-        return grad_weights, grad_left, grad_right
+        return grad_weights, *grad_children
+
+
+def _left_and_right(children: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Two tensors as they are; one tensor is all left children and, below them, all right children."""
+    return children if len(children) == 2 else children[0].chunk(2)
 
 
 def _outer_products(left: Tensor, right: Tensor):
@@ -120,7 +126,7 @@ class EinsumLayer(nn.Module):
     """L sum nodes of K_out entries each, every entry a mixture of all products of a left and a right child's entries.
 
     weights (L, K_out, K * K'), non-negative, the last axis summing to 1. Maps the children's vectors (L, K, B) and
-    (L, K', B) to (L, K_out, B).
+    (L, K', B), or both as one (2 L, K, B), to (L, K_out, B).
 
     Paper: Section 3.2, Eq. (5)
     Chapter: book/03_einsum_layer
@@ -133,9 +139,10 @@ class EinsumLayer(nn.Module):
 
     weight_dim = 2
 
-    def forward(self, left: Scaled, right: Scaled) -> Scaled:
-        sums, log_scale = _EinsumFunction.apply(self.weights, left.value, right.value)
-        return Scaled(sums, log_scale + left.log_scale + right.log_scale)
+    def forward(self, *children: Scaled) -> Scaled:
+        sums, log_scale = _EinsumFunction.apply(self.weights, *(child.value for child in children))
+        left, right = _left_and_right([child.log_scale for child in children])
+        return Scaled(sums, log_scale + left + right)
 
     def extra_repr(self) -> str:
         return f"nodes={len(self.weights)}, {self.num_left} x {self.num_right} -> {self.weights.shape[1]}"
@@ -197,16 +204,15 @@ class LeafLayer(nn.Module):
             FamilyLeaves(family, variables, scopes, num_entries) for family, variables in families.items()
         )
 
-    def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:
-        """x (D, C, B), observed (D, B) or (D, 1), or None for all -> (L, K, B), float64 where the family needs it."""
-        groups = [group for part in self.parts for group in part(x, observed)]
-        if len(groups) == 1:  # one family, regions of one size: the common case, without a copy
-            return groups[0][1]
-        dtype = torch.float64 if any(group.dtype == torch.float64 for _, group in groups) else groups[0][1].dtype
-        total = torch.zeros(self.num_nodes, self.num_entries, x.shape[-1], dtype=dtype, device=x.device)
-        for rows, group in groups:
-            total = total.index_add(0, rows, group.to(dtype))
-        return total
+    def forward(self, x: Tensor, observed: Tensor | None) -> Scaled:
+        """x (D, C, B), observed (D, B) or (D, 1), or None for all -> densities (L, K, B), less the base measure."""
+        if len(self.parts) == 1:
+            return self.parts[0].densities(x, observed)
+        total = torch.zeros(self.num_nodes, self.num_entries, x.shape[-1], dtype=torch.float64, device=x.device)
+        for part in self.parts:
+            for rows, log_density in part.log_densities(x, observed):
+                total = total.index_add(0, rows, log_density.double())
+        return Scaled.from_log(total, self.parts[0].phi.dtype)
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
         """The sum of log h(x_d) over the observed variables, (B,)."""
@@ -244,34 +250,46 @@ class FamilyLeaves(nn.Module):
             yield rows, pairs, self.pairs[pairs].view(-1, size)
             start = pairs.stop
 
-    def forward(self, x: Tensor, observed: Tensor | None):
-        """(rows, log-densities (L, K, B)) of each group."""
-        return self._look_up(x, observed) if self.family.indicator else self._multiply(x, observed)
+    def densities(self, x: Tensor, observed: Tensor | None) -> Scaled:
+        """The vectors of all regions, where this is their only family."""
+        if self.family.indicator:
+            groups = [Scaled.from_log(log_density, self.phi.dtype) for _, log_density in self._look_up(x, observed)]
+        else:
+            groups = [Scaled(*_LeafFunction.apply(*terms, self.phi.dtype)) for _, terms in self._terms(x, observed)]
+        if len(groups) == 1:
+            return groups[0]
+        order = torch.argsort(torch.cat([rows for rows, _, _ in self.groups()]))
+        return Scaled(*(torch.cat(part).index_select(0, order) for part in zip(*groups, strict=True)))
 
-    def _multiply(self, x: Tensor, observed: Tensor | None):
-        """Parameters and statistics meet in a matrix product, in float64 where float32 would cancel."""
+    def log_densities(self, x: Tensor, observed: Tensor | None):
+        """(rows, log-densities (L, K, B)) of each group of regions, to be added to those of other families."""
+        if self.family.indicator:
+            return self._look_up(x, observed)
+        return ((rows, _LeafFunction.apply(*terms, None)) for rows, terms in self._terms(x, observed))
+
+    def _terms(self, x: Tensor, observed: Tensor | None):
+        """(rows, what `_LeafFunction` multiplies) of each group, in float64 where float32 would cancel."""
         dtype = torch.float64 if self.family.cancels else self.phi.dtype
         theta = self.family.natural(self.phi.to(dtype))  # (T, P, C, K)
-        normalizer = self.family.log_normalizer(theta).sum(1)  # (P, K)
+        constants = -self.family.log_normalizer(theta).sum(1)  # (P, K)
         statistics = self.family.statistics(x.to(dtype))  # (T, D, C, B)
         num_statistics, num_variables, channels, batch = statistics.shape
-        features = statistics
+        row_of = torch.arange(num_statistics * num_variables * channels, device=x.device).view(statistics.shape[:3])
         if observed is not None:
-            features = torch.where(observed[:, None], statistics, 0)
-        features = features.reshape(-1, batch)  # row (t D + d) C + c
-        row_of = torch.arange(len(features), device=x.device).view(num_statistics, num_variables, channels)
+            statistics = torch.where(observed[:, None], statistics, 0)
+        features = statistics.reshape(-1, batch)
         if observed is not None:  # A(theta) counts where its variable is observed: the mask is one more statistic
             features = torch.cat((features, observed.to(dtype).expand(-1, batch)))
         for rows, pairs, variables in self.groups():
-            nodes = len(rows)
-            parameters = theta[:, pairs].unflatten(1, (nodes, -1)).transpose(0, 1).flatten(1, 3)  # (L, T s C, K)
-            constants = normalizer[pairs].unflatten(0, (nodes, -1))  # (L, s, K)
+            by_region = (len(rows), -1)
+            parameters = theta[:, pairs].unflatten(1, by_region).transpose(0, 1).flatten(1, 3)  # (L, T s C, K)
+            constant = constants[pairs].unflatten(0, by_region)  # (L, s, K)
             index = row_of[:, variables].transpose(0, 1).flatten(1)  # (L, T s C)
             if observed is None:
-                yield rows, _GatheredProduct.apply(parameters, features, index) - constants.sum(1)[..., None]
+                yield rows, (parameters, constant.sum(1), features, index)
             else:
-                index = torch.cat((index, variables + row_of.numel()), 1)
-                yield rows, _GatheredProduct.apply(torch.cat((parameters, -constants), 1), features, index)
+                parameters, index = torch.cat((parameters, constant), 1), torch.cat((index, variables + row_of.numel()), 1)
+                yield rows, (parameters, torch.zeros_like(constant[:, 0]), features, index)
 
     def _look_up(self, x: Tensor, observed: Tensor | None):
         """Where T(x) is an indicator, T(x) . theta is the row of theta that x names; unobserved, a row of zeros."""
@@ -298,35 +316,57 @@ class FamilyLeaves(nn.Module):
         return f"{self.family}, pairs={self.phi.shape[1]}, entries={self.phi.shape[3]}"
 
 
-class _GatheredProduct(torch.autograd.Function):
-    """sum_n parameters[l, n, k] * features[index[l, n], b] -> (L, K, B), gathering for a few nodes at a time."""
+class _LeafFunction(torch.autograd.Function):
+    """log L_k = constants[l, k] + sum_n parameters[l, n, k] * features[index[l, n], b], (L, K, B).
+
+    With a `dtype` it goes on to densities in that precision, scaled: (L / max L, log max L). A few nodes at a time, so
+    that neither the gathered features nor the log-densities, which may be in float64, ever exist as a whole.
+    """
 
     @staticmethod
-    def forward(ctx, parameters: Tensor, features: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(parameters, features, index)
-        out = features.new_empty(len(index), parameters.shape[2], features.shape[1])
-        for nodes, gathered in _gathered(features, index):
-            torch.bmm(parameters[nodes].transpose(1, 2), gathered, out=out[nodes])
-        return out
+    def forward(ctx, parameters, constants, features, index, dtype):
+        num_nodes, _, entries = parameters.shape
+        batch = features.shape[1]
+        density = features.new_empty(num_nodes, entries, batch, dtype=dtype)
+        log_scale = features.new_empty(num_nodes, batch, dtype=torch.float64)
+        for nodes, gathered in _gathered(features, index, entries):
+            logs = torch.baddbmm(constants[nodes, :, None], parameters[nodes].transpose(1, 2), gathered)
+            if dtype is None:
+                density[nodes] = logs
+                continue
+            scale = logs.amax(1).clamp_min_(torch.finfo(logs.dtype).min)
+            log_scale[nodes] = scale
+            torch.exp(logs.sub_(scale[:, None]).to(dtype), out=density[nodes])
+        ctx.scaled = dtype is not None
+        ctx.save_for_backward(parameters, features, index, density if ctx.scaled else None)
+        if not ctx.scaled:
+            return density
+        ctx.mark_non_differentiable(log_scale)
+        return density, log_scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        parameters, features, index = ctx.saved_tensors
+    def backward(ctx, gradient, _=None):
+        parameters, features, index, density = ctx.saved_tensors
         grad_parameters = torch.empty_like(parameters)
-        for nodes, gathered in _gathered(features, index):
-            torch.bmm(gathered, gradient[nodes].transpose(1, 2), out=grad_parameters[nodes])
-        grad_features = None
-        if ctx.needs_input_grad[1]:
-            back = torch.bmm(parameters, gradient)  # (L, n, B)
-            grad_features = torch.zeros_like(features).index_add_(0, index.flatten(), back.flatten(0, 1))
-        return grad_parameters, grad_features, None
+        grad_constants = parameters.new_empty(len(parameters), parameters.shape[2])
+        grad_features = torch.zeros_like(features) if ctx.needs_input_grad[2] else None
+        for nodes, gathered in _gathered(features, index, parameters.shape[2]):
+            # d log P / d log L: the probability, given the row, that the circuit uses this entry
+            uses = gradient[nodes] * density[nodes] if ctx.scaled else gradient[nodes]
+            torch.sum(uses, 2, dtype=parameters.dtype, out=grad_constants[nodes])
+            uses = uses.to(parameters.dtype)
+            torch.bmm(gathered, uses.transpose(1, 2), out=grad_parameters[nodes])
+            if grad_features is not None:
+                back = torch.bmm(parameters[nodes], uses)  # (nodes, n, B)
+                grad_features.index_add_(0, index[nodes].flatten(), back.flatten(0, 1))
+        return grad_parameters, grad_constants, grad_features, None, None
 
 
-def _gathered(features: Tensor, index: Tensor):
+def _gathered(features: Tensor, index: Tensor, entries: int):
     """Slices of nodes and their features (nodes, n, B), all in the same buffer."""
     (num_nodes, width), batch = index.shape, features.shape[1]
-    step = max(1, CACHE // max(1, width * batch))
+    step = max(1, CACHE // (max(width, entries) * batch))
     buffer = features.new_empty(min(step, num_nodes) * width, batch)
     for start in range(0, num_nodes, step):
         nodes = slice(start, min(start + step, num_nodes))

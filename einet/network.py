@@ -107,9 +107,9 @@ class Einet(nn.Module):
                 part.family.check(own)
         return x if observed is None else torch.where(observed[:, None], x, 0), observed
 
-    def upward(self, log_leaves: Tensor) -> list[Scaled]:
-        """From the leaves' log-densities (L, K, B) to the vectors of every level, the root's last."""
-        outputs = [Scaled.from_log(log_leaves, self.levels[0].einsums[0].weights.dtype)]
+    def upward(self, leaves: Scaled) -> list[Scaled]:
+        """From the leaves' vectors to those of every level, the root's last."""
+        outputs = [leaves]
         for level in self.levels:
             outputs.append(level(outputs))
         return outputs
@@ -127,9 +127,10 @@ class Level(nn.Module):
     the numbers of partitions of the regions, ascending; `order` sorts the partitions of all einsum layers by region.
     """
 
-    def __init__(self, einsums: list[EinsumLayer], children: list[Children], order: list[int], counts: list[int]):
+    def __init__(self, einsums: list[EinsumLayer], children: list[list], order: list[int], counts: list[int]):
         super().__init__()
-        self.einsums, self.children_of = nn.ModuleList(einsums), nn.ModuleList(children)
+        self.einsums = nn.ModuleList(einsums)
+        self.children_of = nn.ModuleList(nn.ModuleList(sides) for sides in children)  # left and right, or both in one
         self.num_single = counts.count(1)
         num_out = einsums[0].weights.shape[1]
         several = sorted(set(counts) - {1})
@@ -139,7 +140,7 @@ class Level(nn.Module):
 
     def forward(self, outputs: list[Scaled]) -> Scaled:
         pairs = zip(self.einsums, self.children_of, strict=True)
-        partitions = _joined([einsum(*children(outputs)) for einsum, children in pairs])
+        partitions = _joined([einsum(*(side(outputs) for side in sides)) for einsum, sides in pairs])
         if self.order is not None:
             partitions = Scaled(*(part.index_select(0, self.order) for part in partitions))
         if not self.mixings:
@@ -151,34 +152,15 @@ class Level(nn.Module):
 
 
 class Children(nn.Module):
-    """Where the left and right children of an einsum layer stand among the outputs of the levels below.
+    """Some regions of the levels below, as one tensor: where an einsum layer finds its children.
 
-    `left` and `right` are lists of (output, row). In a tree they are the two halves of the output just below, taken as views.
-    A missing right child (of a root that is itself a leaf) is the constant 1.
+    `places` are pairs (output, row). In a tree they are all of the output just below, which is then taken as it is.
     """
-
-    def __init__(self, left: list[tuple[int, int]], right: list[tuple[int, int]], sizes: list[int]):
-        super().__init__()
-        self.num_nodes = len(left)
-        sources = sorted({source for source, _ in left + right})
-        self.halves = bool(right) and left + right == [(sources[0], row) for row in range(sizes[sources[0]])]
-        self.sides = nn.ModuleList(_Selection(side, sizes) for side in (left, right) if side)
-
-    def forward(self, outputs: list[Scaled]) -> tuple[Scaled, Scaled]:
-        if self.halves:
-            return tuple(map(Scaled, *(part.split(self.num_nodes) for part in outputs[self.sides[0].sources[0]])))
-        left, *right = (side(outputs) for side in self.sides)
-        if not right:
-            right = [Scaled(torch.ones_like(left.value[:, :1]), torch.zeros_like(left.log_scale))]
-        return left, *right
-
-
-class _Selection(nn.Module):
-    """The rows of several outputs, all of one vector length, as one tensor."""
 
     def __init__(self, places: list[tuple[int, int]], sizes: list[int]):
         super().__init__()
         self.sources = sorted({source for source, _ in places})
+        self.whole = places == [(self.sources[0], row) for row in range(sizes[self.sources[0]])]
         first, offset = {}, 0
         for source in self.sources:
             first[source] = offset
@@ -186,11 +168,21 @@ class _Selection(nn.Module):
         rows = torch.tensor([first[source] + row for source, row in places])
         at_leaves = torch.tensor([node for node, (source, _) in enumerate(places) if source == 0], dtype=torch.long)
         self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("at_leaves", at_leaves, persistent=False)  # the nodes whose child is a leaf region
+        self.register_buffer("at_leaves", at_leaves, persistent=False)  # those children that are leaf regions
 
     def forward(self, outputs: list[Scaled]) -> Scaled:
         pool = _joined([outputs[source] for source in self.sources])
-        return Scaled(*(part.index_select(0, self.rows) for part in pool))
+        return pool if self.whole else Scaled(*(part.index_select(0, self.rows) for part in pool))
+
+
+class Constant(nn.Module):
+    """The region about no variables, whose density is 1: the right child of a root that is itself a leaf."""
+
+    at_leaves = ()
+
+    def forward(self, outputs: list[Scaled]) -> Scaled:
+        value, log_scale = outputs[0]
+        return Scaled(torch.ones_like(value[:1, :1]), torch.zeros_like(log_scale[:1]))
 
 
 # Compilation
@@ -201,7 +193,8 @@ def _compile(graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: in
     leaves = graph.leaves
     lengths = [num_sums if partitions else num_leaves for partitions in graph.partitions_of]
     if graph.root in leaves:  # one sum over the entries of the only region
-        return [graph.root], [Level([EinsumLayer(1, num_classes, num_leaves, 1)], [Children([(0, 0)], [], [1])], [0], [1])]
+        root = EinsumLayer(1, num_classes, num_leaves, 1)
+        return [graph.root], [Level([root], [[Children([(0, 0)], [1]), Constant()]], [0], [1])]
 
     # From the root down: a layer's regions stand in the order in which the layers above ask for them.
     wanted: dict[int, None] = {graph.root: None}
@@ -237,9 +230,11 @@ def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[i
 
 def _level(graph: RegionGraph, regions: list[int], groups: dict, num_out: int, place: dict, sizes: list[int]) -> Level:
     einsums = [EinsumLayer(len(group), num_out, *lengths) for lengths, group in groups.items()]
-    children = [
-        Children([place[p.left] for p in group], [place[p.right] for p in group], sizes) for group in groups.values()
-    ]
+    children = []
+    for (num_left, num_right), group in groups.items():
+        left, right = [place[p.left] for p in group], [place[p.right] for p in group]
+        sides = [left + right] if num_left == num_right else [left, right]
+        children.append([Children(side, sizes) for side in sides])
     position = {region: i for i, region in enumerate(regions)}
     computed = [position[p.region] for group in groups.values() for p in group]
     order = sorted(range(len(computed)), key=computed.__getitem__)
