@@ -24,21 +24,16 @@ lab: $(INSTALLED)  ## the chapters in JupyterLab
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
 
-experiments: $(VENV)-bench/.installed  ## race einet against the other libraries on this machine
-	$(VENV)-bench/bin/python experiments/efficiency.py --quick
+experiments: $(INSTALLED)  ## race einet against the other libraries on this machine
+	$(BIN)/python experiments/efficiency.py --quick
 
 clean:  ## remove what the targets made, but no data
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis $(VENV) $(VENV)-bench
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis $(VENV) .venv-bench
 
 $(INSTALLED): requirements.txt pyproject.toml
+	@echo "Installing into $(VENV): a minute or more."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt
-	touch $@
-
-# libcirkit pins a scipy and numpy that the book has outgrown.
-$(VENV)-bench/.installed: pyproject.toml
-	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet -e '.[bench]'
 	touch $@
 
 .PHONY: help book test lab lint experiments clean
