@@ -239,7 +239,8 @@ def say(text: str) -> None:
 
 def report(point: Point, records: list[dict], rounds: int) -> None:
     """The table of one point, and by what factors einet is ahead, with the bars beside them."""
-    say(f"\n{point}: K={point.num_sums}, depth={point.depth}, R={point.num_replicas}; medians of {rounds} rounds")
+    settings = ", ".join(f"{letter}={getattr(point, name)}" for letter, name in LETTERS.items())
+    say(f"\n{point} ({settings}), medians of {rounds} rounds")
     say(f"{'':20}{'epoch s':>9}{'ms/100':>9}{'MB':>8}{'sum weights':>13}{'leaf params':>13}{'nats':>10}  learner")
     for record in records:
         say(
@@ -317,14 +318,15 @@ def interpreter(options: argparse.Namespace) -> str:
     """The Python that has torch and the rivals: the running one, or that of .venv-bench, made here if need be."""
     if options.no_venv or all(find_spec(name) for name in ("torch", "cirkit", "spflow", "safetensors")):
         return sys.executable
-    python = ROOT / ".venv-bench" / "bin" / "python"
-    if not (python.parent.parent / "complete").exists():
+    folder = ROOT / ".venv-bench"
+    python, installed = str(folder / "bin" / "python"), folder / ".installed"
+    if not installed.exists():
         say("making .venv-bench for the rivals (a minute; libcirkit and spflow are not in this interpreter)")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(python.parent.parent)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         requirements = str(ROOT / "experiments" / "requirements.txt")
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
-        (python.parent.parent / "complete").touch()
-    return str(python)
+        subprocess.run([python, "-m", "pip", "install", "-qq", "-r", requirements], check=True)
+        installed.touch()
+    return python
 
 
 def parse_point(text: str) -> Point:
