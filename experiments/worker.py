@@ -108,7 +108,7 @@ class Worker:
         with torch.no_grad():
             tiny.log_likelihood(batch)
         square = torch.randn(8, 256, 256, device=self.device)
-        torch.bmm(square, square)  # the matrix product keeps buffers of its own, which the compiled contestant has by now
+        torch.bmm(square, square)  # its library keeps buffers, which the compiled contestant has by now
 
     def _timed(self, action: Callable[[], object]) -> float:
         self._synchronise()
