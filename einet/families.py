@@ -179,14 +179,14 @@ class Normal(ExponentialFamily):
         mean, variance = phi
         if math.isinf(self.max_variance):
             return torch.stack((mean, torch.log(variance)))
-        share = (variance - self.min_variance) / (self.max_variance - self.min_variance)
+        share = torch.log(variance / self.min_variance) / math.log(self.max_variance / self.min_variance)
         return torch.stack((mean, torch.logit(share, eps=1e-4)))
 
     def constrain(self, raw):
         if math.isinf(self.max_variance):
             return torch.stack((raw[0], torch.exp(raw[1]).clamp_min(self.min_variance)))
-        share = torch.sigmoid(raw[1])
-        return torch.stack((raw[0], self.min_variance + share * (self.max_variance - self.min_variance)))
+        variance = self.min_variance * (self.max_variance / self.min_variance) ** torch.sigmoid(raw[1])
+        return torch.stack((raw[0], variance))
 
     def sample(self, phi, generator=None):
         mean, variance = phi
@@ -335,7 +335,7 @@ class Categorical(ExponentialFamily):
         return self.floor + above * ((1 - self.categories * self.floor) / above.sum(0))
 
     def unconstrain(self, phi):
-        return torch.log(phi)
+        return torch.log((phi - self.floor).clamp_min(1e-3 * self.floor))
 
     def constrain(self, raw):
         return self.floor + (1 - self.categories * self.floor) * torch.softmax(raw, 0)
