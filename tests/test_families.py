@@ -1,0 +1,500 @@
+"""What every exponential family keeps to: `FamilyContract`. A new family gets all tests by one subclass."""
+
+import inspect
+import math
+from dataclasses import FrozenInstanceError, dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import einet
+from einet import Bernoulli, Binomial, Categorical, Einet, ExponentialFamily, Normal, RegionGraph
+from einet.families import FAMILIES
+from einet.layers import LeafLayer
+
+
+def expected_statistics(family, phi):
+    """E[T(x)] as the gradient of A at theta(phi)."""
+    theta = family.natural(phi).detach().requires_grad_()
+    return torch.autograd.grad(family.log_normalizer(theta).sum(), theta)[0]
+
+
+class FamilyContract:
+    """Subclass, and say what a test cannot guess."""
+
+    family: ExponentialFamily
+    outside: list[tuple[float, str]]  # a value outside the support, and the error it gets
+    wild: list[list[float]]  # parameter vectors that project must bring back
+
+    def support(self, phi):
+        """Values (V, 1) and weights (V, 1), so that sum of weight * f(value) is the integral of f, or its sum."""
+        raise NotImplementedError
+
+    def scipy_log_density(self, x, phi):
+        """log p(x) for numpy x (V, 1) and phi (|T|, N)."""
+        raise NotImplementedError
+
+    def inside(self, phi):
+        """Whether phi (|T|, N) is within the family's bounds."""
+        raise NotImplementedError
+
+    # What the tests draw on
+
+    @property
+    def phi(self):
+        """Seven parameter vectors (|T|, 7), anywhere within the bounds."""
+        raw = torch.randn(self.family.num_statistics, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return self.family.constrain(raw)
+
+    @property
+    def x(self):
+        """A few values of the support, (V, 1)."""
+        values, _ = self.support(self.phi)
+        return values[:: max(1, len(values) // 8)]
+
+    def log_density(self, x, phi):
+        """Every value of x (V, 1) under every parameter vector of phi (|T|, N): (V, N)."""
+        return self.family.log_density(x, phi[:, None])
+
+    def expectation(self, f, phi):
+        values, weights = self.support(phi)
+        return (weights * self.log_density(values, phi).exp() * f(values)).sum(-2)
+
+    # The density
+
+    def test_density_has_mass_one(self):
+        mass = self.expectation(torch.ones_like, self.phi)
+        torch.testing.assert_close(mass, torch.ones_like(mass))
+
+    def test_density_is_scipys(self):
+        expected = self.scipy_log_density(self.x.numpy(), self.phi.numpy())
+        torch.testing.assert_close(self.log_density(self.x, self.phi), torch.tensor(expected))
+
+    def test_gradient_of_the_log_normalizer_is_the_expected_statistics(self):
+        expected = self.expectation(self.family.statistics, self.phi)
+        torch.testing.assert_close(expected_statistics(self.family, self.phi), expected)
+
+    def test_mean_and_variance(self):
+        mean = self.expectation(lambda x: x, self.phi)
+        torch.testing.assert_close(self.family.mean(self.phi), mean)
+        torch.testing.assert_close(self.family.variance(self.phi), self.expectation(lambda x: (x - mean) ** 2, self.phi))
+
+    def test_mode_is_the_likeliest_value(self):
+        values, _ = self.support(self.phi)
+        at_mode = self.family.log_density(self.family.mode(self.phi), self.phi)
+        assert (at_mode >= self.log_density(values, self.phi).amax(0) - 1e-12).all()
+
+    def test_any_leading_shape(self):
+        phi, x = self.phi, self.x
+        cube = self.family.log_density(x[:, None].expand(-1, 3, 7), phi[:, None, None].expand(-1, len(x), 3, 7))
+        torch.testing.assert_close(cube, self.log_density(x, phi)[:, None].expand(-1, 3, -1))
+
+    def test_float32_stays_float32(self):
+        phi, x = self.phi.float(), self.x.float()
+        for result in (self.log_density(x, phi), self.family.project(phi), self.family.mode(phi)):
+            assert result.dtype == torch.float32
+
+    # Learning
+
+    def test_a_step_moves_the_expected_statistics_straight(self):
+        """natural_gradient turns d log p/dphi into T(x) - E[T], and step walks that way at any rate."""
+        phi = self.phi.requires_grad_()
+        old = expected_statistics(self.family, phi)
+        for x in self.x:
+            (gradient,) = torch.autograd.grad(self.family.log_density(x, phi).sum(), phi)
+            direction = self.family.natural_gradient(phi.detach(), gradient)
+            for rate in (0.01, 0.3, 0.9):
+                moved = expected_statistics(self.family, self.family.step(phi.detach(), direction, rate))
+                expected = old + rate * (self.family.statistics(x.expand(7)) - old)
+                torch.testing.assert_close(moved, expected)
+
+    def test_natural_gradient_is_linear(self):
+        one, two = (torch.randn_like(self.phi) for _ in range(2))
+        phi = self.phi
+        both = self.family.natural_gradient(phi, 2 * one - two)
+        apart = 2 * self.family.natural_gradient(phi, one) - self.family.natural_gradient(phi, two)
+        torch.testing.assert_close(both, apart)
+
+    def test_one_em_step_fits_the_mean_statistics(self):
+        """One variable, one leaf, one entry: the M-step is the maximum-likelihood estimate."""
+        model = Einet(RegionGraph([{0}]), self.family, num_sums=1, seed=0).double()
+        x = self.family.sample(self.phi[:, 1:2].expand(-1, 500), torch.Generator().manual_seed(1))[:, None]
+        model(x).sum().backward()
+        einet.EM(model).step()
+        (part,) = model.leaves.parts
+        mean = self.family.statistics(x[:, 0]).mean(1)
+        torch.testing.assert_close(expected_statistics(self.family, part.phi[:, :, 0, 0])[:, 0], mean)
+
+    # Bounds
+
+    def test_project_comes_back_inside_and_stays(self):
+        wild = torch.tensor(self.wild, dtype=torch.float64).T
+        assert not self.inside(wild).any()
+        tame = self.family.project(wild)
+        assert self.inside(tame).all()
+        torch.testing.assert_close(self.family.project(tame), tame, rtol=1e-12, atol=0)
+
+    def test_project_leaves_what_is_inside(self):
+        torch.testing.assert_close(self.family.project(self.phi), self.phi, rtol=1e-12, atol=0)
+
+    def test_constrain_undoes_unconstrain(self):
+        torch.testing.assert_close(self.family.constrain(self.family.unconstrain(self.phi)), self.phi, rtol=1e-9, atol=0)
+
+    def test_constrain_undoes_unconstrain_at_the_bounds(self):
+        """Nearly: a bound lies at infinity, and gradients should be able to leave it."""
+        phi = self.family.project(torch.tensor(self.wild, dtype=torch.float64).T)
+        torch.testing.assert_close(self.family.constrain(self.family.unconstrain(phi)), phi, rtol=0.01, atol=0)
+
+    @pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_every_real_vector_is_constrained_to_the_bounds(self, size, dtype):
+        raw = size * torch.randn(self.family.num_statistics, 50, dtype=dtype)
+        phi = self.family.constrain(raw)
+        assert self.inside(phi[:, phi.isfinite().all(0)]).all() and not phi.isnan().any()
+
+    def test_initial_is_inside_and_breaks_symmetry(self):
+        phi = self.family.initial((3, 50), torch.Generator().manual_seed(0))
+        assert phi.shape == (self.family.num_statistics, 3, 50)
+        torch.testing.assert_close(self.family.project(phi), phi, rtol=1e-6, atol=0)
+        assert len(phi.flatten(1).unique(dim=1).T) == 150
+        assert torch.equal(phi, self.family.initial((3, 50), torch.Generator().manual_seed(0)))
+
+    # Samples
+
+    def test_samples_have_the_moments_of_the_density(self):
+        phi, n = self.phi, 20_000
+        draws = self.family.sample(phi[:, None].expand(-1, n, -1), torch.Generator().manual_seed(0))
+        assert draws.shape == (n, 7) and draws.dtype == phi.dtype
+        deviation = self.family.variance(phi).sqrt()
+        torch.testing.assert_close((draws.mean(0) - self.family.mean(phi)) / deviation, torch.zeros(7).double(), atol=0.04, rtol=0)
+        torch.testing.assert_close(draws.var(0).sqrt() / deviation, torch.ones(7).double(), atol=0.1, rtol=0)
+        self.family.check(draws)
+
+    def test_samples_have_the_mean_statistics_of_the_density(self):
+        phi, n = self.phi, 20_000
+        draws = self.family.sample(phi[:, None].expand(-1, n, -1), torch.Generator().manual_seed(1))
+        mean, expected = self.family.statistics(draws).mean(1), expected_statistics(self.family, phi)
+        torch.testing.assert_close(mean, expected, atol=0.02, rtol=0.05)
+
+    def test_samples_are_the_generators(self):
+        one, two = (self.family.sample(self.phi, torch.Generator().manual_seed(4)) for _ in range(2))
+        assert torch.equal(one, two)
+        before = torch.get_rng_state()
+        self.family.sample(self.phi, torch.Generator().manual_seed(4))
+        assert torch.equal(torch.get_rng_state(), before)
+        self.family.sample(self.phi)  # without one, the global generator serves
+
+    # Data
+
+    def test_check_names_the_value_and_the_limit(self):
+        good = self.x[0, 0].item()
+        for value, message in self.outside:
+            with pytest.raises(ValueError, match=message):
+                self.family.check(torch.tensor([[good, good], [value, good]]))
+
+    def test_check_passes_the_support(self):
+        self.family.check(self.x)
+        self.family.check(self.x[:0])
+
+    # A value like any other
+
+    def test_families_are_values(self):
+        twin = type(self.family)(**{name: getattr(self.family, name) for name in self._fields()})
+        assert twin == self.family and hash(twin) == hash(self.family)
+        with pytest.raises(FrozenInstanceError):
+            self.family.channels = 7
+
+    def _fields(self):
+        return [name for name in inspect.signature(type(self.family)).parameters]
+
+    @pytest.mark.parametrize("channels", [0, -1, 1.5])
+    def test_channels_must_be_positive(self, channels):
+        with pytest.raises(ValueError, match=f"channels .*at least 1, got {channels}"):
+            type(self.family)(channels=channels)
+
+    # In a layer
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_leaf_layer_is_the_sum_of_log_densities(self, channels, masked):
+        """Regions of different sizes: value and natural gradient."""
+        scopes, batch = [(0, 2), (1,), (0, 1, 3), (3,)], 6
+        layer, x, observed = self._leaf_layer(scopes, channels, batch)
+        phi, plain = layer.parts[0].phi, []
+        for row, scope in enumerate(scopes):
+            total = torch.zeros(3, batch, dtype=torch.float64)
+            for d in scope:
+                each = self.family.log_density(x[d, :, None], self._phi_of(layer, row, d)[..., None])  # (C, K, B)
+                base = self.family.log_base(x[d])
+                each = each - (0 if base is None else base[:, None])
+                total = total + torch.where(observed[d], each.sum(0), 0)
+            plain.append(total)
+        plain = torch.stack(plain)
+        if not masked:
+            x, plain = x[..., observed.all(0)], plain[..., observed.all(0)]
+        largest = plain.detach().amax(1)  # compared as densities: what is far below the largest may come out as 0
+        leaves, plain = layer(x, observed if masked else None), torch.exp(plain - largest[:, None])
+        fast = leaves.value * torch.exp(leaves.log_scale - largest)[:, None]
+        torch.testing.assert_close(fast, plain)
+        gradients = [torch.autograd.grad((out * out).sum(), phi, retain_graph=True)[0] for out in (fast, plain)]
+        torch.testing.assert_close(*(self.family.natural_gradient(phi, gradient) for gradient in gradients))
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_base_measure_of_the_observed(self, masked):
+        layer, x, observed = self._leaf_layer([(0, 1), (2, 3), (1, 3)], 2, 6)
+        base = self.family.log_base(x)
+        expected = torch.zeros(6).double() if base is None else torch.where(observed | (not masked), base.sum(1), 0).sum(0)
+        result = torch.as_tensor(layer.log_base(x, observed if masked else None)).expand(6)
+        torch.testing.assert_close(result.double(), expected)
+
+    def _leaf_layer(self, scopes, channels, batch):
+        family = type(self.family)(**{name: getattr(self.family, name) for name in self._fields()} | {"channels": channels})
+        layer = LeafLayer(scopes, {family: range(4)}, 3).double()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            raw = torch.randn(layer.parts[0].phi.shape, generator=generator, dtype=torch.float64)
+            layer.parts[0].phi.copy_(family.constrain(raw))
+        values = self.x[:, 0]
+        x = values[torch.randint(0, len(values), (4, channels, batch), generator=generator)]
+        observed = torch.rand(4, batch, generator=generator) < 0.5
+        observed[:, :2] = True
+        return layer, torch.where(observed[:, None], x, 0), observed
+
+    def _phi_of(self, layer, row, variable):
+        (part,) = layer.parts
+        for rows, pairs, variables in part.groups():
+            for place, (n, d) in enumerate(np.ndenumerate(variables.numpy())):
+                if (rows[n[0]].item(), d) == (row, variable):
+                    return part.phi[:, pairs.start + place]
+        raise AssertionError(f"no parameters for variable {variable} in row {row}")
+
+
+# The families of the package
+
+
+class TestNormal(FamilyContract):
+    family = Normal()
+    outside = [(math.nan, "finite, got nan"), (math.inf, "finite, got inf"), (-math.inf, "finite, got -inf")]
+    wild = [[0.5, 0.0], [-1.0, -3.0], [2.0, 1e-9]]
+
+    def support(self, phi):
+        """The rectangle rule, which is exact to rounding for a smooth density that vanishes at both ends."""
+        values = torch.linspace(-80, 80, 16001, dtype=torch.float64)[:, None]
+        return values, torch.full_like(values, 0.01)
+
+    @property
+    def x(self):
+        return torch.tensor([-3.0, -0.4, 0.0, 0.7, 5.0], dtype=torch.float64)[:, None]
+
+    def scipy_log_density(self, x, phi):
+        return stats.norm.logpdf(x, phi[0], np.sqrt(phi[1]))
+
+    def inside(self, phi):
+        return (phi[1] >= self.family.min_variance * (1 - 1e-6)) & (phi[1] <= self.family.max_variance * (1 + 1e-6))
+
+
+class TestNormalBounded(TestNormal):
+    family = Normal(min_variance=0.3, max_variance=4.0)
+    wild = [[0.5, 0.0], [-1.0, 4.5], [2.0, 1e9]]
+
+    def test_initial_variance_is_as_near_to_one_as_allowed(self):
+        for bounds, expected in [((0.3, 4.0), 1.0), ((1e-6, 1e-2), 1e-2), ((2.0, 3.0), 2.0)]:
+            phi = Normal(*bounds).initial((5,), torch.Generator())
+            assert phi[1].tolist() == pytest.approx([expected] * 5)
+
+
+class TestNormalOfImages(TestNormal):
+    """The paper's bounds for pixels, four orders of magnitude apart."""
+
+    family = Normal(min_variance=1e-6, max_variance=1e-2)
+    wild = [[0.5, 0.0], [-1.0, 1.0], [2.0, 1e-9]]
+
+    def support(self, phi):
+        values = torch.linspace(-4, 4, 80001, dtype=torch.float64)[:, None]
+        return values, torch.full_like(values, 1e-4)
+
+    @property
+    def phi(self):
+        mean = torch.linspace(-1, 1, 7, dtype=torch.float64)
+        return torch.stack((mean, torch.logspace(-5, -2.01, 7, dtype=torch.float64)))
+
+    @property
+    def x(self):
+        return torch.tensor([-1.0, 0.0, 0.34, 1.0], dtype=torch.float64)[:, None]
+
+
+class Discrete(FamilyContract):
+    values: range
+
+    def support(self, phi):
+        values = torch.tensor(list(self.values), dtype=torch.float64)[:, None]
+        return values, torch.ones_like(values)
+
+    def test_samples_have_the_frequencies_of_the_density(self):
+        phi = self.phi
+        draws = self.family.sample(phi[:, None].expand(-1, 20_000, -1), torch.Generator().manual_seed(2))
+        for value in self.values:
+            probability = self.family.log_density(torch.full((7,), float(value), dtype=phi.dtype), phi).exp()
+            torch.testing.assert_close((draws == value).double().mean(0), probability, atol=0.02, rtol=0)
+
+
+class TestBernoulli(Discrete):
+    family = Bernoulli(floor=0.01)
+    values = range(2)
+    outside = [(2.0, "0 or 1, got 2"), (0.5, "0 or 1, got 0.5"), (-1.0, "0 or 1, got -1"), (math.nan, "0 or 1, got nan")]
+    wild = [[0.0], [1.0], [-3.0], [0.999]]
+
+    def scipy_log_density(self, x, phi):
+        return stats.bernoulli.logpmf(x, phi[0])
+
+    def inside(self, phi):
+        return (phi[0] >= 0.01 * (1 - 1e-6)) & (phi[0] <= 0.99 * (1 + 1e-6))
+
+
+class TestBinomial(Discrete):
+    family = Binomial(total=7, floor=0.01)
+    values = range(8)
+    outside = [(8.0, "from 0 to 7, got 8"), (-1.0, "0 to 7, got -1"), (2.5, "0 to 7, got 2.5"), (math.nan, "0 to 7, got nan")]
+    wild = [[0.0], [7.0], [-3.0], [0.01]]
+
+    def scipy_log_density(self, x, phi):
+        return stats.binom.logpmf(x, 7, phi[0] / 7)
+
+    def inside(self, phi):
+        return (phi[0] >= 0.07 * (1 - 1e-6)) & (phi[0] <= 6.93 * (1 + 1e-6))
+
+
+class TestCategorical(Discrete):
+    family = Categorical(categories=4, floor=0.01)
+    values = range(4)
+    outside = [(4.0, "from 0 to 3, got 4"), (-1.0, "0 to 3, got -1"), (1.5, "0 to 3, got 1.5"), (math.nan, "0 to 3, got nan")]
+    wild = [[1.0, 0.0, 0.0, 0.0], [0.5, 0.495, 0.005, 0.0], [0.2, 0.2, 0.2, 0.2], [5.0, 1.0, 1.0, 3.0]]
+
+    def scipy_log_density(self, x, phi):
+        one_hot = np.eye(4, dtype=int)[x[:, 0].astype(int)]
+        return np.stack([stats.multinomial.logpmf(one_hot, 1, p) for p in phi.T], 1)
+
+    def inside(self, phi):
+        return (phi >= 0.01 * (1 - 1e-5)).all(0) & ((phi.sum(0) - 1).abs() < 1e-5)
+
+    def test_initial_is_normalised(self):
+        """Mistake 7: a density that starts unnormalised disagrees with its own samples."""
+        total = self.family.initial((100,), torch.Generator()).sum(0)
+        torch.testing.assert_close(total, torch.ones(100))
+
+
+# A family of your own
+
+
+@dataclass(frozen=True)
+class Poisson(ExponentialFamily):
+    """Counts without a limit: T(x) = x, h(x) = 1/x!, A(theta) = e^theta, phi = E[x], at least `floor`."""
+
+    floor: float = 1e-3
+    variance = ExponentialFamily.mean
+
+    def check(self, x):
+        wrong = x[~((x >= 0) & (x == x.floor()))]
+        if len(wrong):
+            raise ValueError(f"a Poisson variable must be an integer of at least 0, got {wrong[0].item()}")
+
+    def log_base(self, x):
+        return -torch.lgamma(x + 1)
+
+    def natural(self, phi):
+        return torch.log(phi)
+
+    def log_normalizer(self, theta):
+        return torch.exp(theta[0])
+
+    def initial(self, shape, generator):
+        return 0.5 + 4 * torch.rand((1, *shape), generator=generator)
+
+    def natural_gradient(self, phi, gradient):
+        return phi * gradient
+
+    def project(self, phi):
+        return phi.clamp_min(self.floor)
+
+    unconstrain = natural
+
+    def constrain(self, raw):
+        return torch.exp(raw).clamp_min(self.floor)
+
+    def sample(self, phi, generator=None):
+        return torch.poisson(phi[0], generator)
+
+    def mode(self, phi):
+        return phi[0].floor()
+
+
+class TestPoisson(Discrete):
+    family = Poisson()
+    values = range(60)
+    outside = [(-1.0, "at least 0, got -1"), (0.5, "at least 0, got 0.5"), (math.nan, "got nan")]
+    wild = [[0.0], [-1.0], [1e-5]]
+
+    def scipy_log_density(self, x, phi):
+        return stats.poisson.logpmf(x, phi[0])
+
+    def inside(self, phi):
+        return phi[0] >= 1e-3 * (1 - 1e-6)
+
+    def test_a_family_takes_forty_lines(self):
+        assert len(inspect.getsource(Poisson).splitlines()) <= 40
+
+    def test_it_trains(self):
+        """Counts whose rate is 1 or 9 for all variables together: a mixture beats one rate by far."""
+        generator = torch.Generator().manual_seed(0)
+        rates = torch.tensor([1.0, 9.0])[torch.randint(0, 2, (400, 1), generator=generator)].expand(-1, 6)
+        x = torch.poisson(rates, generator)
+        model = Einet(einet.random_binary_trees(6, 2, 3, seed=0), Poisson(), num_sums=4, seed=0)
+        einet.fit(model, x, epochs=15, batch_size=50, progress=False)
+        one_rate = stats.poisson.logpmf(x.numpy(), x.mean(0).numpy()).sum(1).mean()
+        assert model(x).mean().item() > one_rate + 2
+        total = model(torch.arange(60.0)[:, None].expand(-1, 6), torch.arange(6) == 2).exp().sum()
+        assert total.item() == pytest.approx(1, abs=1e-4)
+
+
+# Constructor arguments, one family at a time
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: Normal(min_variance=0.0), "0 < min_variance < max_variance, got 0.0 and inf"),
+        (lambda: Normal(min_variance=-1.0), "got -1.0"),
+        (lambda: Normal(min_variance=2.0, max_variance=1.0), "got 2.0 and 1.0"),
+        (lambda: Normal(min_variance=math.nan), "got nan"),
+        (lambda: Binomial(total=0), "total .*at least 1, got 0"),
+        (lambda: Binomial(total=2.5), "total .*at least 1, got 2.5"),
+        (lambda: Binomial(total=3, floor=0.5), r"floor .*\(0, 0.5\), got 0.5"),
+        (lambda: Bernoulli(floor=0.0), r"floor .*\(0, 0.5\), got 0.0"),
+        (lambda: Categorical(categories=1), "categories .*at least 2, got 1"),
+        (lambda: Categorical(categories=4, floor=0.25), r"floor .*\(0, 1/4\), got 0.25"),
+    ],
+)
+def test_limits_of_a_family(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_bernoulli_is_the_binomial_of_one_trial():
+    phi, x = torch.tensor([[0.1, 0.4, 0.9]]), torch.tensor([[0.0], [1.0]])
+    torch.testing.assert_close(Bernoulli().log_density(x, phi), Binomial(total=1).log_density(x, phi))
+    assert Bernoulli() != Binomial(total=1)
+    with pytest.raises(TypeError):
+        Bernoulli(total=3)
+
+
+def test_families_are_found_by_name():
+    assert FAMILIES == {"Normal": Normal, "Bernoulli": Bernoulli, "Binomial": Binomial, "Categorical": Categorical}
+
+
+def test_small_variances_do_not_drown_in_the_mean():
+    """E[x^2] - E[x]^2 in float32 has no digit left at a mean of 100 and a variance of 1e-6; phi keeps the variance itself."""
+    family, phi = Normal(), torch.tensor([[100.0], [1e-6]])
+    moved = family.step(phi, torch.tensor([[0.0], [1e-6]]), 0.5)
+    assert moved[1].item() == pytest.approx(1.5e-6, rel=1e-5)
