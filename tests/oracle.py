@@ -18,7 +18,7 @@ from einet import Bernoulli, Binomial, Categorical, Normal
 
 
 class Sum(NamedTuple):
-    """One partition's sum nodes: entry k is sum_ij weights[k, i, j] left_i right_j. `right` is None under a leaf root."""
+    """One partition's sums: entry k is sum_ij weights[k, i, j] left_i right_j. `right` is None under a leaf root."""
 
     left: int
     right: int | None
@@ -69,7 +69,7 @@ class Circuit:
         _, phi = next(iter(self.leaves[leaf].values()))
         return phi.shape[-1]
 
-    # Induced trees: a choice of one partition, one pair of entries at every sum on the way from the root to the leaves
+    # Induced trees: one partition and one pair of entries chosen at every sum from the root to the leaves
 
     def trees(self, region, entry, x, observed):
         """All induced trees below one entry, as (log-weight, uses); a use is the place of a parameter."""
@@ -97,7 +97,7 @@ class Circuit:
                 yield _log(node.weights[label, i, 0]) + log_leaf, (("sum", self.root, 0, label, i, 0), *uses)
 
     def expected_uses(self, x, observed, label=0):
-        """Eq. (6) for one row (D, C): how often every parameter is used, in expectation over the trees given the row."""
+        """Eq. (6) for one row (D, C): how often each parameter is used, in expectation over the trees, given the row."""
         log_weights, uses = zip(*self.root_trees(x, observed, label), strict=True)
         posterior = np.exp(np.array(log_weights) - logsumexp(log_weights))
         counts = Counter()
@@ -137,9 +137,7 @@ def log_density(family, x, phi):
 
 def support(family):
     """All values of a discrete family."""
-    return {Bernoulli: lambda: [0, 1], Binomial: lambda: list(range(family.total + 1))}.get(
-        type(family), lambda: list(range(family.categories))
-    )()
+    return range(family.categories if isinstance(family, Categorical) else family.total + 1)
 
 
 def worlds(model):
@@ -176,12 +174,11 @@ def _sums(model, of):
     sums, mixings, rows = {}, {}, [list(model.leaf_order)]
     for level in model.levels:
         nodes = []
-        for layer, children in zip(level.einsums, level.children_of, strict=True):
+        for layer, sides in zip(level.einsums, level.children_of, strict=True):
             weights = _numpy(of(layer.weights)).reshape(len(layer.weights), -1, layer.num_left, layer.num_right)
-            sides = [[side_rows[i] for i in side.rows] for side in children.sides for side_rows in [_pool(side, rows)]]
-            if len(sides) == 1:
-                sides.append([None] * len(weights))
-            nodes += map(Sum, *sides, weights)
+            children = [region for side in sides for region in _regions_of(side, rows)]
+            left, right = children[: len(weights)], children[len(weights) :]
+            nodes += map(Sum, left, right or [None], weights)
         if level.order is not None:
             nodes = [nodes[i] for i in level.order]
         groups = [([nodes.pop(0)], None) for _ in range(level.num_single)]
@@ -201,8 +198,12 @@ def _sums(model, of):
     return sums, mixings
 
 
-def _pool(side, rows):
-    return [region for source in side.sources for region in rows[source]]
+def _regions_of(side, rows):
+    """The regions that one side of an einsum layer names; none, where it is the constant 1."""
+    if not hasattr(side, "sources"):
+        return []
+    pool = [region for source in side.sources for region in rows[source]]
+    return [pool[i] for i in side.rows]
 
 
 def _region_of(graph, group, taken):

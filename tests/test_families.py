@@ -45,7 +45,9 @@ class FamilyContract:
     @property
     def phi(self):
         """Seven parameter vectors (|T|, 7), anywhere within the bounds."""
-        raw = torch.randn(self.family.num_statistics, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        raw = torch.randn(
+            self.family.num_statistics, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
         return self.family.constrain(raw)
 
     @property
@@ -79,7 +81,9 @@ class FamilyContract:
     def test_mean_and_variance(self):
         mean = self.expectation(lambda x: x, self.phi)
         torch.testing.assert_close(self.family.mean(self.phi), mean)
-        torch.testing.assert_close(self.family.variance(self.phi), self.expectation(lambda x: (x - mean) ** 2, self.phi))
+        torch.testing.assert_close(
+            self.family.variance(self.phi), self.expectation(lambda x: (x - mean) ** 2, self.phi)
+        )
 
     def test_mode_is_the_likeliest_value(self):
         values, _ = self.support(self.phi)
@@ -140,7 +144,9 @@ class FamilyContract:
         torch.testing.assert_close(self.family.project(self.phi), self.phi, rtol=1e-12, atol=0)
 
     def test_constrain_undoes_unconstrain(self):
-        torch.testing.assert_close(self.family.constrain(self.family.unconstrain(self.phi)), self.phi, rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            self.family.constrain(self.family.unconstrain(self.phi)), self.phi, rtol=1e-9, atol=0
+        )
 
     def test_constrain_undoes_unconstrain_at_the_bounds(self):
         """Nearly: a bound lies at infinity, and gradients should be able to leave it."""
@@ -168,7 +174,9 @@ class FamilyContract:
         draws = self.family.sample(phi[:, None].expand(-1, n, -1), torch.Generator().manual_seed(0))
         assert draws.shape == (n, 7) and draws.dtype == phi.dtype
         deviation = self.family.variance(phi).sqrt()
-        torch.testing.assert_close((draws.mean(0) - self.family.mean(phi)) / deviation, torch.zeros(7).double(), atol=0.04, rtol=0)
+        torch.testing.assert_close(
+            (draws.mean(0) - self.family.mean(phi)) / deviation, torch.zeros(7).double(), atol=0.04, rtol=0
+        )
         torch.testing.assert_close(draws.var(0).sqrt() / deviation, torch.ones(7).double(), atol=0.1, rtol=0)
         self.family.check(draws)
 
@@ -245,12 +253,16 @@ class FamilyContract:
     def test_base_measure_of_the_observed(self, masked):
         layer, x, observed = self._leaf_layer([(0, 1), (2, 3), (1, 3)], 2, 6)
         base = self.family.log_base(x)
-        expected = torch.zeros(6).double() if base is None else torch.where(observed | (not masked), base.sum(1), 0).sum(0)
+        expected = (
+            torch.zeros(6).double() if base is None else torch.where(observed | (not masked), base.sum(1), 0).sum(0)
+        )
         result = torch.as_tensor(layer.log_base(x, observed if masked else None)).expand(6)
         torch.testing.assert_close(result.double(), expected)
 
     def _leaf_layer(self, scopes, channels, batch):
-        family = type(self.family)(**{name: getattr(self.family, name) for name in self._fields()} | {"channels": channels})
+        family = type(self.family)(
+            **{name: getattr(self.family, name) for name in self._fields()} | {"channels": channels}
+        )
         layer = LeafLayer(scopes, {family: range(4)}, 3).double()
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -343,7 +355,12 @@ class Discrete(FamilyContract):
 class TestBernoulli(Discrete):
     family = Bernoulli(floor=0.01)
     values = range(2)
-    outside = [(2.0, "0 or 1, got 2"), (0.5, "0 or 1, got 0.5"), (-1.0, "0 or 1, got -1"), (math.nan, "0 or 1, got nan")]
+    outside = [
+        (2.0, "0 or 1, got 2"),
+        (0.5, "0 or 1, got 0.5"),
+        (-1.0, "0 or 1, got -1"),
+        (math.nan, "0 or 1, got nan"),
+    ]
     wild = [[0.0], [1.0], [-3.0], [0.999]]
 
     def scipy_log_density(self, x, phi):
@@ -356,7 +373,12 @@ class TestBernoulli(Discrete):
 class TestBinomial(Discrete):
     family = Binomial(total=7, floor=0.01)
     values = range(8)
-    outside = [(8.0, "from 0 to 7, got 8"), (-1.0, "0 to 7, got -1"), (2.5, "0 to 7, got 2.5"), (math.nan, "0 to 7, got nan")]
+    outside = [
+        (8.0, "from 0 to 7, got 8"),
+        (-1.0, "0 to 7, got -1"),
+        (2.5, "0 to 7, got 2.5"),
+        (math.nan, "0 to 7, got nan"),
+    ]
     wild = [[0.0], [7.0], [-3.0], [0.01]]
 
     def scipy_log_density(self, x, phi):
@@ -369,7 +391,12 @@ class TestBinomial(Discrete):
 class TestCategorical(Discrete):
     family = Categorical(categories=4, floor=0.01)
     values = range(4)
-    outside = [(4.0, "from 0 to 3, got 4"), (-1.0, "0 to 3, got -1"), (1.5, "0 to 3, got 1.5"), (math.nan, "0 to 3, got nan")]
+    outside = [
+        (4.0, "from 0 to 3, got 4"),
+        (-1.0, "0 to 3, got -1"),
+        (1.5, "0 to 3, got 1.5"),
+        (math.nan, "0 to 3, got nan"),
+    ]
     wild = [[1.0, 0.0, 0.0, 0.0], [0.5, 0.495, 0.005, 0.0], [0.2, 0.2, 0.2, 0.2], [5.0, 1.0, 1.0, 3.0]]
 
     def scipy_log_density(self, x, phi):
@@ -494,7 +521,7 @@ def test_families_are_found_by_name():
 
 
 def test_small_variances_do_not_drown_in_the_mean():
-    """E[x^2] - E[x]^2 in float32 has no digit left at a mean of 100 and a variance of 1e-6; phi keeps the variance itself."""
+    """At a mean of 100 and a variance of 1e-6, E[x^2] - E[x]^2 has no digit left in float32; phi keeps the variance."""
     family, phi = Normal(), torch.tensor([[100.0], [1e-6]])
     moved = family.step(phi, torch.tensor([[0.0], [1e-6]]), 0.5)
     assert moved[1].item() == pytest.approx(1.5e-6, rel=1e-5)

@@ -67,7 +67,7 @@ def test_every_region_comes_after_all_it_depends_on(graph):
 
 @given(region_graphs())
 def test_inner_regions_stand_as_deep_as_their_longest_path(graph):
-    """Visited only once every partition that contains it has been: not at the first chance, as in a breadth-first search."""
+    """A region waits until every partition that contains it has been visited: no breadth-first search."""
 
     def longest_path(region):
         return max((1 + longest_path(p.region) for p in graph.partitions if region in p[1:]), default=0)
@@ -108,7 +108,9 @@ def test_a_graph_is_frozen():
     assert graph == RegionGraph([{0}, {1}, {0, 1}], [(2, 0, 1)])
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph))], ids=["copy", "pickle"]
+)
 def test_copies_are_equal(copied):
     assert copied(HAND) == HAND and copied(HAND).topological_layers() == HAND.topological_layers()
 
@@ -152,7 +154,11 @@ def test_poon_domingos_has_one_replica():
     [
         ([{0}, {1}, {0, 1, 2}], [(2, 0, 1)], r"not smooth: region 2 over \{0, 1, 2\}.*region 0 over \{0\}"),
         ([{0}, {1, 2}, {0, 1}], [(2, 0, 1)], r"not smooth: region 2 over \{0, 1\}.*region 1 over \{1, 2\}"),
-        ([{0, 1}, {1, 2}, {0, 1, 2}], [(2, 0, 1)], r"not decomposable: region 2 over \{0, 1, 2\}.*region 1 over \{1, 2\}"),
+        (
+            [{0, 1}, {1, 2}, {0, 1, 2}],
+            [(2, 0, 1)],
+            r"not decomposable: region 2 over \{0, 1, 2\}.*region 1 over \{1, 2\}",
+        ),
         ([{0, 1}, {0, 1}], [(1, 0, 0)], r"not decomposable: region 1 over \{0, 1\}"),
         ([{0, 1}], [(0, 0, 0)], r"cyclic: region 0 over \{0, 1\}"),
         ([{0, 1}, {0, 1}, {2}, {0, 1, 2}], [(3, 0, 2), (0, 1, 2), (1, 0, 2)], r"cyclic: region [01] over \{0, 1\}"),

@@ -84,7 +84,9 @@ def test_each_row_is_masked_on_its_own(model, seed):
 def test_gradients_are_finite_differences(model, masked):
     x = rows(model, 2)
     observed = masks(model, 2) if masked else None
-    names, values = zip(*((name, p.detach().clone().requires_grad_()) for name, p in model.named_parameters()), strict=True)
+    names, values = zip(
+        *((name, p.detach().clone().requires_grad_()) for name, p in model.named_parameters()), strict=True
+    )
 
     def forward(*parameters):
         return functional_call(model, dict(zip(names, parameters, strict=True)), (x, observed))
@@ -100,12 +102,16 @@ def test_gradient_of_the_data_is_a_finite_difference(model):
     assert torch.autograd.gradcheck(lambda x: model(x, masks(model, 2)), (x,), atol=1e-6)
 
 
-@pytest.mark.parametrize("family", [Normal(channels=3), Binomial(total=3, channels=3), Categorical(categories=3, channels=3)])
+@pytest.mark.parametrize(
+    "family", [Normal(channels=3), Binomial(total=3, channels=3), Categorical(categories=3, channels=3)]
+)
 def test_channels_are_independent_given_the_entry(family):
     model = Einet(poon_domingos((2, 3), 1), family, num_sums=2, num_leaves=3, seed=1).double()
     x, observed = rows(model, 3), masks(model, 3)
     torch.testing.assert_close(model(x)[:, None], torch.tensor(Circuit(model).log_density(x)), **EXACT)
-    torch.testing.assert_close(model(x, observed)[:, None], torch.tensor(Circuit(model).log_density(x, observed)), **EXACT)
+    torch.testing.assert_close(
+        model(x, observed)[:, None], torch.tensor(Circuit(model).log_density(x, observed)), **EXACT
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,9 @@ def test_channels_are_independent_given_the_entry(family):
 def test_ready_made_structures_are_the_recursion(graph):
     model = Einet(graph, Bernoulli(), num_sums=2, num_leaves=3, seed=0).double()
     x, observed = rows(model, 3), masks(model, 3)
-    torch.testing.assert_close(model(x, observed)[:, None], torch.tensor(Circuit(model).log_density(x, observed)), **EXACT)
+    torch.testing.assert_close(
+        model(x, observed)[:, None], torch.tensor(Circuit(model).log_density(x, observed)), **EXACT
+    )
 
 
 @given(models())
