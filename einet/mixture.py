@@ -1,0 +1,61 @@
+"""A mixture of Einsum Networks: a density again, with every query of a single one.
+
+    log P(x) = log sum_c w_c P_c(x)
+
+Paper: Section 4.2
+Chapter: book/10_images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from einet.network import Einet
+
+
+class Mixture(nn.Module):
+    """`weights` (C,), positive and summing to 1, over `components`, networks over the same variables.
+
+    `model(x, observed)` is the log-density in nats, (B,), as of one network. For each row a query weighs the components by
+    their posterior, log w_c + log P_c(evidence) - log P(evidence), never by the prior or the nearest cluster alone.
+    `ValueError` where the components differ in shape or the weights are no distribution over them.
+
+    Paper: Section 4.2
+    Chapter: book/10_images
+    """
+
+    weight_dim = 0  # along which the weights sum to 1, as in the sum layers: EM moves them all alike
+    num_classes = 1
+
+    def __init__(self, components: Sequence[Einet], weights: Tensor | Sequence[float]):
+        super().__init__()
+        self.components = nn.ModuleList(components)
+        weights = torch.as_tensor(weights, dtype=torch.float64)
+        if not len(components) or weights.shape != (len(components),):
+            raise ValueError(f"need one weight for each of {len(components)} components, got shape {tuple(weights.shape)}")
+        if not (weights > 0).all() or abs(weights.sum().item() - 1) > 1e-5:
+            raise ValueError(f"weights must be positive and sum to 1, got {weights.tolist()}")
+        kinds = {(c.graph.num_variables, c.graph.shape, c.channels, c.num_classes) for c in components}
+        if len(kinds) > 1 or components[0].num_classes != 1:
+            raise ValueError(
+                "components must have the same variables, shape and channels, and one class; as (variables, shape, "
+                f"channels, classes) they have {sorted(map(str, kinds))}"
+            )
+        dtype = next(components[0].parameters()).dtype
+        self.weights = nn.Parameter((weights / weights.sum()).to(dtype))
+
+    def forward(self, x: Tensor, observed: Tensor | None = None, check: bool = True) -> Tensor:
+        """log P(x_observed) in nats, (B,). Arguments and errors are those of `Einet.forward`."""
+        return torch.logsumexp(self.log_joint(x, observed, check), 1)
+
+    def log_joint(self, x: Tensor, observed: Tensor | None = None, check: bool = True) -> Tensor:
+        """log w_c + log P_c(x_observed) for each component, (B, C): less the log-density, the posterior of c."""
+        log_densities = [c(x, observed, check and not i) for i, c in enumerate(self.components)]
+        return torch.stack(log_densities, 1) + torch.log(self.weights)
+
+    def as_input(self, x: Tensor, observed: Tensor | None, check: bool = True) -> tuple[Tensor, Tensor | None]:
+        """As `Einet.as_input`."""
+        return self.components[0].as_input(x, observed, check)
