@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.families import ExponentialFamily
-from einet.layers import CACHE, FamilyLeaves
+from einet.layers import CACHE
+from einet.leaves import FamilyLeaves
 from einet.network import Einet
 
 # A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
@@ -40,12 +41,12 @@ class EM(torch.optim.Optimizer):
         em.zero_grad(); model(x).sum().backward(); em.step()
 
     model        an `Einet`, or any module made of some, such as a `Mixture` or a `DistributedDataParallel`
-    lr           the step from the old parameters to the batch's, in (0, 1]; 1 is classical EM, for which gradients of all
-                 batches are accumulated before one `step`. A `torch.optim.lr_scheduler` may drive it.
+    lr           the step from the old parameters to the batch's, in (0, 1]; 1 is classical EM, for which gradients of
+                 all batches are accumulated before one `step`. A `torch.optim.lr_scheduler` may drive it.
     pseudocount  at least 0: uses of every weight, and agreeable uses of every leaf entry, on top of the expected ones
 
-    `step` raises `ValueError`, before it changes anything, where there is no gradient, or one that is not finite or of the
-    wrong sign, or where weights are parametrized for gradient training.
+    `step` raises `ValueError`, before it changes anything, where there is no gradient, or one that is not finite or of
+    the wrong sign, or where weights are parametrized for gradient training.
 
     Paper: Section 3.5, Eq. (6) to (9)
     Chapter: book/07_em
@@ -89,11 +90,12 @@ def _check_gradients(network: Einet) -> None:
     if any(parameter.grad is None for parameter in network.parameters()):
         raise ValueError("there is no gradient: call model(x).sum().backward() before step()")
     # What is wrong anywhere in a circuit is wrong at its root and its leaves.
-    root = torch.cat([layer.weights.grad.flatten() for layer in (*network.levels[-1].einsums, *network.levels[-1].mixings)])
+    top = network.levels[-1]
+    root = torch.cat([layer.weights.grad.flatten() for layer in (*top.einsums, *top.mixings)])
     if not all(gradient.isfinite().all() for gradient in (root, *(part.phi.grad for part in network.leaves.parts))):
         raise ValueError("a gradient is not finite: some row has density 0 or infinity under the model")
     if (root < 0).any():
-        raise ValueError("a weight's gradient is negative: EM ascends, so call model(x).sum().backward(), without a minus")
+        raise ValueError("a weight's gradient is negative: EM ascends, call model(x).sum().backward() without a minus")
 
 
 def leaf_uses(network: Einet) -> Tensor:
@@ -151,8 +153,8 @@ def _move_leaves(part: FamilyLeaves, uses: Tensor, lr: float, pseudocount: float
 def unconstrained(model: Einet) -> Einet:
     """Reparametrize `model`, in place, so that any gradient optimizer may train it: softmax weights, free leaves.
 
-    Afterwards `model.parameters()` are unconstrained and `torch.optim.Adam` applies; `constrained(model)` goes back to plain
-    probabilities and expectation parameters. Returns the model.
+    Afterwards `model.parameters()` are unconstrained and `torch.optim.Adam` applies; `constrained(model)` goes back to
+    plain probabilities and expectation parameters. Returns the model.
 
     Paper: Section 3.5
     Chapter: book/07_em

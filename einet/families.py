@@ -2,9 +2,9 @@
 
     log p(x) = log h(x) + T(x) . theta - A(theta)
 
-A family says what its sufficient statistics T, base measure h and log-normaliser A are, and how natural parameters theta
-follow from expectation parameters phi = E[T(x)], the ones a model keeps, because EM is linear in them. Everything is
-elementwise: statistics and parameters come with one leading axis of length |T|, the rest is the caller's.
+A family says what its sufficient statistics T, base measure h and log-normaliser A are, and how natural parameters
+theta follow from expectation parameters phi = E[T(x)], the ones a model keeps, because EM is linear in them. Everything
+is elementwise: statistics and parameters come with one leading axis of length |T|, the rest is the caller's.
 
     phi, theta, T(x)   (|T|, ...)       A, log h, mean, variance, samples   (...)
 
@@ -127,7 +127,7 @@ class Normal(ExponentialFamily):
 
     T(x) = (x, x^2), theta = (mu, -1/2) / sigma^2. The expectation parameters are kept about the mean,
     phi = (E[x], E[(x - E[x])^2]) = (mu, sigma^2): the same information as E[T(x)] = (mu, mu^2 + sigma^2), but a
-    variance of 1e-6 would drown in the rounding of mu^2. There the covariance of the statistics is diag(sigma^2, 2 sigma^4).
+    variance of 1e-6 would drown in the rounding of mu^2. The covariance of these statistics is diag(sigma^2, 2 sigma^4).
 
     Paper: Section 3.4
     Chapter: book/06_leaves

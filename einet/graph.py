@@ -165,8 +165,8 @@ class RegionGraph:
 
     def __repr__(self) -> str:
         return (
-            f"RegionGraph({self.num_variables} variables, {len(self.regions)} regions of which {len(self.leaves)} leaves, "
-            f"{len(self.partitions)} partitions)"
+            f"RegionGraph({self.num_variables} variables, {len(self.regions)} regions of which {len(self.leaves)} "
+            f"leaves, {len(self.partitions)} partitions)"
         )
 
     # What makes it valid
@@ -177,7 +177,7 @@ class RegionGraph:
         return tuple(index for index in range(len(self.regions)) if index not in children)
 
     def _top_down(self) -> list[list[int]]:
-        """Layers from the roots down; a region on or below a cycle never gets all its parents visited and is missing."""
+        """Layers from the roots down. What is on or below a cycle never has all its parents visited and is missing."""
         waiting = [0] * len(self.regions)
         for _, left, right in self.partitions:
             waiting[left] += 1
@@ -213,8 +213,8 @@ class RegionGraph:
             whole, left, right = (masks[index] for index in partition)
             if left & right:
                 raise ValueError(
-                    f"not decomposable: {self._name(partition.region)} has a partition into {self._name(partition.left)} "
-                    f"and {self._name(partition.right)}, which overlap"
+                    f"not decomposable: {self._name(partition.region)} has a partition into "
+                    f"{self._name(partition.left)} and {self._name(partition.right)}, which overlap"
                 )
             if left | right != whole:
                 raise ValueError(
@@ -228,7 +228,7 @@ class RegionGraph:
             raise ValueError(f"a region graph has one root, this one has {len(self._roots)}: {names}")
         scope = self.regions[self.root].scope
         if scope != tuple(range(len(scope))):
-            raise ValueError(f"the root is about variables 0 to {len(scope) - 1} without a gap, got {self._name(self.root)}")
+            raise ValueError(f"the root must have variables 0 to {len(scope) - 1}, got {self._name(self.root)}")
 
     def _checked_shape(self) -> tuple[int, ...] | None:
         if self.shape is None:
@@ -263,7 +263,7 @@ def _as_scope(index: int, scope: Iterable[int]) -> tuple[int, ...]:
 
 def _as_partition(partition: Sequence[int], num_regions: int) -> Partition:
     if len(partition) != 3 or not all(isinstance(i, int) and 0 <= i < num_regions for i in partition):
-        raise ValueError(f"a partition is (region, left, right), each from 0 to {num_regions - 1}, got {tuple(partition)}")
+        raise ValueError(f"a partition is three regions from 0 to {num_regions - 1}, got {tuple(partition)}")
     return Partition(*partition)
 
 

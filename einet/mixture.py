@@ -19,8 +19,8 @@ from einet.network import Einet
 class Mixture(nn.Module):
     """`weights` (C,), positive and summing to 1, over `components`, networks over the same variables.
 
-    `model(x, observed)` is the log-density in nats, (B,), as of one network. For each row a query weighs the components by
-    their posterior, log w_c + log P_c(evidence) - log P(evidence), never by the prior or the nearest cluster alone.
+    `model(x, observed)` is the log-density in nats, (B,), as of one network. For each row a query weighs the components
+    by their posterior, log w_c + log P_c(evidence) - log P(evidence), never by the prior or the nearest cluster alone.
     `ValueError` where the components differ in shape or the weights are no distribution over them.
 
     Paper: Section 4.2
@@ -35,7 +35,7 @@ class Mixture(nn.Module):
         self.components = nn.ModuleList(components)
         weights = torch.as_tensor(weights, dtype=torch.float64)
         if not len(components) or weights.shape != (len(components),):
-            raise ValueError(f"need one weight for each of {len(components)} components, got shape {tuple(weights.shape)}")
+            raise ValueError(f"need a weight for each of {len(components)} components, got {tuple(weights.shape)}")
         if not (weights > 0).all() or abs(weights.sum().item() - 1) > 1e-5:
             raise ValueError(f"weights must be positive and sum to 1, got {weights.tolist()}")
         kinds = {(c.graph.num_variables, c.graph.shape, c.channels, c.num_classes) for c in components}

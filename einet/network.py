@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from einet.families import ExponentialFamily
 from einet.graph import Partition, RegionGraph
-from einet.layers import EinsumLayer, LeafLayer, MixingLayer, Scaled, normalized_
+from einet.layers import EinsumLayer, MixingLayer, Scaled, normalized_
+from einet.leaves import LeafLayer
 
 
 class Einet(nn.Module):
@@ -31,8 +32,8 @@ class Einet(nn.Module):
     num_classes  roots: with more than one, the model is a density of x given each class, log p(x | class)
     seed         of the initial parameters; different in every call where None
 
-    `model(x)` is the log-density in nats. Parameters are in the order of the graph, weights are probabilities and the
-    leaves' phi are expectation parameters: `em.EM` moves both. Nothing is stored between calls. `ValueError` on bad input.
+    `model(x)` is the log-density in nats. Weights are probabilities, the leaves' phi expectation parameters: `em.EM`
+    moves both. Nothing is stored between calls. `ValueError` on bad input.
 
     Paper: Section 3
     Chapter: book/04_layers
@@ -83,15 +84,15 @@ class Einet(nn.Module):
                   that are not observed may hold anything, NaN included.
         check     whether to look for values outside the support; a caller that has done so saves the passes over x
 
-        `ValueError`, with the value and the limit, for a wrong shape or dtype, an empty batch, or an observed entry that is
-        outside its family's support.
+        `ValueError`, with the value and the limit, for a wrong shape or dtype, an empty batch, or an observed entry that
+        is outside its family's support.
         """
         x, observed = self.as_input(x, observed, check)
         outputs = self.upward(self.leaves(x, observed))
         return self.at_root(outputs[-1], self.leaves.log_base(x, observed))
 
     def as_input(self, x: Tensor, observed: Tensor | None, check: bool = True) -> tuple[Tensor, Tensor | None]:
-        """(D, C, B) and (D, B) or (D, 1) or None, the layout inside the network, checked; unobserved entries become 0."""
+        """The layout inside the network: (D, C, B) and (D, B) or (D, 1) or None, checked; what is unobserved is 0."""
         variables, channels = self.graph.num_variables, self.channels
         x = _batch_last(x, variables, channels, self.graph.shape)
         if observed is not None:
@@ -253,7 +254,7 @@ def _checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple
     families = leaf if isinstance(leaf, dict) else {leaf: range(num_variables)}
     for family in families:
         if not isinstance(family, ExponentialFamily):
-            raise ValueError(f"leaf must be an ExponentialFamily such as einet.Normal(), or a dict of them, got {family!r}")
+            raise ValueError(f"leaf must be a family such as einet.Normal(), or a dict of them, got {family!r}")
     families = {family: tuple(sorted(variables)) for family, variables in families.items()}
     named = sorted(variable for variables in families.values() for variable in variables)
     if named != list(range(num_variables)):

@@ -64,9 +64,9 @@ def poon_domingos(
     """PD: every axis-aligned cut of a grid into two rectangles, again and again, equal rectangles being shared.
 
     Variables are the cells of a grid of `shape`, row by row. A region is a hyper-rectangle; it has one partition for
-    every multiple of `delta` strictly inside it along each of `axes` (all axes by default), and is a leaf where there is
-    none. `delta` may be a list, coarse first: each region uses the first entry that cuts it. Regions `max_depth` cuts
-    below the root are leaves.
+    every multiple of `delta` strictly inside it along each of `axes` (all axes by default), and is a leaf where there
+    is none. `delta` may be a list, coarse first: each region uses the first entry that cuts it. Regions `max_depth`
+    cuts below the root are leaves.
 
     A grid of n x m cells of size delta has n(n+1)m(m+1)/4 regions. `ValueError` where delta cuts nothing at all,
     or shape, delta, axes or max_depth are out of range.

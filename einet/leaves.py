@@ -1,0 +1,212 @@
+"""The leaf layer: exponential families over the variables of each leaf region.
+
+Paper: Section 3.4
+Chapter: book/06_leaves
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from einet.families import ExponentialFamily
+from einet.layers import CACHE, Scaled
+
+
+class LeafLayer(nn.Module):
+    """The vectors of K log-densities of all leaf regions, fully factorised over each region's variables.
+
+        log L_k(x) = sum over variables d of the region:  T(x_d) . theta_dk - A(theta_dk)
+
+    `scopes` are the regions' variables; `families` maps each family to the variables that follow it. The base measure
+    log h(x) is the same for every entry, so the network adds it once, at the root (`log_base`).
+
+    Paper: Section 3.4
+    Chapter: book/06_leaves
+    """
+
+    def __init__(
+        self,
+        scopes: Sequence[Sequence[int]],
+        families: dict[ExponentialFamily, Sequence[int]],
+        num_entries: int,
+    ):
+        super().__init__()
+        self.num_nodes, self.num_entries = len(scopes), num_entries
+        self.parts = nn.ModuleList(
+            FamilyLeaves(family, variables, scopes, num_entries) for family, variables in families.items()
+        )
+
+    def forward(self, x: Tensor, observed: Tensor | None) -> Scaled:
+        """x (D, C, B), observed (D, B) or (D, 1), or None for all -> densities (L, K, B), less the base measure."""
+        if len(self.parts) == 1:
+            return self.parts[0].densities(x, observed)
+        total = torch.zeros(self.num_nodes, self.num_entries, x.shape[-1], dtype=torch.float64, device=x.device)
+        for part in self.parts:
+            for rows, log_density in part.log_densities(x, observed):
+                total = total.index_add(0, rows, log_density.double())
+        return Scaled.from_log(total, self.parts[0].phi.dtype)
+
+    def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
+        """The sum of log h(x_d) over the observed variables, (B,)."""
+        return sum(part.log_base(x, observed) for part in self.parts)
+
+
+class FamilyLeaves(nn.Module):
+    """One family's part of the leaf layer: parameters for each pair of a leaf region and a variable in it.
+
+    phi (|T|, P, C, K): P pairs, sorted so that regions with equally many variables of this family stand together. Such
+    a group is one matrix product of parameters and gathered statistics, (L, K, n) @ (L, n, B), and the paper's tensor
+    of all B x D x K x R log-densities is never built.
+    """
+
+    def __init__(self, family: ExponentialFamily, variables: Sequence[int], scopes, num_entries: int):
+        super().__init__()
+        self.family = family
+        mine = set(variables)
+        scopes = [[d for d in scope if d in mine] for scope in scopes]
+        self.sizes = sorted({len(scope) for scope in scopes} - {0})
+        groups = [[row for row, scope in enumerate(scopes) if len(scope) == size] for size in self.sizes]
+        pairs = [d for group in groups for row in group for d in scopes[row]]
+        for g, group in enumerate(groups):
+            self.register_buffer(f"rows_{g}", torch.tensor(group), persistent=False)
+        self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
+        self.register_buffer("variables", torch.tensor(sorted(variables)), persistent=False)
+        self.phi = nn.Parameter(torch.empty(family.num_statistics, len(pairs), family.channels, num_entries))
+
+    def groups(self):
+        """(rows of the layer (L,), their pairs as a slice, their variables (L, s)) of each group of regions."""
+        start = 0
+        for g, size in enumerate(self.sizes):
+            rows = getattr(self, f"rows_{g}")
+            pairs = slice(start, start + len(rows) * size)
+            yield rows, pairs, self.pairs[pairs].view(-1, size)
+            start = pairs.stop
+
+    def densities(self, x: Tensor, observed: Tensor | None) -> Scaled:
+        """The vectors of all regions, where this is their only family."""
+        if self.family.indicator:
+            groups = [Scaled.from_log(log_density, self.phi.dtype) for _, log_density in self._look_up(x, observed)]
+        else:
+            groups = [Scaled(*_LeafFunction.apply(*terms, self.phi.dtype)) for _, terms in self._terms(x, observed)]
+        if len(groups) == 1:
+            return groups[0]
+        order = torch.argsort(torch.cat([rows for rows, _, _ in self.groups()]))
+        return Scaled(*(torch.cat(part).index_select(0, order) for part in zip(*groups, strict=True)))
+
+    def log_densities(self, x: Tensor, observed: Tensor | None):
+        """(rows, log-densities (L, K, B)) of each group of regions, to be added to those of other families."""
+        if self.family.indicator:
+            return self._look_up(x, observed)
+        return ((rows, _LeafFunction.apply(*terms, None)) for rows, terms in self._terms(x, observed))
+
+    def _terms(self, x: Tensor, observed: Tensor | None):
+        """(rows, what `_LeafFunction` multiplies) of each group, in float64 where float32 would cancel."""
+        dtype = torch.float64 if self.family.cancels else self.phi.dtype
+        theta = self.family.natural(self.phi.to(dtype))  # (T, P, C, K)
+        constants = -self.family.log_normalizer(theta).sum(1)  # (P, K)
+        statistics = self.family.statistics(x.to(dtype))  # (T, D, C, B)
+        num_statistics, num_variables, channels, batch = statistics.shape
+        row_of = torch.arange(num_statistics * num_variables * channels, device=x.device).view(statistics.shape[:3])
+        if observed is not None:
+            statistics = torch.where(observed[:, None], statistics, 0)
+        features = statistics.reshape(-1, batch)
+        if observed is not None:  # A(theta) counts where its variable is observed: the mask is one more statistic
+            features = torch.cat((features, observed.to(dtype).expand(-1, batch)))
+        for rows, pairs, variables in self.groups():
+            by_region = (len(rows), -1)
+            parameters = theta[:, pairs].unflatten(1, by_region).transpose(0, 1).flatten(1, 3)  # (L, T s C, K)
+            constant = constants[pairs].unflatten(0, by_region)  # (L, s, K)
+            index = row_of[:, variables].transpose(0, 1).flatten(1)  # (L, T s C)
+            if observed is None:
+                yield rows, (parameters, constant.sum(1), features, index)
+            else:
+                parameters = torch.cat((parameters, constant), 1)
+                index = torch.cat((index, variables + row_of.numel()), 1)
+                yield rows, (parameters, torch.zeros_like(constant[:, 0]), features, index)
+
+    def _look_up(self, x: Tensor, observed: Tensor | None):
+        """Where T(x) is an indicator, T(x) . theta is the row of theta that x names; unobserved, a row of zeros."""
+        table = torch.log(self.phi).permute(1, 2, 0, 3)  # (P, C, values, K)
+        num_pairs, channels, values, entries = table.shape
+        table = torch.cat((table.reshape(-1, entries), table.new_zeros(1, entries)))
+        first = torch.arange(num_pairs * channels, device=x.device).view(-1, channels, 1) * values
+        index = first + x.long()[self.pairs]  # (P, C, B)
+        if observed is not None:
+            index = torch.where(observed[self.pairs, None], index, len(table) - 1)
+        for rows, pairs, _ in self.groups():
+            bags = index[pairs].view(len(rows), -1, x.shape[-1]).transpose(1, 2)  # (L, B, s C)
+            sums = nn.functional.embedding_bag(bags.flatten(0, 1), table, mode="sum")
+            yield rows, sums.view(len(rows), -1, entries).transpose(1, 2).contiguous()
+
+    def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
+        base = self.family.log_base(x[self.variables].double())
+        if base is None:
+            return 0.0
+        base = base.sum(1)
+        return (base if observed is None else torch.where(observed[self.variables], base, 0)).sum(0)
+
+    def extra_repr(self) -> str:
+        return f"{self.family}, pairs={self.phi.shape[1]}, entries={self.phi.shape[3]}"
+
+
+class _LeafFunction(torch.autograd.Function):
+    """log L_k = constants[l, k] + sum_n parameters[l, n, k] * features[index[l, n], b], (L, K, B).
+
+    With a `dtype` it goes on to densities in that precision, scaled: (L / max L, log max L). A few nodes at a time, so
+    that neither the gathered features nor the log-densities, which may be in float64, ever exist as a whole.
+    """
+
+    @staticmethod
+    def forward(ctx, parameters, constants, features, index, dtype):
+        num_nodes, _, entries = parameters.shape
+        batch = features.shape[1]
+        density = features.new_empty(num_nodes, entries, batch, dtype=dtype)
+        log_scale = features.new_empty(num_nodes, batch, dtype=torch.float64)
+        for nodes, gathered in _gathered(features, index, entries):
+            logs = torch.baddbmm(constants[nodes, :, None], parameters[nodes].transpose(1, 2), gathered)
+            if dtype is None:
+                density[nodes] = logs
+                continue
+            scale = logs.amax(1).clamp_min_(torch.finfo(logs.dtype).min)
+            log_scale[nodes] = scale
+            torch.exp(logs.sub_(scale[:, None]).to(dtype), out=density[nodes])
+        ctx.scaled = dtype is not None
+        ctx.save_for_backward(parameters, features, index, density if ctx.scaled else None)
+        if not ctx.scaled:
+            return density
+        ctx.mark_non_differentiable(log_scale)
+        return density, log_scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient, _=None):
+        parameters, features, index, density = ctx.saved_tensors
+        grad_parameters = torch.empty_like(parameters)
+        grad_constants = parameters.new_empty(len(parameters), parameters.shape[2])
+        grad_features = torch.zeros_like(features) if ctx.needs_input_grad[2] else None
+        for nodes, gathered in _gathered(features, index, parameters.shape[2]):
+            # d log P / d log L: the probability, given the row, that the circuit uses this entry
+            uses = gradient[nodes] * density[nodes] if ctx.scaled else gradient[nodes]
+            torch.sum(uses, 2, dtype=parameters.dtype, out=grad_constants[nodes])
+            uses = uses.to(parameters.dtype)
+            torch.bmm(gathered, uses.transpose(1, 2), out=grad_parameters[nodes])
+            if grad_features is not None:
+                back = torch.bmm(parameters[nodes], uses)  # (nodes, n, B)
+                grad_features.index_add_(0, index[nodes].flatten(), back.flatten(0, 1))
+        return grad_parameters, grad_constants, grad_features, None, None
+
+
+def _gathered(features: Tensor, index: Tensor, entries: int):
+    """Slices of nodes and their features (nodes, n, B), all in the same buffer."""
+    (num_nodes, width), batch = index.shape, features.shape[1]
+    step = max(1, CACHE // (max(width, entries) * batch))
+    buffer = features.new_empty(min(step, num_nodes) * width, batch)
+    for start in range(0, num_nodes, step):
+        nodes = slice(start, min(start + step, num_nodes))
+        rows = buffer[: (nodes.stop - start) * width]
+        torch.index_select(features, 0, index[nodes].flatten(), out=rows)
+        yield nodes, rows.view(nodes.stop - start, width, batch)
