@@ -10,7 +10,23 @@ from einet.structures import poon_domingos, random_binary_trees
 from einet.training import History, fit, log_density
 
 __all__ = [
-    "EM", "Bernoulli", "Binomial", "Categorical", "Einet", "ExponentialFamily", "History", "Mixture", "Normal", "Partition", "Region",
-    "RegionGraph", "constrained", "fit", "log_density", "log_einsum_exp", "poon_domingos", "random_binary_trees",
+    "Bernoulli",
+    "Binomial",
+    "Categorical",
+    "EM",
+    "Einet",
+    "ExponentialFamily",
+    "History",
+    "Mixture",
+    "Normal",
+    "Partition",
+    "Region",
+    "RegionGraph",
+    "constrained",
+    "fit",
+    "log_density",
+    "log_einsum_exp",
+    "poon_domingos",
+    "random_binary_trees",
     "unconstrained",
 ]

@@ -127,7 +127,7 @@ class Normal(ExponentialFamily):
 
     T(x) = (x, x^2), theta = (mu, -1/2) / sigma^2. The expectation parameters are kept about the mean,
     phi = (E[x], E[(x - E[x])^2]) = (mu, sigma^2): the same information as E[T(x)] = (mu, mu^2 + sigma^2), but a
-    variance of 1e-6 would drown in the rounding of mu^2. The covariance of these statistics is diag(sigma^2, 2 sigma^4).
+    variance of 1e-6 would drown in the rounding of mu^2. These statistics have the covariance diag(sigma^2, 2 sigma^4).
 
     Paper: Section 3.4
     Chapter: book/06_leaves

@@ -84,8 +84,8 @@ class Einet(nn.Module):
                   that are not observed may hold anything, NaN included.
         check     whether to look for values outside the support; a caller that has done so saves the passes over x
 
-        `ValueError`, with the value and the limit, for a wrong shape or dtype, an empty batch, or an observed entry that
-        is outside its family's support.
+        `ValueError`, with the value and the limit, for a wrong shape or dtype, an empty batch, or an observed entry
+        outside its family's support.
         """
         x, observed = self.as_input(x, observed, check)
         outputs = self.upward(self.leaves(x, observed))

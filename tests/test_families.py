@@ -12,7 +12,7 @@ from scipy import stats
 import einet
 from einet import Bernoulli, Binomial, Categorical, Einet, ExponentialFamily, Normal, RegionGraph
 from einet.families import FAMILIES
-from einet.layers import LeafLayer
+from einet.leaves import LeafLayer
 
 
 def expected_statistics(family, phi):

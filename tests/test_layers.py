@@ -8,7 +8,8 @@ from oracle import log_density
 
 import einet.layers
 from einet import Bernoulli, Binomial, Categorical, Normal, log_einsum_exp
-from einet.layers import EinsumLayer, LeafLayer, MixingLayer, Scaled, normalized_
+from einet.layers import EinsumLayer, MixingLayer, Scaled, normalized_
+from einet.leaves import LeafLayer
 
 
 def random_weights(*shape, over):
@@ -232,7 +233,7 @@ def test_portions_of_leaves_do_not_show(monkeypatch, cache):
         return out, *torch.autograd.grad((out * out).sum(), arguments)
 
     expected = value_and_gradients()
-    monkeypatch.setattr(einet.layers, "CACHE", cache)
+    monkeypatch.setattr(einet.leaves, "CACHE", cache)
     for one, other in zip(value_and_gradients(), expected, strict=True):
         torch.testing.assert_close(one, other)
 
