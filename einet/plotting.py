@@ -1,0 +1,152 @@
+"""Figures: one palette, images in a grid, region graphs.
+
+    leaf  densities        product  partitions        sum  mixtures
+
+Text and axes are in a grey that reads on white as on black, and the background is left out, so that one figure serves
+the light and the dark theme of the book. The colours are those of book/_static/book.css.
+
+Paper: not in it
+Chapter: book/03_einsum_layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from einet.graph import RegionGraph
+
+LEAF, PRODUCT, SUM = "#2a9d8f", "#e9a03b", "#4053c4"
+INK = "#7b7f87"  # text, axes: at least 4 to 1 against white and against the dark theme's #14181e
+SUM_INK = "#6574da"  # sums as thin lines or small text, where SUM is too dark for a dark page
+
+
+def style(svg: bool = True) -> None:
+    """Set matplotlib up for the book: transparent, grey ink, lines in the order sum, product, leaf.
+
+    In a notebook figures become SVG; `svg=False` keeps PNG, which is smaller where there are many points or images.
+
+    Paper: not in it
+    Chapter: book/03_einsum_layer
+    """
+    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    plt.rcParams.update(dict.fromkeys(ink, INK))
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": plt.cycler(color=[SUM_INK, PRODUCT, LEAF, INK]),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.titlesize": 11,
+            "grid.color": INK,
+            "grid.alpha": 0.25,
+            "font.size": 11,
+            "lines.linewidth": 2,
+            "legend.frameon": False,
+            "figure.figsize": (6.4, 3.6),
+            "figure.dpi": 110,
+            "figure.facecolor": "none",
+            "axes.facecolor": "none",
+            "savefig.facecolor": "none",
+            "svg.fonttype": "path",
+            "svg.hashsalt": "einet",  # the same figure is the same file
+        }
+    )
+    try:
+        from IPython import get_ipython
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    if get_ipython() is not None:
+        set_matplotlib_formats("svg" if svg else "png")
+
+
+def image_grid(images: Tensor, columns: int | None = None, ax: Axes | None = None, gap: int = 1) -> Axes:
+    """Show images side by side, `columns` to a row (all in one by default), `gap` pixels apart.
+
+    images   (N, H, W) or (N, H, W, C) with C of 1 or 3, from 0 (black) to 1; other values are clipped.
+             A pixel that is NaN is shown as hidden: a pale grey that no pixel has.
+    Returns the axes, new ones where `ax` is None. `ValueError` for another shape.
+
+    Paper: Section 4.2, Figure 4
+    Chapter: book/10_images
+    """
+    images = torch.as_tensor(images).detach().cpu().float()
+    shape = tuple(images.shape)
+    if images.dim() == 3:
+        images = images[..., None]
+    if images.dim() != 4 or not len(images) or images.shape[-1] not in (1, 3):
+        raise ValueError(f"images must be (N, H, W) or (N, H, W, C) with C of 1 or 3, got {tuple(images.shape)}")
+    num, height, width, channels = images.shape
+    columns = num if columns is None else columns
+    if columns < 1 or gap < 0:
+        raise ValueError(f"columns must be at least 1 and gap at least 0, got {columns} and {gap}")
+    rows, columns = -(-num // columns), min(columns, num)
+    canvas = torch.zeros(rows * (height + gap) - gap, columns * (width + gap) - gap, 4)  # nothing, seen through
+    for n, image in enumerate(images.expand(-1, -1, -1, 3)):
+        top, left = n // columns * (height + gap), n % columns * (width + gap)
+        hidden = image.isnan().any(-1, keepdim=True)
+        colour = torch.where(hidden, 0.5, image.clamp(0, 1))
+        canvas[top : top + height, left : left + width] = torch.cat((colour, 1 - 0.75 * hidden.float()), -1)
+    ax = _axes(ax, (min(8.0, 0.8 * columns), min(8.0, 0.8 * columns) * canvas.shape[0] / canvas.shape[1]))
+    ax.imshow(canvas.numpy(), interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequence[str] | None = None) -> Axes:
+    """Draw a small graph in the layers of Algorithm 1: leaves below, then partitions and sums in turn, the root on top.
+
+    names   of the variables; their numbers by default. Regions show up to six.
+    Returns the axes, new ones where `ax` is None. `ValueError` for more than 150 regions and partitions.
+
+    Paper: Figure 5
+    Chapter: book/04_layers
+    """
+    nodes = len(graph.regions) + len(graph.partitions)
+    if nodes > 150:
+        raise ValueError(f"at most 150 regions and partitions can be drawn, this graph has {nodes}")
+    names = [str(d) for d in range(graph.num_variables)] if names is None else names
+    rows: list[list[tuple]] = []  # from below, each of nodes: ("region", index) or ("partition", index)
+    for number, layer in enumerate(graph.topological_layers()):
+        if number:
+            rows.append([("partition", i) for i, p in enumerate(graph.partitions) if p.region in set(layer)])
+        rows.append([("region", index) for index in layer])
+    below = {("partition", i): [("region", p.left), ("region", p.right)] for i, p in enumerate(graph.partitions)}
+    for i, p in enumerate(graph.partitions):
+        below.setdefault(("region", p.region), []).append(("partition", i))
+
+    at: dict[tuple, tuple[float, float]] = {}
+    widest = max(map(len, rows))
+    for y, row in enumerate(rows):
+        scope_of = {node: graph.regions[node[1]].scope for node in row if node[0] == "region"}
+        want = {node: sum(at[c][0] for c in below[node]) / len(below[node]) if y else scope_of[node] for node in row}
+        for x, node in enumerate(sorted(row, key=want.__getitem__)):
+            at[node] = ((x + 0.5) * widest / len(row), y)
+
+    ax = _axes(ax, (min(10.0, 1.5 + 0.9 * widest), 0.8 + 0.75 * len(rows)))
+    for node, children in below.items():
+        for child in children:
+            ax.plot(*zip(at[node], at[child], strict=True), color=INK, linewidth=1, alpha=0.6, zorder=1)
+    for (kind, index), (x, y) in at.items():
+        colour, text, shape = PRODUCT, "×", "round4,pad=0.2"
+        if kind == "region":
+            leaf, scope = y == 0, graph.regions[index].scope
+            shown = [names[d] for d in scope]
+            if len(shown) > 6:
+                shown[5:-1] = ["…"]
+            colour, text, shape = LEAF if leaf else SUM, " ".join(shown), "round,pad=0.3"
+        box = {"boxstyle": shape, "facecolor": colour, "edgecolor": "none"}
+        ax.text(x, y, text, color="white", weight="bold", ha="center", va="center", fontsize=9, bbox=box, zorder=2)
+    ax.set(xlim=(0, widest), ylim=(-0.5, len(rows) - 0.5))
+    ax.set_axis_off()
+    return ax
+
+
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    return plt.figure(figsize=size).add_axes((0, 0, 1, 1)) if ax is None else ax

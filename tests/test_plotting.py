@@ -1,0 +1,83 @@
+"""Figures: what they refuse, where they put things, and that one palette reads on light and on dark."""
+
+import inspect
+import re
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from einet import RegionGraph, plotting, poon_domingos, random_binary_trees
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    with plt.rc_context():
+        yield
+    plt.close("all")
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#14181e"])
+def test_ink_reads_on_both_themes(page):
+    assert contrast(plotting.INK, page) >= 4
+    assert contrast(plotting.SUM_INK, page) >= 3.5
+
+
+def test_style_leaves_the_background_out():
+    plotting.style()
+    fig, ax = plt.subplots()
+    assert fig.get_facecolor()[3] == ax.get_facecolor()[3] == 0
+
+
+def test_image_grid_places_images_row_by_row():
+    images = torch.arange(5.0)[:, None, None].expand(5, 2, 3) / 4
+    canvas = plotting.image_grid(images, columns=3).images[0].get_array()
+    assert canvas.shape == (2 + 1 + 2, 3 * 4 - 1, 4)
+    assert canvas[3, 4, 0] == 1 and canvas[0, 8, 0] == 0.5
+    assert (canvas[2] == 0).all() and (canvas[3:, 8:] == 0).all(), "gaps and missing images are transparent"
+
+
+def test_image_grid_shows_what_is_hidden():
+    images = torch.ones(1, 2, 2, 3)
+    images[0, 0, 0] = float("nan")
+    canvas = plotting.image_grid(images).images[0].get_array()
+    assert canvas[0, 0, 3] < 1 and canvas[1, 1].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (0, 4, 4), (1, 4, 4, 2)])
+def test_image_grid_refuses(shape):
+    with pytest.raises(ValueError, match=re.escape(str(shape))):
+        plotting.image_grid(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("graph", [random_binary_trees(4, 2, 2, seed=0), poon_domingos((2, 2), 1), RegionGraph([{0}])])
+def test_region_graph_shows_every_node_once(graph):
+    ax = plotting.draw_region_graph(graph)
+    places = [text.get_position() for text in ax.texts]
+    assert len(set(places)) == len(graph.regions) + len(graph.partitions)
+    assert len(ax.lines) == 3 * len(graph.partitions)
+    heights = [text.get_position()[1] for text in ax.texts]
+    top = [t.get_text() for t in ax.texts if t.get_position()[1] == max(heights)]
+    assert top == [" ".join(map(str, range(graph.num_variables)))]
+
+
+def test_region_graph_refuses_a_large_one():
+    with pytest.raises(ValueError, match="150.*300"):
+        plotting.draw_region_graph(poon_domingos((4, 4), 1))
+
+
+@pytest.mark.parametrize("function", [plotting.style, plotting.image_grid, plotting.draw_region_graph])
+def test_docstring_says_where_it_comes_from(function):
+    doc = inspect.getdoc(function)
+    assert re.search(r"^Paper: \S", doc, re.M) and re.search(r"^Chapter: book/\w", doc, re.M)
