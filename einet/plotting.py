@@ -81,7 +81,7 @@ def image_grid(images: Tensor, columns: int | None = None, ax: Axes | None = Non
     if images.dim() == 3:
         images = images[..., None]
     if images.dim() != 4 or not len(images) or images.shape[-1] not in (1, 3):
-        raise ValueError(f"images must be (N, H, W) or (N, H, W, C) with C of 1 or 3, got {tuple(images.shape)}")
+        raise ValueError(f"images must be (N, H, W) or (N, H, W, C) with C of 1 or 3, got {shape}")
     num, height, width, channels = images.shape
     columns = num if columns is None else columns
     if columns < 1 or gap < 0:
