@@ -128,7 +128,7 @@ def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float) -> N
         old, counts = weights[nodes], weights[nodes] * weights.grad[nodes]
         counts += pseudocount
         total = counts.sum(dim, keepdim=True)
-        rate = torch.where(total > FEWEST_USES, lr, 0.0)  # a node that nobody uses stays as it is
+        rate = lr * (total > FEWEST_USES).to(total.dtype)  # a node that nobody uses stays as it is
         old.mul_(1 - rate).add_(counts.mul_(rate / total.clamp_min(FEWEST_USES))).clamp_min_(WEIGHT_FLOOR)
 
 
