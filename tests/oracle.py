@@ -16,6 +16,9 @@ from scipy.special import gammaln, logsumexp
 
 from einet import Bernoulli, Binomial, Categorical, Normal
 
+# Tensors of a few numbers: a second thread only waits, and where the cores are busy it waits long.
+torch.set_num_threads(1)
+
 
 class Sum(NamedTuple):
     """One partition's sums: entry k is sum_ij weights[k, i, j] left_i right_j. `right` is None under a leaf root."""
@@ -42,8 +45,7 @@ class Circuit:
 
     def log_density(self, x, observed=None):
         """log p(x_observed), (B, num_classes), rows of x being (D,) or (D, C)."""
-        x = np.asarray(x, dtype=float).reshape(len(x), self.graph.num_variables, -1)
-        observed = np.broadcast_to(True if observed is None else np.asarray(observed), x.shape[:2])
+        x, observed = self._rows(x, observed)
         return np.array([self._root(row, mask) for row, mask in zip(x, observed, strict=True)])
 
     def _root(self, x, observed):
@@ -97,7 +99,7 @@ class Circuit:
                 yield _log(node.weights[label, i, 0]) + log_leaf, (("sum", self.root, 0, label, i, 0), *uses)
 
     def expected_uses(self, x, observed, label=0):
-        """Eq. (6) for one row (D, C): how often each parameter is used, in expectation over the trees, given the row."""
+        """Eq. (6) for one row (D, C): how often each parameter is used, in expectation over the trees given the row."""
         log_weights, uses = zip(*self.root_trees(x, observed, label), strict=True)
         posterior = np.exp(np.array(log_weights) - logsumexp(log_weights))
         counts = Counter()
@@ -105,6 +107,51 @@ class Circuit:
             for place in places:
                 counts[place] += probability
         return counts
+
+    def total_uses(self, x, observed, labels):
+        """The expected uses of every sum weight, mixing weight and leaf entry over all rows, by region."""
+        x, observed = self._rows(x, observed)
+        total = Counter()
+        for row, mask, label in zip(x, observed, labels, strict=True):
+            total.update(self.expected_uses(row, mask, label))
+        return self._by_region(total)
+
+    def _by_region(self, uses):
+        def counts(shape, *where):
+            return np.array([uses[(*where, *place)] for place in np.ndindex(shape)]).reshape(shape)
+
+        sums = {
+            region: [
+                node._replace(weights=counts(node.weights.shape, "sum", region, p)) for p, node in enumerate(nodes)
+            ]
+            for region, nodes in self.sums.items()
+        }
+        mixing = {region: counts(weights.shape, "mixing", region) for region, weights in self.mixing.items()}
+        leaves = {region: counts((self._num_entries(region),), "leaf", region) for region in self.leaves}
+        return sums, mixing, leaves
+
+    def mean_statistics(self, x, observed, labels):
+        """Eq. (7) and (9): the mean T(x_d) over the uses of each leaf entry; E[T] stands in for what is missing.
+
+        {region: {variable: (|T|, C, K)}}
+        """
+        x, observed = self._rows(x, observed)
+        total = {region: {d: 0.0 for d in own} for region, own in self.leaves.items()}
+        for row, mask, label in zip(x, observed, labels, strict=True):
+            uses = self.expected_uses(row, mask, label)
+            for region, own in self.leaves.items():
+                probability = np.array([uses["leaf", region, k] for k in range(self._num_entries(region))])
+                for d, (family, phi) in own.items():
+                    statistics = expected_statistics(family, phi)
+                    if mask[d]:
+                        statistics = family.statistics(torch.tensor(row[d])).numpy()[..., None]
+                    total[region][d] = total[region][d] + probability * statistics
+        _, _, leaves = self.total_uses(x, observed, labels)
+        return {region: {d: t / leaves[region] for d, t in own.items()} for region, own in total.items()}
+
+    def _rows(self, x, observed):
+        x = np.asarray(x, dtype=float).reshape(len(x), self.graph.num_variables, -1)
+        return x, np.broadcast_to(True if observed is None else np.asarray(observed), x.shape[:2])
 
     def num_trees(self):
         """How many induced trees the root entry has."""
@@ -133,6 +180,11 @@ def log_density(family, x, phi):
         case _:
             each = family.log_density(*map(torch.tensor, (x, phi))).numpy()
     return each.sum(0)
+
+
+def expected_statistics(family, phi):
+    """E[T(x)]: phi, but for the normal, whose phi is the mean and the variance."""
+    return np.stack((phi[0], phi[0] ** 2 + phi[1])) if isinstance(family, Normal) else phi
 
 
 def support(family):
