@@ -23,14 +23,15 @@
     .einsum-figure .cells > div { border-radius: 4px; padding: .35em .2em; text-align: center; line-height: 1.3;
       font-variant-numeric: tabular-nums; }
     .einsum-figure .child { background: #1f7a6f; color: #fff; }
-    .einsum-figure .product { background: #e9a03b; color: #1d1a12; transition: opacity .15s; }
-    .einsum-figure .product.idle { opacity: .3; }
+    .einsum-figure .product { background: #e9a03b; color: #1d1a12; }
+    .einsum-figure .product.idle { background: color-mix(in srgb, #e9a03b 25%, transparent); color: var(--ink); }
     .einsum-figure small { display: block; font-size: .8em; }
     .einsum-figure .sums { display: flex; flex-wrap: wrap; gap: 6px; }
-    .einsum-figure button { flex: 1 1 8em; border: 2px solid #4053c4; border-radius: 4px; padding: .35em; cursor: pointer;
+    .einsum-figure button { flex: 1 1 0; min-width: 5.5em; border: 2px solid #4053c4; border-radius: 4px; padding: .35em; cursor: pointer;
       background: transparent; color: var(--ink); font: inherit; font-variant-numeric: tabular-nums; }
     .einsum-figure button[aria-pressed="true"] { background: #4053c4; color: #fff; }
-    .einsum-figure output { display: block; margin-top: .8rem; min-height: 3.2em; font-variant-numeric: tabular-nums; }`;
+    .einsum-figure output { display: block; margin-top: .8rem; min-height: 1.6em; font-variant-numeric: tabular-nums; }
+    @media (max-width: 600px) { .einsum-figure output { min-height: 3.2em; } }`;
 
   const density = (child, seen) => child.yes.map((p) => [p, 1 - p, 1][seen]); // not seen: integrated out, which is 1
   const show = (x) => (Math.round(x * 1e4) / 1e4).toString();
