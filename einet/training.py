@@ -1,4 +1,6 @@
-"""The loop around EM: epochs, batches, validation, early stopping.
+"""The loop around EM: epochs, batches, validation, early stopping; and how it goes on after a `kill -9`.
+
+    history = fit(model, x, valid=held_out, epochs=50, checkpoint="digits.safetensors")
 
 Paper: Section 3.5 and 4
 Chapter: book/07_em
@@ -6,23 +8,31 @@ Chapter: book/07_em
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
+from einet.checkpoint import description, optimizer_state, set_optimizer_state
 from einet.em import EM
+from einet.files import digest, read, refusals, write
 from einet.mixture import Mixture
 from einet.network import Einet
+
+# Rows of one pass that needs no gradients, and of one that does, where no batch size is given.
+INFERENCE_ROWS, GRADIENT_ROWS = 1000, 500
 
 
 @dataclass
 class History:
     """What `fit` saw, an entry an epoch: mean log-densities of the rows in nats, seconds, and step sizes.
 
-    `train` is measured while the parameters move, on each batch before its step; `valid` after the epoch. `best_epoch` is the
-    index of the parameters that the model holds at the end.
+    `train` is measured while the parameters move, on each batch before its step; `valid` after the epoch. `best_epoch`
+    is the index of the parameters that the model holds at the end.
 
     Paper: Section 3.5
     Chapter: book/07_em
@@ -50,54 +60,49 @@ def fit(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     patience: int | None = None,
     seed: int = 0,
+    checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> History:
     """Train `model` on the rows of `x`, in place, by stochastic EM unless another `optimizer` is given.
 
     observed    bool, as in `Einet.forward`: what is missing is integrated out
     labels      (B,) classes, for a model with several: each row then trains its own root
-    valid       rows to validate on, as (x,), (x, observed) or (x, observed, labels) or just x; the best epoch's parameters are kept
+    valid       rows to validate on, as x, (x,), (x, observed) or (x, observed, labels): the parameters of the best
+                epoch are kept
     batch_size  rows a step, in a new random order every epoch; None is full-batch: one step an epoch
     lr, pseudocount   of `EM`, where no `optimizer` is given
     scheduler   of the `optimizer`, stepped after every epoch
     patience    stop after this many epochs without a better validation; None never stops early
     seed        of the order of the rows; the global random state is left alone
+    checkpoint  a file that is replaced after every epoch. Where it exists, training goes on from there, and ends with
+                the same parameters, bit for bit, as if it had never stopped; `load` reads the best model so far.
+                More `epochs` than before prolong a run; all else must be as it was, the initial parameters too
+
+    `ValueError` for settings or data out of range, or a checkpoint that is damaged or of another run.
 
     Paper: Section 3.5
     Chapter: book/07_em
     """
-    if epochs < 1 or (batch_size is not None and batch_size < 1) or (patience is not None and patience < 1):
-        raise ValueError(f"epochs, batch_size and patience must be at least 1, got {epochs}, {batch_size}, {patience}")
+    check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
     if (labels is None) != (model.num_classes == 1):
-        raise ValueError(f"labels must be given for a model with several classes and no other, this one has {model.num_classes}")
-    optimizer = EM(model, lr=lr, pseudocount=pseudocount) if optimizer is None else optimizer
-    train = _Rows(model, x, observed, labels)
-    held_out = None if valid is None else _Rows(model, *(valid if isinstance(valid, tuple) else (valid,)))
-
-    history, best, best_state = History(), -float("inf"), None
-    epochs_shown = _progress_bar(epochs, progress)
-    for epoch in epochs_shown:
-        start = time.perf_counter()
-        history.lr.append(optimizer.param_groups[0]["lr"])
-        history.train.append(_epoch(model, train, optimizer, batch_size, seed + epoch))
-        if scheduler is not None:
-            scheduler.step()
-        if held_out is not None:
-            history.valid.append(held_out.mean_log_density(model))
-        history.seconds.append(time.perf_counter() - start)
-
-        score = history.valid[-1] if held_out is not None else float(epoch)
-        if score > best:
-            best, history.best_epoch = score, epoch
-            if held_out is not None:
-                best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        if hasattr(epochs_shown, "set_postfix"):
-            epochs_shown.set_postfix(train=f"{history.train[-1]:.3f}", **({"valid": f"{history.valid[-1]:.3f}"} if held_out else {}))
-        if patience is not None and epoch - history.best_epoch >= patience:
+        raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
+    train = Rows(model, x, observed, labels)
+    held_out = None if valid is None else Rows(model, *(valid if isinstance(valid, tuple) else (valid,)))
+    run = _Run(model, EM(model, lr=lr, pseudocount=pseudocount) if optimizer is None else optimizer, scheduler)
+    if checkpoint is not None:
+        settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
+        run.resume(checkpoint, {**settings, "validation rows": held_out and held_out.digest()}, epochs)
+    bar = progress_bar(range(run.epoch, epochs), progress)
+    for _ in bar:
+        if run.is_over(patience):
             break
-    if best_state is not None:
-        model.load_state_dict(best_state)
-    return history
+        run.advance(train, held_out, batch_size, seed)
+        if checkpoint is not None:
+            run.save(checkpoint)
+        if progress:
+            bar.set_postfix(run.shown())
+    run.finish()
+    return run.history
 
 
 def log_density(model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, batch_size: int = 1000) -> Tensor:
@@ -106,44 +111,147 @@ def log_density(model: Einet | Mixture, x: Tensor, observed: Tensor | None = Non
     Paper: Section 2
     Chapter: book/07_em
     """
-    rows = _Rows(model, x, observed)
-    with torch.no_grad():
-        return torch.cat([rows.log_density(model, slice(i, i + batch_size)) for i in range(0, len(x), batch_size)])
+    check_positive(batch_size=batch_size)
+    return Rows(model, x, observed).log_densities(batch_size)
 
 
-class _Rows:
-    """A data set, checked once: rows, their masks and their labels."""
+class Rows:
+    """A data set for `model`, checked once: rows, their masks and their labels. Its data may be on another device."""
 
     def __init__(self, model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, labels: Tensor | None = None):
-        _, mask = model.as_input(x, observed)
-        self.each_row = mask is not None and mask.shape[1] > 1
-        self.x, self.observed, self.labels = x, observed, labels
-        if labels is not None and (labels.shape != x.shape[:1] or labels.min() < 0 or labels.max() >= model.num_classes):
-            raise ValueError(f"labels must be {len(x)} numbers from 0 to {model.num_classes - 1}, got {labels}")
+        self.model, self.x, self.observed, self.labels = model, x, observed, labels
+        first = x[:1] if isinstance(x, Tensor) and x.dim() else x
+        self.num_variables = len(model.as_input(first, None, check=False)[0])
+        self.masks_differ = isinstance(observed, Tensor) and observed.shape.numel() == len(x) * self.num_variables
+        for rows in self.slices(INFERENCE_ROWS):
+            model.as_input(*self.some(rows))
+        if labels is not None:
+            self._check_labels(labels)
 
-    def log_density(self, model: Einet | Mixture, rows) -> Tensor:
-        device = next(model.parameters()).device
-        observed = self.observed
-        if observed is not None:
-            observed = (observed[rows] if self.each_row else observed).to(device)
-        log_density = model(self.x[rows].to(device), observed, check=False)
+    def _check_labels(self, labels: Tensor) -> None:
+        classes, right = self.model.num_classes, labels.dtype == torch.int64 and labels.shape == self.x.shape[:1]
+        if not right or labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"labels must be {len(self.x)} int64 numbers from 0 to {classes - 1}, got {labels}")
+
+    def slices(self, size: int) -> Iterable[slice]:
+        return (slice(start, start + size) for start in range(0, len(self.x), size))
+
+    def some(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Some rows and their masks, where the model is."""
+        device = next(self.model.parameters()).device
+        observed = self.observed[rows] if self.masks_differ else self.observed
+        return self.x[rows].to(device), observed if observed is None else observed.to(device)
+
+    def log_density(self, rows: slice | Tensor) -> Tensor:
+        log_density = self.model(*self.some(rows), check=False)
         if self.labels is None:
             return log_density
-        return log_density.gather(1, self.labels[rows, None].to(device))[:, 0]
+        return log_density.gather(1, self.labels[rows, None].to(log_density.device))[:, 0]
 
-    def mean_log_density(self, model: Einet | Mixture, batch_size: int = 1000) -> float:
-        with torch.no_grad():
-            batches = [slice(i, i + batch_size) for i in range(0, len(self.x), batch_size)]
-            return torch.cat([self.log_density(model, rows) for rows in batches]).double().mean().item()
+    @torch.no_grad()
+    def log_densities(self, batch_size: int = INFERENCE_ROWS) -> Tensor:
+        return torch.cat([self.log_density(rows) for rows in self.slices(batch_size)])
+
+    def digest(self) -> str:
+        tensors = {"x": self.x, "observed": self.observed, "labels": self.labels}
+        return digest({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
-def _epoch(model: Einet | Mixture, rows: _Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int) -> float:
+class _Run:
+    """A training run between two epochs: all that the next one depends on, and the best parameters so far."""
+
+    def __init__(self, model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler):
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.history, self.best = History(), None
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history.train)
+
+    def is_over(self, patience: int | None) -> bool:
+        return patience is not None and self.epoch - 1 - self.history.best_epoch >= patience
+
+    def advance(self, train: Rows, held_out: Rows | None, batch_size: int | None, seed: int) -> None:
+        start, history = time.perf_counter(), self.history
+        history.lr.append(self.optimizer.param_groups[0]["lr"])
+        history.train.append(_epoch(train, self.optimizer, batch_size, seed + self.epoch))
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if held_out is not None:
+            history.valid.append(held_out.log_densities().double().mean().item())
+        history.seconds.append(time.perf_counter() - start)
+        self._keep_the_best()
+
+    def _keep_the_best(self) -> None:
+        history = self.history
+        if not history.valid:
+            history.best_epoch = self.epoch - 1
+        elif history.best_epoch < 0 or history.valid[-1] > history.valid[history.best_epoch]:
+            history.best_epoch = self.epoch - 1
+            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def shown(self) -> dict[str, str]:
+        last = {"train": self.history.train[-1:], "valid": self.history.valid[-1:]}
+        return {name: f"{value[0]:.3f}" for name, value in last.items() if value}
+
+    def finish(self) -> None:
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+
+    # On disk
+
+    def resume(self, path: str | os.PathLike, settings: dict, epochs: int) -> None:
+        """Go on from `path`, or, where there is no such file, begin it."""
+        self.settings = {
+            **settings,
+            "model": description(self.model, _families(self.model)),
+            "initial parameters": digest(self.model.state_dict()),
+            "optimizer": optimizer_state(self.optimizer)[0],
+            "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+        }
+        if not os.path.lexists(path):
+            self.save(path)  # now, so that a path where nothing can be written is found before an epoch is lost
+            return
+        content, tensors = read(path)
+        with refusals(path):
+            if "training" not in content:
+                raise ValueError("it is a model, and not what `fit` was doing")
+            check_same(content["training"]["settings"], self.settings)
+            self._restore(content, tensors)
+            if self.epoch > epochs:
+                raise ValueError(f"it has seen {self.epoch} epochs, more than epochs={epochs}")
+
+    def save(self, path: str | os.PathLike) -> None:
+        state, tensors = optimizer_state(self.optimizer)
+        current = self.model.state_dict()
+        best = current if self.best is None else self.best
+        if self.history.best_epoch < self.epoch - 1:
+            tensors |= {f"training.{name}": tensor for name, tensor in current.items()}
+        training = {"history": asdict(self.history), "settings": self.settings}
+        content = {"model": self.settings["model"], "optimizer": state, "training": training}
+        write(path, content, {**best, **tensors})
+
+    def _restore(self, content: dict, tensors: dict[str, Tensor]) -> None:
+        best = {name: tensors[name] for name in self.model.state_dict()}
+        current = {name: tensors.get(f"training.{name}", tensor) for name, tensor in best.items()}
+        self.model.load_state_dict(current)
+        self.history = History(**content["training"]["history"])
+        if self.history.valid:
+            self.best = {name: tensor.clone() for name, tensor in best.items()}
+        with warnings.catch_warnings():  # torch would warn that no step of the optimizer came first
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(self.epoch if self.scheduler else 0):
+                self.scheduler.step()
+        set_optimizer_state(self.optimizer, content["optimizer"], tensors)
+
+
+def _epoch(rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int) -> float:
     """One pass over the rows; the mean log-density as it was seen on the way."""
     order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(seed))
     total = 0.0
     optimizer.zero_grad()
-    for batch in order.split(batch_size or 500):
-        value = rows.log_density(model, batch).double().sum()
+    for batch in order.split(batch_size or GRADIENT_ROWS):
+        value = rows.log_density(batch).double().sum()
         rows_of_step = len(order) if batch_size is None else len(batch)
         (value if isinstance(optimizer, EM) else -value / rows_of_step).backward()
         total += value.item()
@@ -155,9 +263,31 @@ def _epoch(model: Einet | Mixture, rows: _Rows, optimizer: torch.optim.Optimizer
     return total / len(order)
 
 
-def _progress_bar(epochs: int, progress: bool):
+def _families(model: Einet | Mixture) -> set[type]:
+    networks = [module for module in model.modules() if isinstance(module, Einet)]
+    return {type(family) for network in networks for family in network.families}
+
+
+def check_same(there: dict, here: dict) -> None:
+    """`ValueError`, naming it, where a setting of the run on disk is not that of the run which wants to go on."""
+    for name, value in here.items():
+        if there.get(name) != value:
+            was, now = (f"{text[:60]}..." if len(text) > 60 else text for text in map(str, (there.get(name), value)))
+            raise ValueError(f"it is of another run: {name} was {was}, and is {now}")
+
+
+def check_positive(**settings: int | None) -> None:
+    """`ValueError` unless all are integers of at least 1, or None where that has a meaning."""
+    for name, value in settings.items():
+        if value is None and name in ("batch_size", "patience"):
+            continue
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def progress_bar(steps: Iterable, progress: bool, total: int | None = None, unit: str = "epoch"):
     if not progress:
-        return range(epochs)
+        return steps
     from tqdm.auto import tqdm  # here, so that `import einet` needs torch alone
 
-    return tqdm(range(epochs), unit="epoch")
+    return tqdm(steps, total=total, unit=unit)

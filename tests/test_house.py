@@ -18,14 +18,15 @@ TREES = {f: ast.parse(f.read_text(encoding="utf-8")) for f in FILES}
 
 # An import points to a lower layer, never up or sideways.
 LAYER = {
-    "graph": 0, "families": 0,
+    "graph": 0, "families": 0, "files": 0,
     "layers": 1, "structures": 1,
     "leaves": 2,
     "network": 3,
-    "mixture": 4, "em": 4,
-    "queries": 5, "sampling": 5, "checkpoint": 5,
-    "training": 6,
-    "inpaint": 7, "plotting": 7, "datasets": 7, "estimator": 7,
+    "mixture": 4, "em": 4, "trees": 4,
+    "explain": 5, "queries": 5, "sampling": 5, "checkpoint": 5,
+    "information": 6, "training": 6,
+    "clusters": 7,
+    "inpaint": 8, "plotting": 8, "datasets": 8, "estimator": 8,
 }  # fmt: skip
 
 CHAPTERS = {
@@ -138,7 +139,8 @@ print(json.dumps([seconds, new, torch.cuda.is_initialized()]))
     tops = {name.partition(".")[0] for name in new}
     ours = {name.split(".")[1] for name in new if name.startswith("einet.")}
     assert tops - set(sys.stdlib_module_names) <= {"einet", "safetensors", "torch", "numpy"}
-    assert {m for m in ours if LAYER[m] == 7} == set(), "the top layer is loaded by whoever asks for it"
+    top = max(LAYER.values())
+    assert {m for m in ours if LAYER[m] == top} == set(), "the top layer is loaded by whoever asks for it"
     assert not woken
     assert seconds < 0.2, f"{seconds:.2f} s"
 

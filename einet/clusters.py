@@ -1,0 +1,175 @@
+"""A mixture for images: k-means clusters, and a network for each.
+
+    mixture = fit_mixture(x, 100, graph, Normal(channels=3), num_sums=40, checkpoint_folder="faces")
+
+Paper: Section 4.2
+Chapter: book/10_images
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from einet.families import ExponentialFamily
+from einet.files import read, refusals, write
+from einet.graph import RegionGraph
+from einet.mixture import Mixture
+from einet.network import Einet
+from einet.training import Rows, check_positive, check_same, fit, progress_bar
+
+
+def fit_mixture(
+    x: Tensor,
+    num_components: int,
+    graph: RegionGraph,
+    leaf: ExponentialFamily | dict[ExponentialFamily, Sequence[int]],
+    observed: Tensor | None = None,
+    *,
+    num_sums: int = 10,
+    num_leaves: int | None = None,
+    epochs: int = 10,
+    batch_size: int | None = 100,
+    lr: float = 0.5,
+    pseudocount: float = 0.0,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    processes: int = 1,
+    checkpoint_folder: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Mixture:
+    """A `Mixture` as in the paper: k-means clusters, a network trained on each by `fit`, cluster shares as weights.
+
+    observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
+    num_sums, num_leaves   of `Einet`
+    epochs, batch_size, lr, pseudocount   of `fit`
+    seed        of the clusters, of the networks' parameters (seed + 0, seed + 1, ...) and of the orders of rows
+    device      where the networks are trained; `x` may be elsewhere
+    processes   with more than one, clusters are trained in parallel, on one thread each, and the result is that of a
+                sequential run on one thread. Scripts then need `if __name__ == "__main__":`
+    checkpoint_folder   where clusters and networks are kept, so that after a `kill -9` the same call goes on
+
+    Clusters without rows, as duplicates cause them, are left out: there may be fewer components than asked for. EM of
+    the whole mixture may follow: `fit(mixture, x)`. Needs scikit-learn. `ValueError` as for `Einet` and `fit`.
+
+    Paper: Section 4.2
+    Chapter: book/10_images
+    """
+    check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
+    rows = Rows(Einet(graph, leaf, num_sums=1, seed=0), x, observed)
+    if num_components > len(x):
+        raise ValueError(f"num_components must be at most the number of rows, {len(x)}, got {num_components}")
+    folder = None if checkpoint_folder is None else Path(checkpoint_folder)
+    clusters = _clusters(rows, num_components, seed, folder)
+    training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "pseudocount": pseudocount, "seed": seed}
+    networks = [(graph, leaf, num_sums, num_leaves, 1, seed + c) for c in range(len(clusters))]
+    files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
+    jobs = (
+        (network, *_arrays(rows, cluster), str(device), {**training, "checkpoint": file})
+        for network, cluster, file in zip(networks, clusters, files, strict=True)
+    )
+    states = progress_bar(_results(jobs, processes), progress, len(clusters), "component")
+    components = [_network(*each) for each in zip(networks, states, strict=True)]
+    return Mixture(components, [len(cluster) / len(x) for cluster in clusters]).to(device)
+
+
+# Clusters
+
+
+def _clusters(rows: Rows, num_clusters: int, seed: int, folder: Path | None) -> list[Tensor]:
+    """The rows of each cluster that has any; kept in the folder, since k-means need not come out the same elsewhere."""
+    if folder is None:
+        labels = _k_means(rows, num_clusters, seed)
+    else:
+        labels = _kept(folder, {"num_components": num_clusters, "seed": seed, "rows": rows.digest()}, rows)
+    clusters = [(labels == c).nonzero()[:, 0] for c in range(num_clusters)]
+    return [cluster for cluster in clusters if len(cluster)]
+
+
+def _kept(folder: Path, settings: dict, rows: Rows) -> Tensor:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "clusters.safetensors"
+    if not path.exists():
+        labels = _k_means(rows, settings["num_components"], settings["seed"])
+        write(path, {"clusters": settings}, {"labels": labels})
+        return labels
+    content, tensors = read(path)
+    with refusals(path):
+        check_same(content["clusters"], settings)
+        return tensors["labels"].clone()
+
+
+def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:
+    """The cluster of each row. On one thread: the order in which several add up would change the last bits."""
+    from sklearn.cluster import KMeans  # here, so that `import einet` needs torch alone
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "openmp"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters
+        labels = KMeans(num_clusters, random_state=seed % 2**32).fit_predict(_filled(rows).numpy())
+    return torch.from_numpy(labels).long()
+
+
+def _filled(rows: Rows) -> Tensor:
+    """Rows as vectors (B, D C), what is missing replaced by the mean of what is there."""
+    x = rows.x.detach().cpu().flatten(1).float()
+    if rows.observed is None:
+        return x
+    observed = rows.observed.cpu().reshape(-1, rows.num_variables)
+    observed = observed.repeat_interleave(x.shape[1] // rows.num_variables, 1).expand(x.shape)
+    mean = torch.where(observed, x, 0).sum(0) / observed.sum(0).clamp_min(1)
+    return torch.where(observed, x, mean)
+
+
+# One network a cluster, here or in other processes
+
+
+def _train(job: tuple) -> dict:
+    """The parameters of one network, trained on one cluster, as arrays: those pass between processes by value."""
+    network, x, observed, device, training = job
+    model = Einet(*network).to(device)
+    observed = None if observed is None else torch.from_numpy(observed)
+    fit(model, torch.from_numpy(x), observed, progress=False, **training)
+    return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+
+
+def _arrays(rows: Rows, cluster: Tensor) -> tuple:
+    return tuple(None if part is None else part.detach().cpu().numpy() for part in rows.some(cluster))
+
+
+def _network(arguments: tuple, state: dict) -> Einet:
+    network = Einet(*arguments)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    return network
+
+
+def _results(jobs: Iterable[tuple], processes: int) -> Iterator[dict]:
+    """`_train` of each job, in order."""
+    if processes == 1:
+        yield from map(_train, jobs)
+        return
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin_process)
+    try:
+        yield from pool.map(_train, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_process() -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Whoever kills the parent means its helpers too: they would go on, and then wait for work forever."""
+    parent_process().join()
+    os._exit(1)
