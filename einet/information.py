@@ -1,0 +1,235 @@
+"""How much there is to know: entropy, divergence, mutual information, in nats.
+
+Densities and small marginals are exact; an expectation over all variables is sampled, or bounded.
+
+Paper: not in it; its densities and marginals make these possible
+Chapter: book/12_queries
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from einet.families import ExponentialFamily, Normal
+from einet.layers import Scaled
+from einet.mixture import Mixture
+from einet.network import Einet
+from einet.queries import conditional_marginals, log_marginal
+from einet.sampling import sample
+from einet.trees import PORTION, left_and_right, networks_of, table_of, upward, values_of
+
+# Enumerating more joint values than this is a mistake, not a question.
+MOST_WORLDS = 2**16
+
+
+class Estimate(NamedTuple):
+    """A mean over samples, in nats, and its standard error.
+
+    Paper: not in it; the usual Monte Carlo estimate
+    Chapter: book/12_queries
+    """
+
+    value: float
+    standard_error: float
+
+
+def kl(
+    p: Einet | Mixture, q: Einet | Mixture, num_samples: int = 10_000, generator: torch.Generator | None = None
+) -> Estimate:
+    """KL(p || q) = E_p[log p(x) - log q(x)], in nats, estimated without bias from samples of p.
+
+    `ValueError` unless num_samples >= 2 and both have one class and the same number of variables and channels, and
+    where a sample of p is outside the support of q.
+
+    Paper: not in it; the densities are exact, the expectation is sampled
+    Chapter: book/12_queries
+    """
+    _check_one_class(q)
+    x = _samples(p, num_samples, generator)
+    return _estimate(log_marginal(p, x).double() - log_marginal(q, x).double())
+
+
+def entropy(model: Einet | Mixture, num_samples: int = 10_000, generator: torch.Generator | None = None) -> Estimate:
+    """H = -E[log p(x)], in nats, estimated without bias from samples; `entropy_bounds` has bounds without sampling.
+
+    `ValueError` unless num_samples >= 2 and the model has one class.
+
+    Paper: not in it; the densities are exact, the expectation is sampled
+    Chapter: book/12_queries
+    """
+    return _estimate(-log_marginal(model, _samples(model, num_samples, generator)).double())
+
+
+def _samples(model: Einet | Mixture, num_samples: int, generator: torch.Generator | None) -> Tensor:
+    if not isinstance(num_samples, int) or num_samples < 2:
+        raise ValueError(f"a standard error needs at least 2 samples, got num_samples={num_samples!r}")
+    _check_one_class(model)
+    return sample(model, num_samples, generator)
+
+
+def _check_one_class(model: Einet | Mixture) -> None:
+    if model.num_classes != 1:
+        raise ValueError(f"the model must have one class, got {model.num_classes}")
+
+
+def _estimate(each: Tensor) -> Estimate:
+    return Estimate(each.mean().item(), (each.std() / len(each) ** 0.5).item())
+
+
+# Bounds on the entropy
+
+
+class Bounds(NamedTuple):
+    """lower <= value <= upper, in nats.
+
+    Paper: not in it
+    Chapter: book/12_queries
+    """
+
+    lower: float
+    upper: float
+
+
+@torch.no_grad()
+def entropy_bounds(model: Einet | Mixture) -> Bounds:
+    """H(x | z) <= H(x) <= min(H(x, z), sum_d H(x_d)), exactly and without sampling.
+
+    z is the induced tree that x comes from (see `trees`), and both sides follow from one pass up, for every entry
+
+        H(x | z) = sum_ij W_ij (H_i + H_j),     H(x, z) the same - sum_ij W_ij log W_ij
+
+    The gap is at most H(z), which is large in a large circuit. There the second upper bound helps: entropies of single
+    variables, from `conditional_marginals` given nothing; for a Normal that of a normal density of the same variance.
+
+    `ValueError` unless the model has one class and its families are Normal or discrete.
+
+    Paper: not in it; latent variables as in Section 3.5
+    Chapter: book/12_queries
+    """
+    _check_one_class(model)
+    given_tree, joint = torch.stack([_entropies(network) for network in networks_of(model)], 1)
+    if isinstance(model, Mixture):  # one more choice, at the top
+        weights = model.weights.double()
+        given_tree, joint = weights * given_tree, weights * joint - torch.xlogy(weights, weights)
+    return Bounds(given_tree.sum().item(), min(joint.sum().item(), _sum_of_entropies(model)))
+
+
+def _entropies(network: Einet) -> Tensor:
+    """H(x | z) and H(x, z): the two columns of an upward pass whose values are entropies."""
+    zeros = network.leaves.parts[0].phi.new_zeros(network.leaves.num_nodes, network.num_leaves, dtype=torch.float64)
+    for part in network.leaves.parts:
+        of_pair = _entropy_of(part.family, part.phi.double()).sum(1)  # (P, K)
+        for rows, pairs, variables in part.groups():
+            zeros.index_add_(0, rows, of_pair[pairs].unflatten(0, variables.shape).sum(1))
+    leaves = Scaled(zeros[..., None].repeat(1, 1, 2), zeros.new_zeros(len(zeros), 2))
+    root = upward(network, leaves, _sum_of_pairs, _sum_of_partitions).outputs[-1].value[0, 0]
+    # The empty child of a root that is a leaf has value 1, its density; its entropy is 0.
+    return root - 1 if network.graph.root in network.graph.leaves else root
+
+
+def _sum_of_pairs(layer, *children: Scaled) -> Scaled:
+    left, right = left_and_right(children)
+    weights = layer.weights.double().unflatten(2, (layer.num_left, layer.num_right))
+    entropies = weights.sum(3) @ left.value + weights.sum(2) @ right.value
+    entropies[..., 1] -= torch.xlogy(weights, weights).sum((2, 3))
+    return Scaled(entropies, left.log_scale)
+
+
+def _sum_of_partitions(layer, partitions: Scaled) -> Scaled:
+    weights = layer.weights.double()
+    entropies = (weights[..., None] * partitions.value.unflatten(0, weights.shape[:2])).sum(1)
+    entropies[..., 1] -= torch.xlogy(weights, weights).sum(1)
+    return Scaled(entropies, partitions.log_scale[: len(weights)])
+
+
+def _entropy_of(family: ExponentialFamily, phi: Tensor) -> Tensor:
+    """The entropy of each density of a family, phi (|T|, P, C, K) -> (P, C, K)."""
+    if isinstance(family, Normal):
+        return _of_normal(family.variance(phi))
+    if values_of(family) is None:
+        raise ValueError(f"bounds on the entropy know Normal and discrete families, got {family}")
+    step = max(1, PORTION // (values_of(family) * phi[0, 0].numel()))
+    return torch.cat([_of_table(table_of(family, some)) for some in phi.split(step, 1)])
+
+
+def _of_normal(variance: Tensor) -> Tensor:
+    return 0.5 * torch.log(2 * math.pi * math.e * variance)
+
+
+def _of_table(probabilities: Tensor, dim: int = 0) -> Tensor:
+    return -torch.xlogy(probabilities, probabilities).sum(dim)
+
+
+def _sum_of_entropies(model: Einet | Mixture) -> float:
+    """sum_d H(x_d), or more: among all densities of one variance the normal one has the largest entropy."""
+    network = networks_of(model)[0]
+    num_variables = network.graph.num_variables
+    phi = network.leaves.parts[0].phi
+    x = phi.new_zeros(1, num_variables, network.channels, dtype=torch.float64)
+    marginals = conditional_marginals(model, x, torch.zeros(num_variables, dtype=torch.bool, device=phi.device))
+    total = torch.zeros_like(x)
+    for family, variables in network.families.items():
+        if isinstance(family, Normal):
+            total[:, variables] = _of_normal(marginals.variance()[:, variables])
+        else:
+            total[:, variables] = _of_table(marginals.probabilities()[:, variables], -1)
+    return total.sum().item()
+
+
+# Mutual information
+
+
+def mutual_information(model: Einet | Mixture, a: Sequence[int], b: Sequence[int]) -> float:
+    """I(a; b) = sum over the values of x_a and x_b of p(x_a, x_b) log(p(x_a, x_b) / p(x_a) p(x_b)), in nats, exactly.
+
+    a, b   disjoint, non-empty sets of discrete variables, with at most 65536 joint values: all are enumerated, the
+           other variables integrated out
+
+    `ValueError` where they are not, or the model has several classes.
+
+    Paper: not in it; marginals as in Section 2
+    Chapter: book/12_queries
+    """
+    _check_one_class(model)
+    a, b = list(a), list(b)
+    supports = [support for d in a + b for support in _supports(model, a, b, d)]
+    if math.prod(supports) > MOST_WORLDS:
+        raise ValueError(f"{a} and {b} have {math.prod(supports)} joint values, at most {MOST_WORLDS} are enumerated")
+    joint = _joint(model, a + b, torch.tensor(list(product(*map(range, supports))), dtype=torch.float64))
+    of_a = math.prod(supports[: len(a) * networks_of(model)[0].channels])
+    joint = (joint / joint.sum()).view(of_a, -1)
+    information = _of_table(joint.sum(1)) + _of_table(joint.sum(0)) - _of_table(joint.flatten())
+    return max(0.0, information.item())
+
+
+def _supports(model: Einet | Mixture, a: list[int], b: list[int], variable: int) -> list[int]:
+    """The number of values of each channel of a variable."""
+    network = networks_of(model)[0]
+    if not a or not b or len({*a, *b}) < len(a) + len(b):
+        raise ValueError(f"a and b must be non-empty, disjoint and without repetition, got {a} and {b}")
+    for family, variables in network.families.items():
+        if variable in variables:
+            if values_of(family) is None:
+                raise ValueError(f"values are enumerated, so variables must be discrete, got {variable}: {family}")
+            return [values_of(family)] * network.channels
+    raise ValueError(f"variables are from 0 to {network.graph.num_variables - 1}, got {variable}")
+
+
+def _joint(model: Einet | Mixture, variables: list[int], worlds: Tensor) -> Tensor:
+    """p(x_variables = world) of each world (W, channels * variables): (W,), in float64."""
+    network = networks_of(model)[0]
+    device = network.leaves.parts[0].phi.device
+    observed = torch.zeros(network.graph.num_variables, dtype=torch.bool)
+    observed[variables] = True
+    log_probabilities = []
+    for some in worlds.split(1024):
+        x = some.new_zeros(len(some), network.graph.num_variables, network.channels)
+        x[:, variables] = some.view(len(some), len(variables), -1)
+        log_probabilities.append(log_marginal(model, x.to(device), observed.to(device)))
+    return torch.cat(log_probabilities).double().exp()

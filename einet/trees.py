@@ -1,0 +1,302 @@
+"""The passes of a query: up through the circuit, and down along the trees it is a sum of.
+
+A circuit is a mixture of *induced trees*: starting at the root, choose one partition and one pair of entries (i, j) at
+every sum, and go on at entry i on the left and entry j on the right, down to one entry of each leaf region met. A
+sample is a tree drawn with its posterior probability, then its leaves drawn; an explanation is a tree chosen by maxima,
+then the modes of its leaves. Both walk down level by level, for all samples and all nodes of a level at once.
+
+Paper: Section 2
+Chapter: book/12_queries
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from einet.families import Binomial, Categorical, ExponentialFamily
+from einet.layers import Scaled
+from einet.network import Constant, Einet, Level
+
+# Temporaries of a query hold about this many numbers; 2^22 doubles are 32 MiB.
+PORTION = 2**22
+
+
+class Passed(NamedTuple):
+    """An upward pass: the vectors of every level, leaves first, and those of the partitions of every inner level."""
+
+    outputs: list[Scaled]
+    partitions: list[Scaled]
+
+
+class Visits(NamedTuple):
+    """Sample `sample` uses entry `entry` of the region or partition in row `row` of a level: three tensors (A,)."""
+
+    row: Tensor
+    sample: Tensor
+    entry: Tensor
+
+    def of(self, which: Tensor) -> Visits:
+        return Visits(*(part[which] for part in self))
+
+
+# (odds (U, n), which (A,)) -> the choice, from 0 to n - 1, of each visit (A,), by the odds in row `which`
+Pick = Callable[[Tensor, Tensor], Tensor]
+
+
+# Upward
+
+
+def upward(network: Einet, leaves: Scaled, einsum: Callable | None = None, mixing: Callable | None = None) -> Passed:
+    """The vectors of all levels and partitions. Other sums than the layers' own make other passes, as of maxima.
+
+    einsum(layer, *children) and mixing(layer, partitions) -> Scaled stand in for the layers where given. A root that is
+    a leaf has an empty right child, of density 1.
+    """
+    passed = Passed([leaves], [])
+    for level in network.levels:
+        sums = []
+        for layer, sides in zip(level.einsums, level.children_of, strict=True):
+            children = [side(passed.outputs) for side in sides]
+            sums.append(layer(*children) if einsum is None else einsum(layer, *children))
+        partitions = _joined(sums)
+        if level.order is not None:
+            partitions = Scaled(*(part.index_select(0, level.order) for part in partitions))
+        single, *groups = _by_region(level, partitions)
+        mixed = [m(g) if mixing is None else mixing(m, g) for m, g in zip(level.mixings, groups, strict=True)]
+        passed.partitions.append(partitions)
+        passed.outputs.append(_joined(([single] if level.num_single else []) + mixed))
+    return passed
+
+
+def _by_region(level: Level, partitions: Scaled) -> list[Scaled]:
+    """The regions with one partition, then what each mixing layer mixes."""
+    sizes = [level.num_single, *(mixing.weights.shape[:2].numel() for mixing in level.mixings)]
+    return [Scaled(*group) for group in zip(*(part.split(sizes) for part in partitions), strict=True)]
+
+
+def left_and_right(children: Sequence[Scaled]) -> Sequence[Scaled]:
+    """What an einsum layer gets: two `Scaled`, or one that is all left children and, below them, all right ones."""
+    return children if len(children) == 2 else list(map(Scaled, *(part.chunk(2) for part in children[0])))
+
+
+def _joined(parts: list[Scaled]) -> Scaled:
+    return parts[0] if len(parts) == 1 else Scaled(*map(torch.cat, zip(*parts, strict=True)))
+
+
+# Downward
+
+
+def descend(
+    network: Einet, entry: Tensor, pick: Pick, passed: Passed | None = None, row: Tensor | None = None
+) -> Visits:
+    """From the root's entry of each sample (N,) down one tree each; the leaves that are met, and in which entries.
+
+    The odds of a partition p are w_p S_p, and those of a pair W_kij left_i right_j, the values being those of `passed`
+    in its column `row` (N,), the evidence of each sample. Without evidence all values are 1, and no pass is needed.
+    """
+    descent = _Descent(network, pick, passed, row)
+    nothing = torch.zeros_like(entry)
+    descent.found[-1].append(Visits(nothing, torch.arange(len(entry), device=entry.device), entry))
+    for depth in reversed(range(len(network.levels))):
+        descent.step(depth)
+    return Visits(*map(torch.cat, zip(*descent.found[0], strict=True)))
+
+
+class _Descent:
+    """`found` collects, for each level, the visits that the levels above it make there."""
+
+    def __init__(self, network: Einet, pick: Pick, passed: Passed | None, row: Tensor | None):
+        self.network, self.pick, self.passed, self.row = network, pick, passed, row
+        inner = [level.num_single + sum(len(mixing.weights) for mixing in level.mixings) for level in network.levels]
+        self.sizes = [network.leaves.num_nodes, *inner]
+        self.found: list[list[Visits]] = [[] for _ in self.sizes]
+
+    def step(self, depth: int) -> None:
+        """Pass the visits of one level on to its children."""
+        if not self.found[depth + 1]:
+            return  # no sample came here: regions below several others are met in some trees only
+        level, above = self.network.levels[depth], Visits(*map(torch.cat, zip(*self.found[depth + 1], strict=True)))
+        self.found[depth + 1] = []
+        visits = above._replace(row=self._partitions(depth, above))
+        if level.order is not None:
+            visits = visits._replace(row=level.order[visits.row])
+        first = 0
+        for layer, sides in zip(level.einsums, level.children_of, strict=True):
+            inside = (visits.row >= first) & (visits.row < first + len(layer.weights))
+            own = visits if len(level.einsums) == 1 else visits.of(inside.nonzero()[:, 0])
+            self._pairs(layer, sides, own._replace(row=own.row - first))
+            first += len(layer.weights)
+
+    def _partitions(self, depth: int, visits: Visits) -> Tensor:
+        """A partition for each visit to a region."""
+        level, chosen = self.network.levels[depth], visits.row.clone()
+        groups = [None] * (1 + len(level.mixings))
+        if self.passed is not None:
+            groups = _by_region(level, self.passed.partitions[depth])
+        region = partition = level.num_single
+        for mixing, group in zip(level.mixings, groups[1:], strict=True):
+            num_nodes, num_partitions, _ = mixing.weights.shape
+            own = ((visits.row >= region) & (visits.row < region + num_nodes)).nonzero()[:, 0]
+            here = visits.of(own)
+            here = here._replace(row=here.row - region)
+            choice = self._choose(here, num_partitions, lambda *key, m=mixing, g=group: _odds_of_partitions(m, g, *key))
+            chosen[own] = partition + here.row * num_partitions + choice
+            region, partition = region + num_nodes, partition + num_nodes * num_partitions
+        return chosen
+
+    def _pairs(self, layer, sides, visits: Visits) -> None:
+        """A pair of entries for each visit to a partition: its children are visited in them."""
+        if not len(visits.row):
+            return
+        left = right = None
+        if self.passed is not None:
+            children = [side(self.passed.outputs).value for side in sides]
+            left, right = children if len(children) == 2 else children[0].chunk(2)
+        width = layer.num_left * layer.num_right
+        pair = self._choose(visits, width, lambda *key: _odds_of_pairs(layer, left, right, *key))
+        below = len(layer.weights) if len(sides) == 1 else 0
+        self._visit(sides[0], visits._replace(entry=pair // layer.num_right))
+        self._visit(sides[-1], Visits(visits.row + below, visits.sample, pair % layer.num_right))
+
+    def _visit(self, side, visits: Visits) -> None:
+        if isinstance(side, Constant):
+            return
+        visits, first = visits._replace(row=side.rows[visits.row]), 0
+        for source in side.sources:
+            inside = (visits.row >= first) & (visits.row < first + self.sizes[source])
+            own = visits if len(side.sources) == 1 else visits.of(inside.nonzero()[:, 0])
+            if len(own.row):
+                self.found[source].append(own._replace(row=own.row - first))
+            first += self.sizes[source]
+
+    def _choose(self, visits: Visits, width: int, odds: Callable) -> Tensor:
+        """One of `width` choices for each visit. Visits to one entry for one row of evidence share their odds."""
+        entries, rows, evidence = max(self.network.num_sums, self.network.num_classes), 1, 0
+        if self.row is not None:
+            rows, evidence = self.passed.outputs[0].value.shape[2], self.row[visits.sample]
+        key, order = ((visits.row * entries + visits.entry) * rows + evidence).sort()
+        distinct, which, counts = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
+        end, chosen = [0, *counts.cumsum(0).tolist()], torch.empty_like(key)
+        step = max(1, PORTION // width)
+        for start in range(0, len(distinct), step):
+            some = distinct[start : start + step]
+            visited = slice(end[start], end[start + len(some)])
+            table = odds(some // (entries * rows), some // rows % entries, some % rows)
+            chosen[order[visited]] = self.pick(table, which[visited] - start)
+        return chosen
+
+
+def _odds_of_partitions(layer, partitions: Scaled | None, node: Tensor, entry: Tensor, row: Tensor) -> Tensor:
+    """w_p S_p exp(its scale), relative to the largest scale: (U, P)."""
+    odds = layer.weights[node, :, entry]
+    if partitions is None:
+        return odds
+    shape = layer.weights.shape[:2]
+    scale = partitions.log_scale.unflatten(0, shape)[node, :, row]
+    relative = torch.exp(scale - scale.amax(1, keepdim=True)).to(odds.dtype)
+    return odds * relative * partitions.value.unflatten(0, shape)[node, :, entry, row]
+
+
+def _odds_of_pairs(layer, left: Tensor | None, right: Tensor | None, node: Tensor, entry: Tensor, row: Tensor):
+    """W_kij left_i right_j: (U, K * K')."""
+    odds = layer.weights[node, entry]
+    if left is None:
+        return odds
+    pairs = odds.view(-1, layer.num_left, layer.num_right) * left[node, :, row][:, :, None]
+    return (pairs * right[node, :, row][:, None]).flatten(1)
+
+
+# At the leaves
+
+
+def values(network: Einet, visits: Visits, num_samples: int, value: Callable) -> Tensor:
+    """(N, D, C): `value(family, phi)` of every variable, phi (|T|, ...) being that of the leaf entry a sample uses."""
+    shape = (num_samples * network.graph.num_variables, network.channels)
+    found = network.leaves.parts[0].phi.new_empty(shape)
+    for part in network.leaves.parts:
+        for rows, pairs, variables in part.groups():
+            phi = part.phi[:, pairs].unflatten(1, (len(rows), -1))  # (T, L, s, C, K)
+            table = phi.permute(1, 4, 0, 2, 3).flatten(0, 1)  # (L * K, T, s, C)
+            node_of = rows.new_full((network.leaves.num_nodes,), -1)
+            node_of[rows] = torch.arange(len(rows), device=rows.device)
+            inside = (node_of[visits.row] >= 0).nonzero()[:, 0]
+            for own in map(visits.of, inside.split(max(1, PORTION // table[0].numel()))):
+                node = node_of[own.row]
+                drawn = value(part.family, table[node * network.num_leaves + own.entry].movedim(1, 0))  # (A, s, C)
+                places = own.sample[:, None] * network.graph.num_variables + variables[node]
+                found[places.flatten()] = drawn.flatten(0, 1)
+    return found.view(num_samples, -1, network.channels)
+
+
+# What queries take and return
+
+
+def values_of(family: ExponentialFamily) -> int | None:
+    """How many values a discrete family has, 0, 1, ...; None where they are not finitely many."""
+    if isinstance(family, Categorical):
+        return family.categories
+    return family.total + 1 if isinstance(family, Binomial) else None
+
+
+def table_of(family: ExponentialFamily, phi: Tensor) -> Tensor:
+    """P(x = v) for each value v of a discrete family and each of its parameters, phi (|T|, ...) -> (V, ...)."""
+    value = torch.arange(values_of(family), dtype=phi.dtype, device=phi.device)
+    return torch.exp(family.log_density(value.view(-1, *[1] * (phi.dim() - 1)), phi[:, None]))
+
+
+def result_dtype(network: Einet, x: Tensor) -> torch.dtype:
+    """The dtype of completed rows: that of `x` where it holds every value of the families, else the network's."""
+    if x.is_floating_point():
+        return x.dtype
+    most = 1 if x.dtype == torch.bool else torch.iinfo(x.dtype).max
+    counts = [values_of(family) for family in network.families]
+    fits = all(count is not None and count - 1 <= most for count in counts)
+    return x.dtype if fits else network.leaves.parts[0].phi.dtype
+
+
+def as_labels(num_classes: int, labels: Tensor | int | None, count: int, device: torch.device) -> Tensor:
+    """(count,) classes; zeros for a model with a single one. `ValueError` where they do not fit the model."""
+    if (labels is None) != (num_classes == 1):
+        raise ValueError(f"labels are for models with several classes, and needed there; this one has {num_classes}")
+    labels = torch.as_tensor(0 if labels is None else labels, device=device)
+    if labels.is_floating_point() or labels.is_complex() or labels.shape not in ((), (count,)):
+        raise ValueError(f"labels must be one integer or {count}, got {labels.dtype} of shape {tuple(labels.shape)}")
+    if (labels < 0).any() or (labels >= num_classes).any():
+        raise ValueError(f"labels must be from 0 to {num_classes - 1}, got {labels.tolist()}")
+    return labels.long().expand(count)
+
+
+def as_evidence(model, x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """`model.as_input`, for queries that need a mask: (D, C, B), and (D, B) or (D, 1)."""
+    if observed is None:
+        raise ValueError("observed must be a bool tensor, got None")
+    return model.as_input(x, observed)
+
+
+def portions(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """(rows, x, observed) in portions of rows whose upward passes fit a bounded memory. Inside layout, (D, C, B)."""
+    a_row = 0
+    for network in networks_of(model):
+        weights = [layer.weights for level in network.levels for layer in level.einsums]
+        a_row += network.leaves.num_nodes * network.num_leaves + sum(w.shape[:2].numel() for w in weights)
+    step = max(1, 4 * PORTION // a_row)
+    for start in range(0, x.shape[2], step):
+        some = slice(start, min(start + step, x.shape[2]))
+        same = observed is None or observed.shape[1] == 1
+        yield some, x[:, :, some], observed if same else observed[:, some]
+
+
+def networks_of(model) -> list[Einet]:
+    """The components of a mixture, or the network alone."""
+    return list(getattr(model, "components", (model,)))
+
+
+def check_evidence(log_density: Tensor) -> None:
+    """`ValueError` where a row's evidence has density 0: nothing follows from what cannot be."""
+    impossible = (~torch.isfinite(log_density)).nonzero()
+    if len(impossible):
+        raise ValueError(f"row {impossible[0, 0].item()} has density 0, and so has no conditional density")
