@@ -256,6 +256,9 @@ def _checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple
         if not isinstance(family, ExponentialFamily):
             raise ValueError(f"leaf must be a family such as einet.Normal(), or a dict of them, got {family!r}")
     families = {family: tuple(sorted(variables)) for family, variables in families.items()}
+    idle = [family for family, variables in families.items() if not variables]
+    if idle:
+        raise ValueError(f"leaf must name at least one variable for each family, got none for {idle[0]}")
     named = sorted(variable for variables in families.values() for variable in variables)
     if named != list(range(num_variables)):
         raise ValueError(f"leaf must name each variable from 0 to {num_variables - 1} once, got {named}")
@@ -268,7 +271,7 @@ def _checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple
 def _batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] | None) -> Tensor:
     """x as (D, C, B), contiguous. One channel may go without its axis."""
     if not isinstance(x, Tensor) or x.is_complex():
-        raise ValueError(f"x must be a real tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+        raise ValueError(f"x must be a real tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
     shapes = [(variables, channels)] + ([(*grid, channels)] if grid else [])
     if channels == 1:
         shapes += [shape[:-1] for shape in shapes]
@@ -283,7 +286,8 @@ def _batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] 
 def _mask_last(observed: Tensor, variables: int, batch: int, grid: tuple[int, ...] | None) -> Tensor:
     """observed as (D, B), or (D, 1) where it is the same for all rows."""
     if not isinstance(observed, Tensor) or observed.dtype != torch.bool:
-        raise ValueError(f"observed must be a bool tensor, got {getattr(observed, 'dtype', type(observed).__name__)}")
+        kind = observed.dtype if isinstance(observed, Tensor) else type(observed).__name__
+        raise ValueError(f"observed must be a bool tensor, got {kind}")
     shapes = [(variables,)] + ([tuple(grid)] if grid else [])
     shapes += [(batch, *shape) for shape in shapes]
     if tuple(observed.shape) not in shapes:
