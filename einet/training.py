@@ -84,10 +84,10 @@ def fit(
     Chapter: book/07_em
     """
     check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
-    if (labels is None) != (model.num_classes == 1):
-        raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     train = Rows(model, x, observed, labels)
     held_out = None if valid is None else Rows(model, *(valid if isinstance(valid, tuple) else (valid,)))
+    if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
+        raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     run = _Run(model, EM(model, lr=lr, pseudocount=pseudocount) if optimizer is None else optimizer, scheduler)
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
@@ -122,15 +122,17 @@ class Rows:
         self.model, self.x, self.observed, self.labels = model, x, observed, labels
         first = x[:1] if isinstance(x, Tensor) and x.dim() else x
         self.num_variables = len(model.as_input(first, None, check=False)[0])
-        self.masks_differ = isinstance(observed, Tensor) and observed.shape.numel() == len(x) * self.num_variables
+        # Not by size alone: a lone row may come with one mask (D,), and a grid have as many lines as there are rows.
+        per_row = isinstance(observed, Tensor) and observed.shape.numel() == len(x) * self.num_variables
+        self.masks_differ = per_row and observed.shape[:1] == x.shape[:1]
         for rows in self.slices(INFERENCE_ROWS):
             model.as_input(*self.some(rows))
         if labels is not None:
             self._check_labels(labels)
 
     def _check_labels(self, labels: Tensor) -> None:
-        classes, right = self.model.num_classes, labels.dtype == torch.int64 and labels.shape == self.x.shape[:1]
-        if not right or labels.min() < 0 or labels.max() >= classes:
+        classes, right = self.model.num_classes, isinstance(labels, Tensor) and labels.dtype == torch.int64
+        if not right or labels.shape != self.x.shape[:1] or labels.min() < 0 or labels.max() >= classes:
             raise ValueError(f"labels must be {len(self.x)} int64 numbers from 0 to {classes - 1}, got {labels}")
 
     def slices(self, size: int) -> Iterable[slice]:
