@@ -495,6 +495,13 @@ def test_one_mask_over_a_grid_with_as_many_lines_as_there_are_rows(image):
     torch.testing.assert_close(einet.log_density(model, image(x), observed, batch_size=3), model(x, observed))
 
 
+@pytest.mark.parametrize("observed", [torch.arange(6) < 4, torch.arange(6)[None] < 4], ids=["shared", "each"])
+def test_a_lone_row_with_its_mask(observed):
+    model, by_hand, x = small_model(), small_model(), clusters(1)
+    einet.fit(model, x, observed, epochs=1, lr=0.5, progress=False)
+    assert_same(model, em_step(by_hand, x, observed, lr=0.5), rtol=1e-6, atol=1e-6)
+
+
 def test_labels_train_each_class_on_its_own_rows():
     x = clusters(200)
     labels = (x.mean(1) > 0.5).long()
