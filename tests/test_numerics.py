@@ -180,7 +180,9 @@ def test_degenerate_sizes(size, family, batch, dtype):
 MIXED = {Normal(): [0], Bernoulli(): [1], Binomial(total=255): [2], Categorical(categories=5): [3]}
 
 
-@pytest.mark.parametrize("family, lr", [(Normal(), 1.0), (Bernoulli(), 1.0), (MIXED, 1.0), (MIXED, 0.5)], ids=str)
+@pytest.mark.parametrize(
+    "family, lr", [(Normal(), 1.0), (Bernoulli(), 1.0), (MIXED, 0.5)], ids=["Normal", "Bernoulli", "mixed"]
+)
 def test_a_thousand_steps_on_constant_data(family, lr):
     model = Einet(random_binary_trees(4, 1, 2, seed=0), family, num_sums=3, seed=0)
     x, em = torch.ones(6, 4), EM(model, lr=lr)
