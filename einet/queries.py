@@ -49,7 +49,7 @@ def log_conditional(model: Einet | Mixture, x: Tensor, query: Tensor, evidence: 
     Chapter: book/12_queries
     """
     query, evidence = (_mask(model, x, mask) for mask in (query, evidence))
-    both = (query & evidence).nonzero()
+    both = torch.atleast_2d(query & evidence).nonzero()
     if len(both):
         row, variable = both[0].tolist()
         raise ValueError(f"query and evidence overlap, first in variable {variable} of row {row}")
@@ -59,8 +59,9 @@ def log_conditional(model: Einet | Mixture, x: Tensor, query: Tensor, evidence: 
 
 
 def _mask(model: Einet | Mixture, x: Tensor, mask: Tensor) -> Tensor:
-    """The mask as (1, D) or (B, D), its shape and dtype checked."""
-    return model.as_input(x, mask, check=False)[1].T
+    """The mask as (D,) or (B, D), its shape and dtype checked."""
+    mask = as_evidence(model, x, mask, check=False)[1].T
+    return mask if len(mask) == len(x) else mask[0]
 
 
 

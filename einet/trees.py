@@ -270,11 +270,11 @@ def as_labels(num_classes: int, labels: Tensor | int | None, count: int, device:
     return labels.long().expand(count)
 
 
-def as_evidence(model, x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+def as_evidence(model, x: Tensor, observed: Tensor, check: bool = True) -> tuple[Tensor, Tensor]:
     """`model.as_input`, for queries that need a mask: (D, C, B), and (D, B) or (D, 1)."""
     if observed is None:
         raise ValueError("observed must be a bool tensor, got None")
-    return model.as_input(x, observed)
+    return model.as_input(x, observed, check)
 
 
 def portions(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
