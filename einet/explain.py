@@ -84,7 +84,7 @@ def _explained(model, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tens
     completed = [torch.where(observed.T[..., None], x.permute(2, 0, 1), rows) for _, rows in best]
     rescored = [(_of_label(model(rows, check=False), labels), rows) for rows in completed]
     log_density, found = _better(*rescored)
-    return found, log_density, bound.to(log_density.dtype)
+    return found, log_density, torch.maximum(bound.to(log_density.dtype), log_density)  # they may differ by rounding
 
 
 def _at_root(passed, labels: Tensor) -> Tensor:

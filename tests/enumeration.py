@@ -53,7 +53,10 @@ def small_model(name):
             for part in network.leaves.parts:
                 part.phi.copy_(part.family.constrain(2.5 * part.family.unconstrain(part.phi)))
         in_float64(network)
-    return model.double()
+    if isinstance(model.double(), Mixture):
+        with torch.no_grad():
+            model.weights /= model.weights.sum()
+    return model
 
 
 def labels_of(model):

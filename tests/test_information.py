@@ -1,0 +1,162 @@
+"""Entropies, divergences and mutual information against the table of all worlds, or closed forms."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from enumeration import MODELS, Table, small_model
+from hypothesis import given, settings
+from strategies import DISCRETE, in_float64, models, region_graphs
+
+from einet import (
+    Bernoulli,
+    Categorical,
+    Einet,
+    Mixture,
+    Normal,
+    entropy,
+    entropy_bounds,
+    kl,
+    mutual_information,
+    random_binary_trees,
+)
+
+SINGLE = [name for name in MODELS if name != "classes"]
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def entropy_of(probabilities):
+    return -torch.xlogy(probabilities, probabilities).sum().item()
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_bounds_hold_the_entropy_of_the_table(name):
+    lower, upper = entropy_bounds(small_model(name))
+    exact = entropy_of(Table(small_model(name)).probabilities)
+    assert lower <= exact + 1e-9 and exact <= upper + 1e-9
+    assert upper - lower < 3, "of no use"
+
+
+@settings(max_examples=25)
+@given(models(families=DISCRETE, graphs=region_graphs(most_variables=4), classes=(1,)))
+def test_bounds_on_random_graphs(model):
+    lower, upper = entropy_bounds(model)
+    exact = entropy_of(Table(model).probabilities)
+    assert lower <= exact + 1e-9 and exact <= upper + 1e-9
+
+
+@pytest.mark.parametrize("family", [Normal(), Bernoulli(), Categorical(categories=3)])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_product_has_the_entropy_of_its_factors(family, depth):
+    model = in_float64(Einet(random_binary_trees(5, depth, 1, seed=0), family, num_sums=1, seed=0))
+    phi = model.leaves.parts[0].phi.detach()[:, :, 0, 0]
+    exact = {
+        "Normal": lambda: 0.5 * torch.log(2 * math.pi * math.e * phi[1]).sum().item(),
+        "Bernoulli": lambda: entropy_of(torch.cat((phi, 1 - phi))),
+        "Categorical": lambda: entropy_of(phi),
+    }[type(family).__name__]()
+    lower, upper = entropy_bounds(model)
+    assert math.isclose(lower, exact, abs_tol=1e-9) and math.isclose(upper, exact, abs_tol=1e-9)
+
+
+def test_the_latent_tree_bound_is_that_of_all_trees():
+    """Far apart, the leaves tell the tree: then H(x) = H(x, z), and the bound is reached."""
+    networks = [Einet(random_binary_trees(2, 1, 1, seed=0), Normal(), num_sums=1, seed=c).double() for c in range(2)]
+    with torch.no_grad():
+        networks[1].leaves.parts[0].phi[0] += 1e4
+    model = Mixture(list(map(in_float64, networks)), [0.25, 0.75])
+    lower, upper = entropy_bounds(model)
+    factors = [0.5 * torch.log(2 * math.pi * math.e * n.leaves.parts[0].phi[1]).sum().item() for n in networks]
+    weights = model.weights.detach()
+    exact = (weights @ weights.new_tensor(factors)).item() + entropy_of(weights)
+    assert math.isclose(lower, exact - entropy_of(weights), abs_tol=1e-9)
+    assert math.isclose(upper, exact, abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["trees", "mixture", "uneven, mixed"])
+def test_sampled_entropy_and_divergence_are_within_their_errors(name):
+    model, other = small_model(name), small_model(name)
+    for network in getattr(other, "components", [other]):
+        network.reset_parameters(seed=99)
+        in_float64(network)
+    p, q = Table(model).probabilities, Table(other).probabilities
+    for exact, estimate in (
+        (entropy_of(p), lambda seed: entropy(model, 2000, seeded(seed))),
+        ((p * (p.log() - q.log())).sum().item(), lambda seed: kl(model, other, 2000, seeded(seed))),
+    ):
+        estimates = [estimate(seed) for seed in range(40)]
+        scores = torch.tensor([(e.value - exact) / e.standard_error for e in estimates])
+        assert scores.abs().max() < 4 and abs(scores.mean()) < 4 / 40**0.5 and 0.6 < scores.std() < 1.4
+
+
+def test_a_density_does_not_diverge_from_itself():
+    model = small_model("trees")
+    assert kl(model, model, 100) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("a, b", [([0], [1]), ([5, 2], [4]), ([3], [0, 1, 2])])
+def test_mutual_information_is_that_of_the_table(name, a, b):
+    model, table = small_model(name), Table(small_model(name))
+    joint = table.probabilities.view(*(int(n) + 1 for n in table.worlds.amax(0)))
+    h = {s: entropy_of(joint.sum([d for d in range(joint.dim()) if d not in s])) for s in map(tuple, (a, b, a + b))}
+    exact = h[tuple(a)] + h[tuple(b)] - h[tuple(a + b)]
+    assert math.isclose(mutual_information(model, a, b), exact, abs_tol=1e-9)
+    assert math.isclose(mutual_information(model.float(), a, b), exact, abs_tol=1e-5)
+
+
+def test_mutual_information_of_channels_and_of_independent_variables():
+    model = in_float64(Einet(random_binary_trees(3, 1, 1, seed=0), Bernoulli(channels=2), num_sums=1, seed=0))
+    assert mutual_information(model, [0], [1]) < 1e-9
+    shared = in_float64(Einet(random_binary_trees(3, 0, 1), Bernoulli(channels=2), num_sums=3, seed=0))
+    assert mutual_information(shared, [0], [1]) > 1e-4
+
+
+def test_bad_input():
+    model, classes = small_model("trees"), small_model("classes")
+    for a, b, message in (
+        ([], [1], "non-empty, disjoint"),
+        ([0, 1], [1], "non-empty, disjoint"),
+        ([0, 0], [1], "non-empty, disjoint"),
+        ([0], [8], "from 0 to 7, got 8"),
+        ([-1], [2], "from 0 to 7, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mutual_information(model, a, b)
+    wide = Einet(random_binary_trees(20, 2, 1), Bernoulli(), num_sums=2)
+    with pytest.raises(ValueError, match="131072 joint values, at most 65536"):
+        mutual_information(wide, range(10), range(10, 17))
+    mixed = Einet(random_binary_trees(2, 1, 1), {Normal(): [0], Bernoulli(): [1]}, num_sums=2)
+    with pytest.raises(ValueError, match="must be discrete, got 0: Normal"):
+        mutual_information(mixed, [1], [0])
+    for call in (
+        lambda: entropy(classes),
+        lambda: entropy_bounds(classes),
+        lambda: kl(model, classes),
+        lambda: kl(classes, model),
+        lambda: mutual_information(classes, [0], [1]),
+    ):
+        with pytest.raises(ValueError, match="must have one class, got 3"):
+            call()
+    for wrong in (1, 0, 2.5):
+        with pytest.raises(ValueError, match=f"at least 2 samples, got num_samples={wrong}"):
+            entropy(model, wrong)
+    with pytest.raises(ValueError, match="x must have shape"):
+        kl(model, wide)
+
+
+def test_bounds_know_their_families():
+    @dataclass(frozen=True)
+    class Other(Bernoulli.__mro__[2]):
+        """A family of its own."""
+
+        def initial(self, shape, generator):
+            return torch.rand((1, *shape), generator=generator)
+
+    model = Einet(random_binary_trees(2, 1, 1), Other(), num_sums=2)
+    with pytest.raises(ValueError, match="Normal and discrete families, got .*Other"):
+        entropy_bounds(model)
