@@ -24,10 +24,8 @@ def region_graphs(draw, most_variables=6, most_regions=16):
         if len(scope) == 1 or leaf:
             continue
         for _ in range(draw(st.sampled_from((1, 1, 2, 3)))):
-            chosen = draw(st.integers(1, 2 ** (len(scope) - 1) - 1))
-            halves = [tuple(d for i, d in enumerate(scope) if (chosen >> i & 1) == side) for side in (1, 0)]
             children = []
-            for half in halves:
+            for half in _halves(draw, scope, scopes):
                 same = [i for i, other in enumerate(scopes) if other == half]
                 if same and draw(st.integers(0, 2)):
                     children.append(draw(st.sampled_from(same)))
@@ -37,6 +35,17 @@ def region_graphs(draw, most_variables=6, most_regions=16):
                 todo.append(children[-1])
             partitions.append((region, *children))
     return _shuffled(scopes, partitions, draw(st.integers(0, 9)))
+
+
+def _halves(draw, scope, scopes):
+    """Two parts of a scope: any, or one that is a region already."""
+    parts = [set(other) for other in scopes if set(other) < set(scope)]
+    if parts and draw(st.booleans()):
+        part = draw(st.sampled_from(parts))
+    else:
+        chosen = draw(st.integers(1, 2 ** (len(scope) - 1) - 1))
+        part = {d for i, d in enumerate(scope) if chosen >> i & 1}
+    return [tuple(d for d in scope if (d in part) == side) for side in (True, False)]
 
 
 def _shuffled(scopes, partitions, seed):
