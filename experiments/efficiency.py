@@ -241,11 +241,11 @@ def report(point: Point, records: list[dict], rounds: int) -> None:
     """The table of one point, and by what factors einet is ahead, with the bars beside them."""
     settings = ", ".join(f"{letter}={getattr(point, name)}" for letter, name in LETTERS.items())
     say(f"\n{point} ({settings}), medians of {rounds} rounds")
-    say(f"{'':20}{'epoch s':>9}{'ms/100':>9}{'MB':>8}{'sum weights':>13}{'leaf params':>13}{'nats':>10}  learner")
+    say(f"{'':20}{'epoch s':>9}{'ms/100':>11}{'MB':>8}{'sum weights':>13}{'leaf params':>13}{'nats':>10}  learner")
     for record in records:
         say(
             f"{record['implementation']:20}{number(record['epoch_seconds'], 9, 3)}"
-            f"{number(record['inference_seconds'], 9, 2, 1e5)}{number(record['peak_bytes'], 8, 0, 1e-6)}"
+            f"{number(record['inference_seconds'], 11, 2, 1e5)}{number(record['peak_bytes'], 8, 0, 1e-6)}"
             f"{number(record.get('sum_weights'), 13)}{number(record.get('leaf_parameters'), 13)}"
             f"{number(record.get('log_likelihood'), 10, 1)}  {record.get('learner', '')}"
         )
