@@ -136,6 +136,20 @@ def test_one_step_on_a_fully_factorised_density_is_the_mean():
     assert phi[Normal()] == pytest.approx([x[:, 1].mean().item(), x[:, 1].var(correction=0).item()])
 
 
+def test_three_lines_of_training():
+    """The example of the README."""
+    graph = einet.random_binary_trees(num_variables=16, depth=3, num_replicas=10, seed=0)
+    model = einet.Einet(graph, einet.Bernoulli(), num_sums=10, seed=0)
+    x = torch.randint(0, 2, (500, 16)).float()
+    em, before = einet.EM(model, lr=0.5), model(x).mean()
+    for batch in x.split(100):
+        em.zero_grad()
+        model(batch).sum().backward()
+        em.step()
+    assert model(x).mean() > before
+    assert model(x, observed=torch.arange(16) < 8).mean() > model(x).mean()
+
+
 # The M-step
 
 FAMILIES = [Normal(), Bernoulli(), Binomial(total=5), Categorical(categories=3)]

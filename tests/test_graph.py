@@ -6,7 +6,7 @@ import pickle
 from dataclasses import FrozenInstanceError
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from strategies import region_graphs
 
@@ -74,6 +74,28 @@ def test_inner_regions_stand_as_deep_as_their_longest_path(graph):
 
     for depth, layer in enumerate(reversed(graph.topological_layers()[1:])):
         assert all(longest_path(region) == depth for region in layer)
+
+
+def at_several_depths(graph):
+    """The inner regions to which there are paths of different lengths."""
+    depths = {graph.root: {0}}
+    for layer in reversed(graph.topological_layers()[1:]):
+        for parent, *children in (partition for region in layer for partition in graph.partitions_of[region]):
+            for child in children:
+                depths.setdefault(child, set()).update(depth + 1 for depth in depths[parent])
+    return [region for region, found in depths.items() if len(found) > 1 and graph.partitions_of[region]]
+
+
+def with_one_two_and_three_partitions(graph):
+    """The layers that hold regions of each kind."""
+    counts = [{len(graph.partitions_of[region]) for region in layer} for layer in graph.topological_layers()]
+    return [layer for layer, found in enumerate(counts) if {1, 2, 3} <= found]
+
+
+@pytest.mark.parametrize("reached", [at_several_depths, with_one_two_and_three_partitions])
+def test_drawn_graphs_are_as_hard_as_promised(reached):
+    """So that no test which draws from the strategy passes because it draws trees alone."""
+    find(region_graphs(), reached, settings=settings(max_examples=1000, phases=[Phase.generate], derandomize=True))
 
 
 # What a graph knows of itself

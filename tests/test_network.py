@@ -201,6 +201,18 @@ def test_double_evaluates_in_float64():
     assert model.float()(rows(model, 2)).dtype == torch.float32
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_computes_the_same():
+    families = {Normal(): [0, 1], Bernoulli(): [2], Binomial(total=4): [3], Categorical(categories=3): [4, 5]}
+    model = Einet(poon_domingos((2, 3), 1), families, num_sums=3, num_leaves=2, seed=0)
+    x, observed = rows(model, 20).float(), masks(model, 20)
+    fast = copy.deepcopy(model).to("cuda")
+    torch.testing.assert_close(fast(x.cuda(), observed.cuda()).cpu(), model(x, observed), rtol=1e-4, atol=1e-4)
+    for network in (model, fast):
+        einet.fit(network, x, observed, epochs=2, batch_size=8, progress=False)  # rows may stay where they are
+    torch.testing.assert_close(fast(x.cuda()).cpu(), model(x), rtol=1e-3, atol=1e-3)
+
+
 # Parameters
 
 
