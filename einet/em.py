@@ -154,11 +154,13 @@ def unconstrained(model: Einet) -> Einet:
     """Reparametrize `model`, in place, so that any gradient optimizer may train it: softmax weights, free leaves.
 
     Afterwards `model.parameters()` are unconstrained and `torch.optim.Adam` applies; `constrained(model)` goes back to
-    plain probabilities and expectation parameters. Returns the model.
+    plain probabilities and expectation parameters. Returns the model. `ValueError` where it is unconstrained already.
 
     Paper: Section 3.5
     Chapter: book/07_em
     """
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise ValueError("the model is parametrized for gradient training already")
     for layer in model.sum_layers():
         parametrize.register_parametrization(layer, "weights", _Softmax(layer.weight_dim))
     for part in model.leaves.parts:
