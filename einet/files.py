@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 FORMAT, VERSION = "einet", "1"
@@ -45,7 +45,7 @@ def write(path: str | os.PathLike, content: dict, tensors: dict[str, Tensor]) ->
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask leaves; safetensors lets nobody else read
-        save_file(_apart(tensors), temporary, metadata)
+        safetensors.torch.save_file(_apart(tensors), temporary, metadata)
         os.chmod(temporary, mode)
         _sync(temporary)
         os.replace(temporary, path)
@@ -61,15 +61,20 @@ def read(path: str | os.PathLike) -> tuple[dict, dict[str, Tensor]]:
     if not os.path.isfile(path):
         raise ValueError(f"cannot read {path}: {'a folder' if os.path.isdir(path) else 'there is no such file'}")
     with refusals(path):
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-                found = (metadata.get("format"), metadata.get("version"))
-                raise ValueError(f"its format and version are {found}, this einet reads {(FORMAT, VERSION)}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        data = Path(path).read_bytes()  # once: safe_open opens a file twice, and it may be replaced in between
+        tensors, metadata = safetensors.torch.load(data), _metadata(data)
+        found = metadata.get("format"), metadata.get("version")
+        if found != (FORMAT, VERSION):
+            raise ValueError(f"its format and version are {found}, this einet reads {(FORMAT, VERSION)}")
         if digest(tensors, metadata["content"]) != metadata["sha256"]:
             raise ValueError("its checksum does not match what it holds")
         return json.loads(metadata["content"]), tensors
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The texts in the header of a safetensors file: JSON, after its length in 8 bytes."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
 
 
 def digest(tensors: dict[str, Tensor], text: str = "") -> str:
