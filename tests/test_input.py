@@ -196,6 +196,17 @@ def test_pseudocounts_out_of_range(pseudocount):
         EM(model, pseudocount=pseudocount)
 
 
+def test_unconstraining_twice():
+    """The second softmax would change the density."""
+    with Unchanged(model := einet.unconstrained(model_of()), "already"):
+        einet.unconstrained(model)
+
+
+def test_constraining_what_is_not_unconstrained():
+    with Unchanged(model := model_of(), "parametrization"):
+        einet.constrained(model)
+
+
 def test_em_of_something_else():
     with pytest.raises(ValueError, match="Einet, got Linear"):
         EM(torch.nn.Linear(2, 2))
