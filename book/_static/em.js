@@ -2,9 +2,9 @@
 // A classic script without dependencies, so that it also runs from file://. It fills every element of class "em-figure".
 (() => {
   "use strict";
-  const STEPS = 80, BATCH = 10;
+  const STEPS = 80, BATCH = 20;
   const LAMBDAS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1];
-  const START = { w: [0.5, 0.5], first: [-0.5, 0.5], second: [4.25, 4.25] }; // weights, E[x], E[x^2] of each bump
+  const START = { w: [0.5, 0.5], first: [-1, 1], second: [2, 2] }; // weights, E[x], E[x^2] of each bump
   const STYLE = `
     .em-figure { --ink: var(--pst-color-text-base, #333); --quiet: #7b7f87; --sum: var(--einet-sum, #4053c4);
       --leaf: var(--einet-leaf, #2a9d8f); border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: 1rem; margin: 1rem 0; }
@@ -22,7 +22,7 @@
     .em-figure rect { fill: var(--quiet); fill-opacity: .3; }
     .em-figure button { border: 2px solid var(--sum); border-radius: 4px; padding: .2em .8em; background: transparent; color: var(--ink);
       font: inherit; cursor: pointer; }
-    .em-figure output { display: block; margin-top: .6rem; min-height: 3.2em; font-variant-numeric: tabular-nums; }`;
+    .em-figure output { display: block; margin-top: .6rem; margin-bottom: .6rem; min-height: 3.2em; font-variant-numeric: tabular-nums; }`;
 
   function random(seed) { // mulberry32: the same numbers in every browser
     return () => {
@@ -75,9 +75,9 @@
   const path = (kind, points) => `<path class="${kind}" d="M${points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}"/>`;
 
   function curves(full, own) {
-    const low = -2.6, high = -1.8; // nats a point
+    const low = -2.3, high = -1.8; // nats a point
     const place = (v, t) => [38 + (t * 262) / STEPS, 14 + (Math.min(1, (high - Math.max(v, low)) / (high - low))) * 176];
-    const ticks = [-1.8, -2.0, -2.2, -2.4, -2.6].map((v) => `<text x="34" y="${place(v, 0)[1] + 4}" text-anchor="end">${v.toFixed(1)}</text>`);
+    const ticks = [-1.8, -1.9, -2.0, -2.1, -2.2, -2.3].map((v) => `<text x="34" y="${place(v, 0)[1] + 4}" text-anchor="end">${v.toFixed(1).replace("-", "−")}</text>`);
     const axis = `<path class="axis" d="M38 14V190H300"/>` + ticks.join("");
     return `<svg viewBox="0 0 310 228" role="img" aria-label="Log-likelihood of all points after each step">${axis}` +
       path("full", full.values.map(place)) + path("stochastic", own.values.map(place)) +
@@ -103,8 +103,8 @@
   }
 
   function build(root) {
-    const rows = data(), full = train(rows, 0, 1);
-    let seed = 1;
+    const rows = data(), full = train(rows, 0, 0);
+    let seed = 2;
     root.innerHTML = `<label>step size λ <input type="range" min="0" max="${LAMBDAS.length - 1}" step="1" value="4"> <b></b></label>
       <div class="panels"></div><output aria-live="polite"></output><button type="button">other batches</button>`;
     const [slider, number, panels, output, button] = ["input", "b", ".panels", "output", "button"].map((s) => root.querySelector(s));
@@ -114,8 +114,8 @@
       number.textContent = `λ = ${lambda}`;
       panels.innerHTML = curves(full, own) + density(rows, own);
       const tail = own.values.slice(-20), mean = tail.reduce((a, b) => a + b, 0) / tail.length;
-      output.textContent = `Batches of ${BATCH} out of ${rows.length} points. Blue: λ = ${lambda}; over its last 20 steps ${mean.toFixed(3)} nats a point ` +
-        `on average. Dashed grey: full-batch EM, which ends at ${full.values[STEPS].toFixed(3)}.`;
+      output.textContent = `Batches of ${BATCH} out of ${rows.length} points. Blue: λ = ${lambda}; over its last 20 steps ${mean.toFixed(2).replace("-", "−")} nats a point ` +
+        `on average. Dashed grey: full-batch EM, which ends at ${full.values[STEPS].toFixed(2).replace("-", "−")}.`;
     }
     slider.addEventListener("input", draw);
     button.addEventListener("click", () => { seed += 1; draw(); });
