@@ -180,7 +180,7 @@ class _Descent:
             rows, evidence = self.passed.outputs[0].value.shape[2], self.row[visits.sample]
         key, order = ((visits.row * entries + visits.entry) * rows + evidence).sort()
         distinct, which, counts = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
-        end, chosen = [0, *counts.cumsum(0).tolist()], torch.empty_like(key)
+        end, chosen = torch.cat((counts.new_zeros(1), counts.cumsum(0))), torch.empty_like(key)
         step = max(1, PORTION // width)
         for start in range(0, len(distinct), step):
             some = distinct[start : start + step]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 from enumeration import MODELS, Table, small_model
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
+from oracle import Circuit
 from strategies import DISCRETE, in_float64, models, region_graphs
 
 from einet import (
@@ -17,6 +18,7 @@ from einet import (
     Normal,
     entropy,
     entropy_bounds,
+    information,
     kl,
     mutual_information,
     random_binary_trees,
@@ -61,6 +63,16 @@ def test_a_product_has_the_entropy_of_its_factors(family, depth):
     }[type(family).__name__]()
     lower, upper = entropy_bounds(model)
     assert math.isclose(lower, exact, abs_tol=1e-9) and math.isclose(upper, exact, abs_tol=1e-9)
+
+
+@settings(max_examples=25)
+@given(models(classes=(1,), most_entries=2, graphs=region_graphs(most_variables=4)))
+def test_the_two_sides_differ_by_the_entropy_of_the_tree(model):
+    circuit, nothing = Circuit(model), torch.zeros(model.graph.num_variables, dtype=torch.bool).numpy()
+    assume(circuit.num_trees() < 5000)
+    log_weights = [log_tree for log_tree, _ in circuit.root_trees(nothing[:, None].astype(float), nothing)]
+    given_tree, joint = information._entropies(model).tolist()
+    assert math.isclose(joint - given_tree, entropy_of(torch.tensor(log_weights).double().exp()), abs_tol=1e-5)
 
 
 def test_the_latent_tree_bound_is_that_of_all_trees():
