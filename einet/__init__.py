@@ -1,4 +1,39 @@
-"""Einsum Networks: densities with exact marginals, conditionals and samples, trained by EM."""
+"""Einsum Networks: densities with exact marginals, conditionals and samples, trained by EM.
+
+    graph = einet.random_binary_trees(num_variables=16, depth=3, num_replicas=10, seed=0)
+    model = einet.Einet(graph, einet.Bernoulli(), num_sums=10, seed=0)
+    einet.fit(model, x)                        # x (B, 16)
+    model(x), model(x, observed=mask)          # log-densities in nats, all, and of the observed entries alone
+
+Modules, each using only those above it:
+
+    graph        regions and partitions: which variables a density is about, and how it is taken apart
+    families     exponential families: Normal, Bernoulli, Binomial, Categorical, or your own
+    structures   ready-made graphs: random binary trees, Poon-Domingos
+    leaves       the leaf layer: densities of all leaf regions as grouped matrix products
+    layers       the sum layers: einsum layers and mixing layers
+    network      Einet: a graph compiled into layers
+    mixture, clusters         several networks as one density; k-means to begin with
+    em, training              EM as an optimizer; the loop around it
+    queries, sampling, explain, information   what a density is asked; trees has the passes that they share
+    checkpoint, files         models on disk
+    plotting     figures; needs matplotlib, and is imported by name
+
+Letters of tensors, trailed as comments in the code, `# (L, K, B)`:
+
+    B  rows of a batch              the paper's N samples, a mini-batch of them
+    D  variables                    D, in X = {X_1, ..., X_D}
+    K  entries of a vector          K, the vector length: the nodes over one scope
+    L  nodes of a layer             L, the vectorised sums of Eq. (5)
+    R  replicas                     R, in the paper's leaf tensor B x D x K x R
+    C  channels of a variable       not in the paper's formulas
+
+and symbols: W weights (L, K, K * K) of Eq. (5); S sums; N, N' left and right children; T sufficient statistics, theta
+natural and phi expectation parameters of a leaf (Section 3.4); lambda, the step size of EM (Eq. 8 and 9), is `lr`.
+
+Paper: Peharz et al. (2020), "Einsum Networks: Fast and Scalable Learning of Tractable Probabilistic Circuits"
+Chapter: book/intro
+"""
 
 from einet.checkpoint import load, load_optimizer, save
 from einet.clusters import fit_mixture
