@@ -11,7 +11,7 @@ Modules, each using only those above it:
     families     exponential families: Normal, Bernoulli, Binomial, Categorical, or your own
     structures   ready-made graphs: random binary trees, Poon-Domingos
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    layers       the sum layers: einsum layers and mixing layers
+    layers       the sum layers: einsum layers and mixing layers; kernels has the former for GPUs
     network      Einet: a graph compiled into layers
     mixture, clusters         several networks as one density; k-means to begin with
     em, training              EM as an optimizer; the loop around it
@@ -42,7 +42,7 @@ from einet.explain import Explanation, mpe
 from einet.families import Bernoulli, Binomial, Categorical, ExponentialFamily, Normal
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
-from einet.layers import log_einsum_exp
+from einet.layers import log_einsum_exp, set_precision
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries import (
@@ -96,5 +96,6 @@ __all__ = [
     "sample",
     "sample_conditional",
     "save",
+    "set_precision",
     "unconstrained",
 ]

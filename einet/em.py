@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.families import ExponentialFamily
-from einet.layers import CACHE
+from einet.layers import slice_size
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 
@@ -133,8 +133,8 @@ def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float) -> N
 
 
 def _slices(weights: Tensor) -> Iterator[slice]:
-    """Nodes in portions that fit the cache, since the M-step passes over them several times."""
-    step = max(1, CACHE // weights[0].numel())
+    """Nodes in portions that fit a CPU's cache, since the M-step passes over them several times."""
+    step = max(1, slice_size(weights) // weights[0].numel())
     return (slice(start, start + step) for start in range(0, len(weights), step))
 
 

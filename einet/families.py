@@ -227,8 +227,7 @@ class Binomial(ExponentialFamily):
         _refuse(outside, x, f"a binomial variable must be an integer from 0 to {self.total}")
 
     def log_base(self, x):
-        n = torch.tensor(float(self.total), dtype=x.dtype, device=x.device)
-        return torch.lgamma(n + 1) - torch.lgamma(x + 1) - torch.lgamma(n - x + 1)
+        return math.lgamma(self.total + 1) - torch.lgamma(x + 1) - torch.lgamma(self.total - x + 1)
 
     def natural(self, phi):
         return torch.logit(phi / self.total)

@@ -15,7 +15,10 @@ Chapter: book/03_einsum_layer
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -24,6 +27,11 @@ from torch.autograd.function import once_differentiable
 
 # Temporaries of about this many numbers stay in the cache of one core; 2^17 floats are half a megabyte.
 CACHE = 2**17
+# A GPU is busy with many more at once. Few slices are few launches; 2^24 floats are 64 megabytes.
+GPU_SLICE = 2**24
+
+# How the kernels for GPUs multiply two float32: see `set_precision`.
+PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
 
 
 class Scaled(NamedTuple):
@@ -41,6 +49,28 @@ class Scaled(NamedTuple):
     def log(self) -> Tensor:
         """The log-densities (L, K, B), in float64."""
         return torch.log(self.value.double()) + self.log_scale[:, None]
+
+
+class Gathered(NamedTuple):
+    """Rows of a pool of vectors, not fetched yet: on a GPU, the kernel of the einsum layer fetches them itself.
+
+    rows      (n,), or None for all rows in their order
+    segments  (order, offsets), where not all rows are taken in their order: row m of the pool was taken by those
+              children that are order[offsets[m]:offsets[m + 1]]
+    """
+
+    pool: Scaled
+    rows: Tensor | None = None
+    segments: tuple[Tensor, Tensor] | None = None
+
+    def fetch(self) -> Scaled:
+        """The vectors, as a tensor of their own."""
+        return self.pool if self.segments is None else Scaled(*(part.index_select(0, self.rows) for part in self.pool))
+
+
+def slice_size(tensor: Tensor) -> int:
+    """How many numbers a temporary should have, where the work can be cut into slices."""
+    return GPU_SLICE if tensor.is_cuda else CACHE
 
 
 # Sums of products
@@ -112,7 +142,7 @@ def _left_and_right(children: Sequence[Tensor]) -> Sequence[Tensor]:
 def _outer_products(left: Tensor, right: Tensor):
     """Slices of nodes and their outer products (nodes, K * K', B), all in the same buffer."""
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
-    step = max(1, CACHE // max(1, num_left * num_right * batch))
+    step = max(1, slice_size(left) // max(1, num_left * num_right * batch))
     buffer = left.new_empty(min(step, num_nodes), num_left, num_right, batch)
     for start in range(0, num_nodes, step):
         nodes = slice(start, min(start + step, num_nodes))
@@ -137,14 +167,57 @@ class EinsumLayer(nn.Module):
         self.weights = nn.Parameter(torch.empty(num_nodes, num_out, num_left * num_right))
 
     weight_dim = 2
+    precision: str | None = "ieee"  # of the products on a GPU: see `set_precision`
 
-    def forward(self, *children: Scaled) -> Scaled:
+    def forward(self, *children: Scaled | Gathered) -> Scaled:
+        kernels = self.precision and _kernels(self.weights)
+        if kernels and kernels.serves(self.weights, self.num_left, self.num_right):
+            return self._fused(kernels, [c if isinstance(c, Gathered) else Gathered(c) for c in children])
+        children = [c.fetch() if isinstance(c, Gathered) else c for c in children]
         sums, log_scale = _EinsumFunction.apply(self.weights, *(child.value for child in children))
         left, right = _left_and_right([child.log_scale for child in children])
         return Scaled(sums, log_scale + left + right)
 
+    def _fused(self, kernels: ModuleType, children: list[Gathered]) -> Scaled:
+        """The same by a kernel that fetches the children, multiplies and scales in one go, and holds no products."""
+        pools, rows, segments = zip(*children, strict=True)
+        device = self.weights.device
+        rows = [torch.arange(len(p.value), device=device) if r is None else r for p, r in zip(pools, rows, strict=True)]
+        return Scaled(*kernels.einsum(self.weights, pools, _left_and_right(rows), segments, self.precision))
+
     def extra_repr(self) -> str:
         return f"nodes={len(self.weights)}, {self.num_left} x {self.num_right} -> {self.weights.shape[1]}"
+
+
+def set_precision(model: nn.Module, precision: str | None) -> None:
+    """How the einsum layers of `model` multiply on a GPU, where the fused kernels of `einet.kernels` serve them.
+
+    "ieee", the default, multiplies in float32. The others use the tensor cores: "tf32" rounds every factor to 11
+    significant bits, "tf32x3" and "bf16x3" split each in two and add three products. None leaves the kernels out, for
+    the plain path in PyTorch. On a CPU, and in float64, nothing changes. `ValueError` for anything else.
+
+    Paper: not in it; its code multiplies as PyTorch does
+    Chapter: book/13_past_the_paper
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"precision must be None or one of {', '.join(PRECISIONS)}, got {precision!r}")
+    for layer in model.modules():
+        if isinstance(layer, EinsumLayer):
+            layer.precision = precision
+
+
+def _kernels(weights: Tensor) -> ModuleType | None:
+    """`einet.kernels` where the weights are on a GPU, or Triton's interpreter is on, and Triton is installed."""
+    return _import_kernels() if weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1" else None
+
+
+@cache
+def _import_kernels() -> ModuleType | None:
+    try:
+        from einet import kernels  # here, so that `import einet` needs no Triton
+    except ImportError:
+        return None
+    return kernels
 
 
 class MixingLayer(nn.Module):

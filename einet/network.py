@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from einet.families import ExponentialFamily
 from einet.graph import Partition, RegionGraph
-from einet.layers import EinsumLayer, MixingLayer, Scaled, normalized_
+from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_
 from einet.leaves import LeafLayer
 
 
@@ -141,7 +141,7 @@ class Level(nn.Module):
 
     def forward(self, outputs: list[Scaled]) -> Scaled:
         pairs = zip(self.einsums, self.children_of, strict=True)
-        partitions = _joined([einsum(*(side(outputs) for side in sides)) for einsum, sides in pairs])
+        partitions = _joined([einsum(*(side.gathered(outputs) for side in sides)) for einsum, sides in pairs])
         if self.order is not None:
             partitions = Scaled(*(part.index_select(0, self.order) for part in partitions))
         if not self.mixings:
@@ -170,10 +170,18 @@ class Children(nn.Module):
         at_leaves = torch.tensor([node for node, (source, _) in enumerate(places) if source == 0], dtype=torch.long)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("at_leaves", at_leaves, persistent=False)  # those children that are leaf regions
+        # Row m of the sources is the children order[offsets[m]:offsets[m + 1]]: whose gradients it gets.
+        self.register_buffer("order", torch.argsort(rows, stable=True), persistent=False)
+        counts = torch.bincount(rows, minlength=offset)
+        self.register_buffer("offsets", nn.functional.pad(counts.cumsum(0), (1, 0)), persistent=False)
 
     def forward(self, outputs: list[Scaled]) -> Scaled:
+        return self.gathered(outputs).fetch()
+
+    def gathered(self, outputs: list[Scaled]) -> Gathered:
+        """The same, for a layer that may fetch the children itself."""
         pool = _joined([outputs[source] for source in self.sources])
-        return pool if self.whole else Scaled(*(part.index_select(0, self.rows) for part in pool))
+        return Gathered(pool, self.rows, None if self.whole else (self.order, self.offsets))
 
 
 class Constant(nn.Module):
@@ -184,6 +192,8 @@ class Constant(nn.Module):
     def forward(self, outputs: list[Scaled]) -> Scaled:
         value, log_scale = outputs[0]
         return Scaled(torch.ones_like(value[:1, :1]), torch.zeros_like(log_scale[:1]))
+
+    gathered = forward
 
 
 # Compilation

@@ -233,7 +233,7 @@ def test_portions_of_leaves_do_not_show(monkeypatch, cache):
         return out, *torch.autograd.grad((out * out).sum(), arguments)
 
     expected = value_and_gradients()
-    monkeypatch.setattr(einet.leaves, "CACHE", cache)
+    monkeypatch.setattr(einet.layers, "CACHE", cache)
     for one, other in zip(value_and_gradients(), expected, strict=True):
         torch.testing.assert_close(one, other)
 
