@@ -21,6 +21,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 from einet.em import WEIGHT_FLOOR
 from einet.families import FAMILIES, ExponentialFamily
@@ -189,8 +190,15 @@ def _graph(content: dict) -> RegionGraph:
     return RegionGraph.from_json(json.dumps(content))
 
 
+class _NoMemory(TorchFunctionMode):
+    """`torch.empty`, which all parameters come from, gives tensors of any shape without memory."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **{**(kwargs or {}), **({"device": "meta"} if function is torch.empty else {})})
+
+
 class _Outline(Einet):
-    """A network whose parameters nobody fills: on the meta device, it is all shapes and no memory."""
+    """A network whose parameters nobody fills."""
 
     def reset_parameters(self, seed: int | None = None) -> None:
         pass
@@ -198,7 +206,7 @@ class _Outline(Einet):
 
 def _shapes(arguments: list[dict], places: list[int], mixture: bool) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of the model."""
-    with torch.device("meta"):
+    with _NoMemory():
         outlines = [_Outline(**each).state_dict() for each in arguments]
     shapes = [{name: tuple(tensor.shape) for name, tensor in outline.items()} for outline in outlines]
     if not mixture:
