@@ -38,6 +38,9 @@ class Mixture(nn.Module):
             raise ValueError(f"need a weight for each of {len(components)} components, got {tuple(weights.shape)}")
         if not (weights > 0).all() or abs(weights.sum().item() - 1) > 1e-5:
             raise ValueError(f"weights must be positive and sum to 1, got {weights.tolist()}")
+        wrong = [type(c).__name__ for c in components if not isinstance(c, Einet)]
+        if wrong:
+            raise ValueError(f"components must be Einets, got {wrong[0]}")
         kinds = {(c.graph.num_variables, c.graph.shape, c.channels, c.num_classes) for c in components}
         if len(kinds) > 1 or components[0].num_classes != 1:
             raise ValueError(
@@ -46,6 +49,8 @@ class Mixture(nn.Module):
             )
         dtype = next(components[0].parameters()).dtype
         self.weights = nn.Parameter((weights / weights.sum()).to(dtype))
+        families = [tuple(component.families.items()) for component in components]
+        self.checking = {families.index(each) for each in families}  # the first with its families looks at the support
 
     def forward(self, x: Tensor, observed: Tensor | None = None, check: bool = True) -> Tensor:
         """log P(x_observed) in nats, (B,). Arguments and errors are those of `Einet.forward`."""
@@ -53,9 +58,11 @@ class Mixture(nn.Module):
 
     def log_joint(self, x: Tensor, observed: Tensor | None = None, check: bool = True) -> Tensor:
         """log w_c + log P_c(x_observed) for each component, (B, C): less the log-density, the posterior of c."""
-        log_densities = [c(x, observed, check and not i) for i, c in enumerate(self.components)]
+        log_densities = [c(x, observed, check and i in self.checking) for i, c in enumerate(self.components)]
         return torch.stack(log_densities, 1) + torch.log(self.weights)
 
     def as_input(self, x: Tensor, observed: Tensor | None, check: bool = True) -> tuple[Tensor, Tensor | None]:
         """As `Einet.as_input`."""
+        for i in self.checking - {0} if check else ():
+            self.components[i].as_input(x, observed)
         return self.components[0].as_input(x, observed, check)
