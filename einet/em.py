@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.families import ExponentialFamily
-from einet.layers import slice_size
+from einet.layers import EinsumLayer, slice_size
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 
@@ -77,7 +77,9 @@ class EM(torch.optim.Optimizer):
             _check_gradients(network)
         uses = [leaf_uses(network) for network in self.networks]  # of the old weights
         for layer in self.weighted:
-            _move_weights(layer.weights, layer.weight_dim, lr, pseudocount)
+            kernels = layer.kernels(layer.weights) if isinstance(layer, EinsumLayer) else None
+            move = _move_weights if kernels is None else kernels.move_weights
+            move(layer.weights, layer.weight_dim, lr, pseudocount, FEWEST_USES, WEIGHT_FLOOR)
         for network, uses_of_leaves in zip(self.networks, uses, strict=True):
             for part in network.leaves.parts:
                 _move_leaves(part, uses_of_leaves, lr, pseudocount)
@@ -92,6 +94,8 @@ def _check_gradients(network: Einet) -> None:
     # What is wrong anywhere in a circuit is wrong at its root and its leaves.
     top = network.levels[-1]
     root = torch.cat([layer.weights.grad.flatten() for layer in (*top.einsums, *top.mixings)])
+    if root.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # no value is known yet; `fit` looks at the likelihood after every epoch
     if not all(gradient.isfinite().all() for gradient in (root, *(part.phi.grad for part in network.leaves.parts))):
         raise ValueError("a gradient is not finite: some row has density 0 or infinity under the model")
     if (root < 0).any():
@@ -119,17 +123,25 @@ def leaf_uses(network: Einet) -> Tensor:
             entries = [pairs.sum(2), pairs.sum(1)]
             for side, uses_of_side in zip(sides, entries if len(sides) == 2 else [torch.cat(entries)], strict=True):
                 if len(side.at_leaves):
-                    uses.index_add_(0, side.rows[side.at_leaves], uses_of_side[side.at_leaves])
+                    _add_rows(uses, side.rows[side.at_leaves], uses_of_side[side.at_leaves])
     return uses
 
 
-def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float) -> None:
+def _add_rows(total: Tensor, rows: Tensor, terms: Tensor) -> None:
+    """total[rows] += terms, in an order that never changes, also where a row comes twice."""
+    if total.is_cuda:
+        total.index_put_((rows,), terms, accumulate=True)  # sorts the rows, where `index_add_` would race
+    else:
+        total.index_add_(0, rows, terms)
+
+
+def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewest: float, floor: float) -> None:
     for nodes in _slices(weights):
         old, counts = weights[nodes], weights[nodes] * weights.grad[nodes]
         counts += pseudocount
         total = counts.sum(dim, keepdim=True)
-        rate = lr * (total > FEWEST_USES).to(total.dtype)  # a node that nobody uses stays as it is
-        old.mul_(1 - rate).add_(counts.mul_(rate / total.clamp_min(FEWEST_USES))).clamp_min_(WEIGHT_FLOOR)
+        rate = lr * (total > fewest).to(total.dtype)  # a node that nobody uses stays as it is
+        old.mul_(1 - rate).add_(counts.mul_(rate / total.clamp_min(fewest))).clamp_min_(floor)
 
 
 def _slices(weights: Tensor) -> Iterator[slice]:

@@ -73,19 +73,30 @@ def einsum(weights: Tensor, pools: list, rows: list[Tensor], segments: list, pre
     return _Einsum.apply(weights, scales, rows, segments, precision, *values)
 
 
-class _Einsum(torch.autograd.Function):
-    """Kept between the passes: the pools, the sums' scales, and nothing else."""
+def move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewest: float, floor: float) -> None:
+    """The M-step w <- (1 - lr) w + lr normalise(w * grad_w + pseudocount) along the last axis, in one pass.
 
+    Rows with no more than the `fewest` uses stay as they are; no weight falls below `floor`. `em.EM` has the plain way.
+
+    Paper: Section 3.5, Eq. (6) and (8)
+    Chapter: book/13_past_the_paper
+    """
+    rows, width = weights.shape[:-1].numel(), weights.shape[-1]
+    numbers = map(float, (lr, pseudocount, fewest, floor))  # Triton compiles anew for an integer
+    _moved[(rows,)](weights, weights.grad.contiguous(), *numbers, WIDTH=width, TILE=next_power_of_2(width), num_warps=4)
+
+
+class _Einsum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weights, scales, rows, segments, precision, *pools):
-        weights, scales, pools = weights.contiguous(), _contiguous(scales), _contiguous(pools)
+        weights, *pools = (tensor.contiguous() for tensor in (weights, *pools))
+        scales = [scale.contiguous() for scale in scales]
         (num_nodes, num_out, _), batch = weights.shape, pools[0].shape[2]
         left, right = pools[0], pools[-1]
         value = weights.new_empty(num_nodes, num_out, batch)
         peak = weights.new_empty(num_nodes, batch)
         log_scale = weights.new_empty(num_nodes, batch, dtype=torch.float64)
-        tile, settings = _settings(left, right, num_nodes, num_out, precision)
-        grid = (num_nodes * triton.cdiv(batch, tile),)
+        grid, settings = _settings(left, right, num_nodes, num_out, precision)
         _sums[grid](weights, left, right, scales[0], scales[-1], *rows, value, peak, log_scale, batch, **settings)
         ctx.save_for_backward(weights, peak, *rows, *pools)
         ctx.segments, ctx.precision = segments, precision
@@ -98,26 +109,21 @@ class _Einsum(torch.autograd.Function):
         weights, peak, left_rows, right_rows, *pools = ctx.saved_tensors
         (num_nodes, num_out, num_pairs), batch = weights.shape, peak.shape[1]
         left, right = pools[0], pools[-1]
-        tile, settings = _settings(left, right, num_nodes, num_out, ctx.precision)
+        by_batch, settings = _settings(left, right, num_nodes, num_out, ctx.precision)
         given = (gradient.contiguous(), peak, left, right, left_rows, right_rows)
 
         grad_weights = torch.empty_like(weights)
-        grid = (num_nodes * triton.cdiv(num_pairs, PAIRS_OF_GRADIENT),)
+        by_pairs = (num_nodes * triton.cdiv(num_pairs, PAIRS_OF_GRADIENT),)
         pair_tiles = settings | {"TILE_B": ROWS_OF_GRADIENT, "TILE_P": PAIRS_OF_GRADIENT, "num_warps": 4}
-        _weight_gradients[grid](*given, grad_weights, batch, **pair_tiles)
+        _weight_gradients[by_pairs](*given, grad_weights, batch, **pair_tiles)
 
         # each node's own gradients of its children: (2 L, K, B) where they share a pool, else twice (L, K, B)
         children = [pool.new_empty(num_nodes * (3 - len(pools)), *pool.shape[1:]) for pool in pools]
         grad_left, grad_right = children if len(pools) == 2 else children[0].chunk(2)
         del settings["TILE_P"]
-        grid = (num_nodes * triton.cdiv(batch, tile),)
-        _child_gradients[grid](weights, *given, grad_left, grad_right, batch, **settings)
+        _child_gradients[by_batch](weights, *given, grad_left, grad_right, batch, **settings)
         shared = zip(children, pools, ctx.segments, strict=True)
         return grad_weights, None, None, None, None, *(_summed(*child) for child in shared)
-
-
-def _contiguous(tensors) -> list[Tensor]:
-    return [tensor.contiguous() for tensor in tensors]
 
 
 def _summed(children: Tensor, pool: Tensor, segments: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -136,17 +142,18 @@ def _summed(children: Tensor, pool: Tensor, segments: tuple[Tensor, Tensor] | No
 PAIRS_OF_GRADIENT, ROWS_OF_GRADIENT = 64, 32
 
 
-def _settings(left: Tensor, right: Tensor, num_nodes: int, num_out: int, precision: str) -> tuple[int, dict]:
-    """Rows of a tile, and the kernels' compile-time constants: sizes, the powers of 2 above them, and the precision."""
+def _settings(left, right, num_nodes, num_out, precision, multiprocessors: int = 0) -> tuple[tuple, dict]:
+    """A grid of tiles of the batch, and the kernels' compile-time constants: sizes, and the powers of 2 above them."""
     batch, num_left, num_right = left.shape[2], left.shape[1], right.shape[1]
     tile = min(max(16, next_power_of_2(batch)), 64 if precision == "ieee" else 128)
-    while tile > 16 and num_nodes * triton.cdiv(batch, tile) < _multiprocessors(left.device):
+    multiprocessors = multiprocessors or _multiprocessors(left.device)
+    while tile > 16 and num_nodes * triton.cdiv(batch, tile) < multiprocessors:
         tile //= 2  # rather small tiles than idle multiprocessors
     sizes = {"K_OUT": num_out, "K_LEFT": num_left, "K_RIGHT": num_right}
     padded = {"PAD_OUT": max(16, next_power_of_2(num_out)), "PAD_RIGHT": max(16, next_power_of_2(num_right))}
     tiles = {"TILE_B": tile, "TILE_P": 16 if precision == "ieee" else 32, "ALIGN": math.gcd(batch, 16)}
     settings = {"PRECISION": precision, "CARD": not INTERPRETED, "num_warps": 8 if tile > 64 else 4}
-    return tile, sizes | padded | tiles | settings
+    return (num_nodes * triton.cdiv(batch, tile),), sizes | padded | tiles | settings
 
 
 @cache
@@ -327,3 +334,17 @@ def _shared_sums(children, order, offsets, total, size, TILE: tl.constexpr):
         child = tl.load(order + position)
         partial += tl.load(children + child * size + at, mask=at < size, other=0.0)
     tl.store(total + row * size + at, partial, mask=at < size)
+
+
+@triton.jit
+def _moved(weights, gradient, lr, pseudocount, fewest, floor, WIDTH: tl.constexpr, TILE: tl.constexpr):
+    """One sum's weights: counts = w * grad_w + pseudocount, w <- (1 - lr) w + lr counts / their total."""
+    at = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, TILE)
+    inside = tl.arange(0, TILE) < WIDTH
+    w = tl.load(weights + at, mask=inside, other=0.0)
+    counts = tl.load(gradient + at, mask=inside, other=0.0) * w
+    counts = tl.where(inside, counts + pseudocount, 0.0)
+    total = tl.sum(counts, 0)
+    rate = tl.where(total > fewest, lr, 0.0)
+    w = (1 - rate) * w + counts * (rate / tl.maximum(total, fewest))
+    tl.store(weights + at, tl.maximum(w, floor), mask=inside)

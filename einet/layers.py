@@ -170,20 +170,29 @@ class EinsumLayer(nn.Module):
     precision: str | None = "ieee"  # of the products on a GPU: see `set_precision`
 
     def forward(self, *children: Scaled | Gathered) -> Scaled:
-        kernels = self.precision and _kernels(self.weights)
-        if kernels and kernels.serves(self.weights, self.num_left, self.num_right):
-            return self._fused(kernels, [c if isinstance(c, Gathered) else Gathered(c) for c in children])
+        weights = self.weights  # once: where they are parametrized, every look computes them
+        kernels = self.kernels(weights)
+        if kernels is not None:
+            return self._fused(kernels, weights, [c if isinstance(c, Gathered) else Gathered(c) for c in children])
         children = [c.fetch() if isinstance(c, Gathered) else c for c in children]
-        sums, log_scale = _EinsumFunction.apply(self.weights, *(child.value for child in children))
+        sums, log_scale = _EinsumFunction.apply(weights, *(child.value for child in children))
         left, right = _left_and_right([child.log_scale for child in children])
         return Scaled(sums, log_scale + left + right)
 
-    def _fused(self, kernels: ModuleType, children: list[Gathered]) -> Scaled:
+    def kernels(self, weights: Tensor) -> ModuleType | None:
+        """`einet.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
+        on_gpu = weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"  # the latter imitates one, for tests
+        kernels = _import_kernels() if on_gpu and self.precision else None
+        return kernels if kernels and kernels.serves(weights, self.num_left, self.num_right) else None
+
+    def _fused(self, kernels: ModuleType, weights: Tensor, children: list[Gathered]) -> Scaled:
         """The same by a kernel that fetches the children, multiplies and scales in one go, and holds no products."""
         pools, rows, segments = zip(*children, strict=True)
-        device = self.weights.device
-        rows = [torch.arange(len(p.value), device=device) if r is None else r for p, r in zip(pools, rows, strict=True)]
-        return Scaled(*kernels.einsum(self.weights, pools, _left_and_right(rows), segments, self.precision))
+        rows = [
+            torch.arange(len(pool.value), device=weights.device) if own is None else own
+            for pool, own in zip(pools, rows, strict=True)
+        ]
+        return Scaled(*kernels.einsum(weights, pools, _left_and_right(rows), segments, self.precision))
 
     def extra_repr(self) -> str:
         return f"nodes={len(self.weights)}, {self.num_left} x {self.num_right} -> {self.weights.shape[1]}"
@@ -204,11 +213,6 @@ def set_precision(model: nn.Module, precision: str | None) -> None:
     for layer in model.modules():
         if isinstance(layer, EinsumLayer):
             layer.precision = precision
-
-
-def _kernels(weights: Tensor) -> ModuleType | None:
-    """`einet.kernels` where the weights are on a GPU, or Triton's interpreter is on, and Triton is installed."""
-    return _import_kernels() if weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1" else None
 
 
 @cache

@@ -73,6 +73,8 @@ class FamilyLeaves(nn.Module):
         pairs = [d for group in groups for row in group for d in scopes[row]]
         for g, group in enumerate(groups):
             self.register_buffer(f"rows_{g}", torch.tensor(group), persistent=False)
+        by_group = torch.tensor([row for group in groups for row in group])
+        self.register_buffer("order", torch.argsort(by_group), persistent=False)  # back to that of the regions
         self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
         self.register_buffer("variables", torch.tensor(sorted(variables)), persistent=False)
         self.phi = nn.Parameter(torch.empty(family.num_statistics, len(pairs), family.channels, num_entries))
@@ -94,8 +96,7 @@ class FamilyLeaves(nn.Module):
             groups = [Scaled(*_LeafFunction.apply(*terms, self.phi.dtype)) for _, terms in self._terms(x, observed)]
         if len(groups) == 1:
             return groups[0]
-        order = torch.argsort(torch.cat([rows for rows, _, _ in self.groups()]))
-        return Scaled(*(torch.cat(part).index_select(0, order) for part in zip(*groups, strict=True)))
+        return Scaled(*(torch.cat(part).index_select(0, self.order) for part in zip(*groups, strict=True)))
 
     def log_densities(self, x: Tensor, observed: Tensor | None):
         """(rows, log-densities (L, K, B)) of each group of regions, to be added to those of other families."""

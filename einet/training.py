@@ -8,6 +8,7 @@ Chapter: book/07_em
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -61,6 +62,7 @@ def fit(
     patience: int | None = None,
     seed: int = 0,
     checkpoint: str | os.PathLike | None = None,
+    cuda_graph: bool = False,
     progress: bool = True,
 ) -> History:
     """Train `model` on the rows of `x`, in place, by stochastic EM unless another `optimizer` is given.
@@ -77,6 +79,8 @@ def fit(
     checkpoint  a file that is replaced after every epoch. Where it exists, training goes on from there, and ends with
                 the same parameters, bit for bit, as if it had never stopped; `load` reads the best model so far.
                 More `epochs` than before prolong a run; all else must be as it was, the initial parameters too
+    cuda_graph  record one step of EM on the GPU, and replay it: a small or deep network then no longer waits for the
+                CPU to launch its many kernels. The data are moved to the GPU
 
     `ValueError` for settings or data out of range, or a checkpoint that is damaged or of another run.
 
@@ -88,7 +92,8 @@ def fit(
     held_out = None if valid is None else Rows(model, *(valid if isinstance(valid, tuple) else (valid,)))
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
-    run = _Run(model, EM(model, lr=lr, pseudocount=pseudocount) if optimizer is None else optimizer, scheduler)
+    optimizer = EM(model, lr=lr, pseudocount=pseudocount) if optimizer is None else optimizer
+    run = _Run(model, optimizer, scheduler, _Graph(train, optimizer, batch_size) if cuda_graph else None)
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
         run.resume(checkpoint, {**settings, "validation rows": held_out and held_out.digest()}, epochs)
@@ -144,6 +149,10 @@ class Rows:
         observed = self.observed[rows] if self.masks_differ else self.observed
         return self.x[rows].to(device), observed if observed is None else observed.to(device)
 
+    def move(self, device: torch.device) -> None:
+        tensors = (self.x, self.observed, self.labels)
+        self.x, self.observed, self.labels = (None if tensor is None else tensor.to(device) for tensor in tensors)
+
     def log_density(self, rows: slice | Tensor) -> Tensor:
         log_density = self.model(*self.some(rows), check=False)
         if self.labels is None:
@@ -162,8 +171,8 @@ class Rows:
 class _Run:
     """A training run between two epochs: all that the next one depends on, and the best parameters so far."""
 
-    def __init__(self, model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler):
-        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+    def __init__(self, model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler, graph: _Graph | None):
+        self.model, self.optimizer, self.scheduler, self.graph = model, optimizer, scheduler, graph
         self.history, self.best = History(), None
 
     @property
@@ -176,7 +185,7 @@ class _Run:
     def advance(self, train: Rows, held_out: Rows | None, batch_size: int | None, seed: int) -> None:
         start, history = time.perf_counter(), self.history
         history.lr.append(self.optimizer.param_groups[0]["lr"])
-        history.train.append(_epoch(train, self.optimizer, batch_size, seed + self.epoch))
+        history.train.append(_epoch(train, self.optimizer, batch_size, seed + self.epoch, self.graph))
         if self.scheduler is not None:
             self.scheduler.step()
         if held_out is not None:
@@ -247,22 +256,85 @@ class _Run:
         set_optimizer_state(self.optimizer, content["optimizer"], tensors)
 
 
-def _epoch(rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int) -> float:
+def _epoch(
+    rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int, graph: _Graph | None = None
+) -> float:
     """One pass over the rows; the mean log-density as it was seen on the way."""
     order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(seed))
+    order = order if graph is None else order.to(graph.batch.device)
     total = 0.0
     optimizer.zero_grad()
     for batch in order.split(batch_size or GRADIENT_ROWS):
-        value = rows.log_density(batch).double().sum()
-        rows_of_step = len(order) if batch_size is None else len(batch)
-        (value if isinstance(optimizer, EM) else -value / rows_of_step).backward()
-        total += value.item()
-        if batch_size is not None:
-            optimizer.step()
-            optimizer.zero_grad()
+        if batch_size is None:
+            total = total + _accumulate(rows, optimizer, batch, len(order))
+        else:
+            total = total + (_step(rows, optimizer, batch) if graph is None else graph.step(batch))
     if batch_size is None:
         optimizer.step()
-    return total / len(order)
+    mean = total.item() / len(order)  # only here does the CPU wait for a GPU
+    if graph is not None and not math.isfinite(mean):
+        raise ValueError(f"the log-likelihood became {mean}: some row has density 0 or infinity under the model")
+    return mean
+
+
+def _step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
+    value = _accumulate(rows, optimizer, batch, len(batch))
+    optimizer.step()
+    optimizer.zero_grad()
+    return value
+
+
+def _accumulate(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor, rows_of_step: int) -> Tensor:
+    """Gradients of a batch, to be added to those there are. Its log-densities, summed."""
+    value = rows.log_density(batch).double().sum()
+    (value if isinstance(optimizer, EM) else -value / rows_of_step).backward()
+    return value.detach()
+
+
+class _Graph:
+    """A step of EM as a CUDA graph: recorded once, then replayed for every batch of the same size.
+
+    Which rows make up the batch is the one input. The first steps run as usual, on a stream of their own as CUDA
+    demands, so that everything is compiled and allocated by then; so does a last, smaller batch. The step size is part
+    of the recording, which is made anew when a scheduler has changed it.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None):
+        device = next(rows.model.parameters()).device
+        if device.type != "cuda":
+            raise ValueError(f"cuda_graph=True needs the model on a CUDA device, got {device}")
+        if not isinstance(optimizer, EM) or batch_size is None:
+            raise ValueError(f"cuda_graph=True needs EM and a batch_size, got {type(optimizer).__name__}, {batch_size}")
+        rows.move(device)
+        self.rows, self.optimizer, self.batch_size = rows, optimizer, batch_size
+        self.stream, self.steps, self.graph, self.lr = torch.cuda.Stream(device), 0, None, None
+        self.batch = torch.zeros(batch_size, dtype=torch.int64, device=device)
+
+    def step(self, batch: Tensor) -> Tensor:
+        """One step; the batch's log-densities, summed, in a tensor that the next step overwrites."""
+        if len(batch) < self.batch_size:
+            return _step(self.rows, self.optimizer, batch)
+        self.steps += 1
+        if self.steps <= self.WARM_UP:
+            return self._aside(batch)
+        lr = self.optimizer.param_groups[0]["lr"]
+        if lr != self.lr:
+            self.graph, self.lr = torch.cuda.CUDAGraph(), lr
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.value = _step(self.rows, self.optimizer, self.batch)
+        self.batch.copy_(batch)
+        self.graph.replay()
+        return self.value
+
+    def _aside(self, batch: Tensor) -> Tensor:
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            value = _step(self.rows, self.optimizer, batch)
+        current.wait_stream(self.stream)
+        return value
 
 
 def _families(model: Einet | Mixture) -> set[type]:
