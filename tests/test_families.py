@@ -231,11 +231,14 @@ class FamilyContract:
         scopes, batch = [(0, 2), (1,), (0, 1, 3), (3,)], 6
         layer, x, observed = self._leaf_layer(scopes, channels, batch)
         phi, plain = layer.parts[0].phi, []
+        allowed = torch.where(
+            observed[:, None], x, self.x[0, 0]
+        )  # what is missing is 0, where a density may have no value
         for row, scope in enumerate(scopes):
             total = torch.zeros(3, batch, dtype=torch.float64)
             for d in scope:
-                each = self.family.log_density(x[d, :, None], self._phi_of(layer, row, d)[..., None])  # (C, K, B)
-                base = self.family.log_base(x[d])
+                each = self.family.log_density(allowed[d, :, None], self._phi_of(layer, row, d)[..., None])  # (C, K, B)
+                base = self.family.log_base(allowed[d])
                 each = each - (0 if base is None else base[:, None])
                 total = total + torch.where(observed[d], each.sum(0), 0)
             plain.append(total)
@@ -483,6 +486,58 @@ class TestPoisson(Discrete):
         assert model(x).mean().item() > one_rate + 2
         total = model(torch.arange(60.0)[:, None].expand(-1, 6), torch.arange(6) == 2).exp().sum()
         assert total.item() == pytest.approx(1, abs=1e-4)
+
+
+@dataclass(frozen=True)
+class LogNormal(Normal):
+    """Positive reals whose logarithm is normal. What stands in for a missing value, 0, is outside its support."""
+
+    def check(self, x):
+        if not (x > 0).all():
+            raise ValueError(f"a log-normal variable must be positive, got {x[~(x > 0)][0].item()}")
+
+    def statistics(self, x):
+        return super().statistics(torch.log(x))
+
+    def log_base(self, x):
+        return -torch.log(x)
+
+    def sample(self, phi, generator=None):
+        return torch.exp(super().sample(phi, generator))
+
+    def mean(self, phi):
+        return torch.exp(phi[0] + phi[1] / 2)
+
+    def variance(self, phi):
+        return torch.expm1(phi[1]) * self.mean(phi) ** 2
+
+    def mode(self, phi):
+        return torch.exp(phi[0] - phi[1])
+
+
+class TestLogNormal(FamilyContract):
+    family = LogNormal(max_variance=0.5)
+    outside = [(0.0, "positive, got 0"), (-1.0, "positive, got -1"), (math.nan, "positive, got nan")]
+    wild = [[0.5, 0.0], [-1.0, 3.0], [2.0, 1e-9]]
+
+    @property
+    def phi(self):
+        return torch.stack((torch.linspace(-1, 1, 7), torch.linspace(0.05, 0.4, 7))).double()
+
+    def support(self, phi):
+        """The rectangle rule for the logarithm."""
+        values = torch.exp(torch.linspace(-12, 12, 24001, dtype=torch.float64))[:, None]
+        return values, 0.001 * values
+
+    @property
+    def x(self):
+        return torch.tensor([0.1, 0.6, 1.0, 4.0], dtype=torch.float64)[:, None]
+
+    def scipy_log_density(self, x, phi):
+        return stats.lognorm.logpdf(x, np.sqrt(phi[1]), scale=np.exp(phi[0]))
+
+    def inside(self, phi):
+        return (phi[1] >= 1e-6 * (1 - 1e-6)) & (phi[1] <= 0.5 * (1 + 1e-6))
 
 
 # Constructor arguments, one family at a time

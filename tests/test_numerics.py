@@ -122,6 +122,18 @@ def test_data_that_a_trained_model_holds_for_impossible(family, dtype):
     assert_finite(model, x)
 
 
+def test_entries_are_told_apart_at_log_densities_of_minus_fifty_million():
+    """Means of 0 and 1e-4, a row at 1e4: one nat between densities that float32 rounds to multiples of four nats."""
+    model = Einet(RegionGraph([{0}]), Normal(), num_leaves=2, seed=0)
+    with torch.no_grad():
+        model.leaves.parts[0].phi.copy_(torch.tensor([[0.0, 1e-4], [1.0, 1.0]])[:, None, None])
+    (root,) = model.levels[0].einsums
+    model(torch.tensor([[1e4]])).sum().backward()
+    prior = root.weights[0, 0].double()
+    expected = prior * torch.tensor([1.0, math.e]) / (prior[0] + math.e * prior[1])
+    torch.testing.assert_close((root.weights * root.weights.grad)[0, 0].double(), expected, rtol=1e-3, atol=0)
+
+
 def test_partitions_of_very_different_scale_are_mixed_right():
     """One partition of the root is 1e4 nats likelier in some rows and less likely in others, in one batch."""
     graph = RegionGraph([{0}, {1}, {0}, {1}, {0, 1}], [(4, 0, 1), (4, 2, 3)])

@@ -175,6 +175,12 @@ def test_pd_cuts_at_multiples_of_delta_and_leaves_the_rest():
     assert {graph.regions[leaf].scope for leaf in graph.leaves} == {(0, 1, 2), (3, 4, 5), (6,)}
 
 
+def test_pd_counts_multiples_of_a_finer_delta_from_the_edge_of_the_grid():
+    """The half from 4 to 8 is cut at 6, not at 4 + 3."""
+    graph = poon_domingos((8,), [4, 3])
+    assert {graph.regions[leaf].scope for leaf in graph.leaves} == {(0, 1, 2), (3,), (4, 5), (6, 7)}
+
+
 def test_pd_uses_a_finer_delta_only_where_no_coarser_one_cuts():
     graph = poon_domingos((4, 4), [2, 1])
     root_halves = {graph.regions[child].scope for p in graph.partitions_of[graph.root] for child in p[1:]}
