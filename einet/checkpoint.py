@@ -163,9 +163,10 @@ def _model(content: dict, tensors: dict[str, Tensor], known: dict[str, type]) ->
         raise ValueError(f"its components must be numbers of its {len(arguments)} networks, got {places[:8]}")
     _check_shapes(_shapes(arguments, places, mixture), tensors)
     dtype = _check_dtype(tensors)
-    components = [Einet(**arguments[place], seed=0) for place in places]
+    components = [_outline(arguments[place]) for place in places]
     model = Mixture(components, [1 / len(places)] * len(places)) if mixture else components[0]
-    model.to(torch.float32 if dtype == torch.float16 else dtype).load_state_dict(tensors)
+    final = torch.float32 if dtype == torch.float16 else dtype
+    model.load_state_dict({name: tensor.to(final, copy=True) for name, tensor in tensors.items()}, assign=True)
     if dtype == torch.float16:
         _normalize(model)
     _check_parameters(model)
@@ -197,17 +198,22 @@ class _NoMemory(TorchFunctionMode):
         return function(*args, **{**(kwargs or {}), **({"device": "meta"} if function is torch.empty else {})})
 
 
-class _Outline(Einet):
-    """A network whose parameters nobody fills."""
-
+class _Unfilled(Einet):
     def reset_parameters(self, seed: int | None = None) -> None:
-        pass
+        """Parameters are read, not drawn."""
+
+
+def _outline(arguments: dict) -> Einet:
+    """A network whose parameters have names and shapes, but no memory yet."""
+    with _NoMemory():
+        network = _Unfilled(**arguments)
+    network.__class__ = Einet  # once it is filled, a network like any other
+    return network
 
 
 def _shapes(arguments: list[dict], places: list[int], mixture: bool) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of the model."""
-    with _NoMemory():
-        outlines = [_Outline(**each).state_dict() for each in arguments]
+    outlines = [_outline(each).state_dict() for each in arguments]
     shapes = [{name: tuple(tensor.shape) for name, tensor in outline.items()} for outline in outlines]
     if not mixture:
         return shapes[0]

@@ -28,6 +28,7 @@ from einet import (
     Mixture,
     Normal,
     RegionGraph,
+    fit,
     load,
     load_optimizer,
     poon_domingos,
@@ -498,3 +499,14 @@ def test_float64_models_of_float64_data(tmp_path):
     model = in_float64(network(Normal()))
     save(model, tmp_path / "m")
     assert next(load(tmp_path / "m").parameters()).dtype == torch.float64
+
+
+def test_a_loaded_model_learns_like_the_saved_one(tmp_path):
+    saved = mixture()
+    save(saved, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    assert type(loaded) is Mixture and {type(component) for component in loaded.components} == {Einet}
+    x = torch.randn(40, 6)
+    for model in (saved, loaded):
+        fit(model, x, epochs=2, batch_size=10, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters(), strict=True))
