@@ -259,14 +259,18 @@ def test_killed_at_any_moment(tmp_path):
         path.parent.mkdir()
     writers = [subprocess.Popen([sys.executable, "-c", WRITES_FOREVER, path]) for path in paths]
     deadline = time.monotonic() + 60
-    for path, writer in zip(paths, writers, strict=True):
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        for _ in range(random.Random(path.parent.name).randrange(50)):
-            content, tensors = read(path)
-            assert (tensors["x"] == content["number"]).all()
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+    try:
+        for path, writer in zip(paths, writers, strict=True):
+            while not path.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            for _ in range(random.Random(path.parent.name).randrange(50)):
+                content, tensors = read(path)
+                assert (tensors["x"] == content["number"]).all()
+            writer.send_signal(signal.SIGKILL)
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
     for path in paths:
         content, tensors = read(path)
         assert (tensors["x"] == content["number"]).all()
