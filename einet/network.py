@@ -11,7 +11,7 @@ Chapter: book/04_layers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -140,16 +140,27 @@ class Level(nn.Module):
         self.register_buffer("order", None if sorted_already else torch.tensor(order), persistent=False)
 
     def forward(self, outputs: list[Scaled]) -> Scaled:
+        """The regions' vectors, from the outputs of the levels below, the leaves' first."""
+        return self.regions(self.partitions(outputs))
+
+    # Queries pass with other sums than the layers' own, as of maxima: `einsum` and `mixing` take the layer, too.
+
+    def partitions(self, outputs: list[Scaled], einsum: Callable = EinsumLayer.__call__) -> Scaled:
+        """The vectors of all partitions, those of a region side by side."""
         pairs = zip(self.einsums, self.children_of, strict=True)
-        partitions = _joined([einsum(*(side.gathered(outputs) for side in sides)) for einsum, sides in pairs])
-        if self.order is not None:
-            partitions = Scaled(*(part.index_select(0, self.order) for part in partitions))
-        if not self.mixings:
-            return partitions
-        sizes = [self.num_single, *(mixing.weights.shape[:2].numel() for mixing in self.mixings)]
-        single, *groups = map(Scaled, *(part.split(sizes) for part in partitions))
-        mixed = [mixing(group) for mixing, group in zip(self.mixings, groups, strict=True)]
+        sums = _joined([einsum(layer, *(side.gathered(outputs) for side in sides)) for layer, sides in pairs])
+        return sums if self.order is None else Scaled(*(part.index_select(0, self.order) for part in sums))
+
+    def regions(self, partitions: Scaled, mixing: Callable = MixingLayer.__call__) -> Scaled:
+        """The vectors of all regions: their only partition's, or a mixture."""
+        single, *groups = self.by_region(partitions)
+        mixed = [mixing(layer, group) for layer, group in zip(self.mixings, groups, strict=True)]
         return _joined(([single] if self.num_single else []) + mixed)
+
+    def by_region(self, partitions: Scaled) -> list[Scaled]:
+        """The regions with one partition, then what each mixing layer mixes."""
+        sizes = [self.num_single, *(layer.weights.shape[:2].numel() for layer in self.mixings)]
+        return [Scaled(*group) for group in zip(*(part.split(sizes) for part in partitions), strict=True)]
 
 
 class Children(nn.Module):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from einet.families import Binomial, Categorical, ExponentialFamily
-from einet.layers import Scaled
-from einet.network import Constant, Einet, Level
+from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled
+from einet.network import Constant, Einet
 
 # Temporaries of a query hold about this many numbers; 2^22 doubles are 32 MiB.
 PORTION = 2**22
@@ -50,7 +50,12 @@ Pick = Callable[[Tensor, Tensor], Tensor]
 # Upward
 
 
-def upward(network: Einet, leaves: Scaled, einsum: Callable | None = None, mixing: Callable | None = None) -> Passed:
+def upward(
+    network: Einet,
+    leaves: Scaled,
+    einsum: Callable = EinsumLayer.__call__,
+    mixing: Callable = MixingLayer.__call__,
+) -> Passed:
     """The vectors of all levels and partitions. Other sums than the layers' own make other passes, as of maxima.
 
     einsum(layer, *children) and mixing(layer, partitions) -> Scaled stand in for the layers where given. A root that is
@@ -58,33 +63,15 @@ def upward(network: Einet, leaves: Scaled, einsum: Callable | None = None, mixin
     """
     passed = Passed([leaves], [])
     for level in network.levels:
-        sums = []
-        for layer, sides in zip(level.einsums, level.children_of, strict=True):
-            children = [side(passed.outputs) for side in sides]
-            sums.append(layer(*children) if einsum is None else einsum(layer, *children))
-        partitions = _joined(sums)
-        if level.order is not None:
-            partitions = Scaled(*(part.index_select(0, level.order) for part in partitions))
-        single, *groups = _by_region(level, partitions)
-        mixed = [m(g) if mixing is None else mixing(m, g) for m, g in zip(level.mixings, groups, strict=True)]
-        passed.partitions.append(partitions)
-        passed.outputs.append(_joined(([single] if level.num_single else []) + mixed))
+        passed.partitions.append(level.partitions(passed.outputs, einsum))
+        passed.outputs.append(level.regions(passed.partitions[-1], mixing))
     return passed
 
 
-def _by_region(level: Level, partitions: Scaled) -> list[Scaled]:
-    """The regions with one partition, then what each mixing layer mixes."""
-    sizes = [level.num_single, *(mixing.weights.shape[:2].numel() for mixing in level.mixings)]
-    return [Scaled(*group) for group in zip(*(part.split(sizes) for part in partitions), strict=True)]
-
-
-def left_and_right(children: Sequence[Scaled]) -> Sequence[Scaled]:
-    """What an einsum layer gets: two `Scaled`, or one that is all left children and, below them, all right ones."""
+def left_and_right(children: Sequence[Scaled | Gathered]) -> Sequence[Scaled]:
+    """What an einsum layer gets: two sides, or one that is all left children and, below them, all right ones."""
+    children = [child.fetch() if isinstance(child, Gathered) else child for child in children]
     return children if len(children) == 2 else list(map(Scaled, *(part.chunk(2) for part in children[0])))
-
-
-def _joined(parts: list[Scaled]) -> Scaled:
-    return parts[0] if len(parts) == 1 else Scaled(*map(torch.cat, zip(*parts, strict=True)))
 
 
 # Downward
@@ -136,7 +123,7 @@ class _Descent:
         level, chosen = self.network.levels[depth], visits.row.clone()
         groups = [None] * (1 + len(level.mixings))
         if self.passed is not None:
-            groups = _by_region(level, self.passed.partitions[depth])
+            groups = level.by_region(self.passed.partitions[depth])
         region = partition = level.num_single
         for mixing, group in zip(level.mixings, groups[1:], strict=True):
             num_nodes, num_partitions, _ = mixing.weights.shape
