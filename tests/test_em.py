@@ -409,7 +409,7 @@ def small_model(num_classes=1, seed=0):
     return Einet(GRAPHS[0], Bernoulli(), num_sums=3, num_classes=num_classes, seed=seed)
 
 
-def watch(model, method=Einet.forward):
+def watch(model):
     """The rows of every call that is part of training, as they come."""
     batches = []
     model.register_forward_pre_hook(
@@ -522,6 +522,16 @@ def test_labels_train_each_class_on_its_own_rows():
     model = small_model(num_classes=2)
     einet.fit(model, x, labels=labels, epochs=10, progress=False)
     assert (model(x).argmax(1) == labels).double().mean() > 0.97
+
+
+def test_labels_go_with_their_rows():
+    x = clusters(25)
+    model, by_hand = small_model(num_classes=2), small_model(num_classes=2)
+    batches = watch(model)
+    einet.fit(model, x, labels=(x[:, 0] == 1).long(), epochs=2, batch_size=10, lr=0.4, progress=False)
+    for batch in batches:
+        em_step(by_hand, batch, labels=(batch[:, 0] == 1).long(), lr=0.4)
+    assert_same(model, by_hand, rtol=1e-5, atol=1e-6)
 
 
 def test_seeds_reproduce():
