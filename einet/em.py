@@ -46,7 +46,8 @@ class EM(torch.optim.Optimizer):
     pseudocount  at least 0: uses of every weight, and agreeable uses of every leaf entry, on top of the expected ones
 
     `step` raises `ValueError`, before it changes anything, where there is no gradient, or one that is not finite or of
-    the wrong sign, or where weights are parametrized for gradient training.
+    the wrong sign, or where weights are parametrized for gradient training. While a CUDA graph is recorded gradients
+    have no values yet, so these are not looked at: `fit(..., cuda_graph=True)` then watches the likelihood.
 
     Paper: Section 3.5, Eq. (6) to (9)
     Chapter: book/07_em

@@ -70,7 +70,8 @@ def einsum(weights: Tensor, pools: list, rows: list[Tensor], segments: list, pre
     Chapter: book/13_past_the_paper
     """
     values, scales = zip(*pools, strict=True)
-    return _Einsum.apply(weights, scales, rows, segments, precision, *values)
+    with torch.cuda.device_of(weights):  # Triton launches on the current device, wherever the tensors are
+        return _Einsum.apply(weights, scales, rows, segments, precision, *values)
 
 
 def move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewest: float, floor: float) -> None:
@@ -83,7 +84,9 @@ def move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewes
     """
     rows, width = weights.shape[:-1].numel(), weights.shape[-1]
     numbers = map(float, (lr, pseudocount, fewest, floor))  # Triton compiles anew for an integer
-    _moved[(rows,)](weights, weights.grad.contiguous(), *numbers, WIDTH=width, TILE=next_power_of_2(width), num_warps=4)
+    sizes = {"WIDTH": width, "TILE": next_power_of_2(width)}
+    with torch.cuda.device_of(weights):
+        _moved[(rows,)](weights, weights.grad.contiguous(), *numbers, **sizes, num_warps=4)
 
 
 class _Einsum(torch.autograd.Function):
@@ -128,17 +131,14 @@ class _Einsum(torch.autograd.Function):
 
 def _summed(children: Tensor, pool: Tensor, segments: tuple[Tensor, Tensor] | None) -> Tensor:
     """The gradient of a pool (N, K, B): for each row, the sum over the children that it is."""
-    if segments is None:
-        return children
-    total, size = torch.empty_like(pool), pool[0].numel()
-    grid = (len(pool) * triton.cdiv(size, 1024),)
-    _shared_sums[grid](children, *segments, total, size, TILE=1024, num_warps=4)
-    return total
+    if segments is not None:
+        by_node, size = children, pool[0].numel()
+        children = torch.empty_like(pool)
+        _shared_sums[(len(pool) * triton.cdiv(size, 1024),)](by_node, *segments, children, size, TILE=1024, num_warps=4)
+    return children
 
 
-# How the work is cut into programs
-
-# The gradient of the weights: a program owns this many pairs, and goes through the batch by so many rows.
+# How the work is cut. For the weights' gradient a program owns so many pairs, and takes so many rows at a time.
 PAIRS_OF_GRADIENT, ROWS_OF_GRADIENT = 64, 32
 
 

@@ -80,7 +80,8 @@ def fit(
                 the same parameters, bit for bit, as if it had never stopped; `load` reads the best model so far.
                 More `epochs` than before prolong a run; all else must be as it was, the initial parameters too
     cuda_graph  record one step of EM on the GPU, and replay it: a small or deep network then no longer waits for the
-                CPU to launch its many kernels. The data are moved to the GPU
+                CPU to launch its many kernels. The data are moved to the GPU. Gradients are not checked at every step:
+                a likelihood that is not finite ends the training after the epoch, with a `ValueError`
 
     `ValueError` for settings or data out of range, or a checkpoint that is damaged or of another run.
 

@@ -40,7 +40,7 @@ from provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("plain", "ieee", "tf32x3", "bf16x3", "tf32", "ieee+graph", "tf32x3+graph", "bf16x3+graph", "tf32+graph")
-NAMES += ("log-domain", "compiled", "pyjuice", "pyjuice=weights", "libcirkit")
+NAMES += ("at-once", "log-domain", "compiled", "pyjuice", "pyjuice=weights", "libcirkit")
 WARM_UP = 5  # steps: three before a CUDA graph is recorded, and one replay
 PACKAGES = ("torch", "triton", "numpy", "pyjuice", "libcirkit")
 
@@ -244,7 +244,7 @@ def precompile(options: argparse.Namespace) -> None:
     running = [
         subprocess.Popen([*command, name], stdout=subprocess.DEVNULL, env=environment(options))
         for name in options.names
-        if name.partition("+")[0] not in ("plain", "log-domain", "libcirkit") and "+" not in name
+        if name.partition("+")[0] not in ("plain", "at-once", "log-domain", "libcirkit") and "+" not in name
     ]
     for process in running:
         process.wait()

@@ -9,7 +9,8 @@
 All but the libraries are one einet network, with the same leaves, graph and EM, and differ in the einsum layer:
 
     plain        PyTorch alone: outer products in slices, by a batched product
-    compiled     outer products at once and a batched product, under torch.compile
+    at-once      outer products of a whole layer in memory, and a batched product
+    compiled     the same under torch.compile
     log-domain   the scheme of LibSPN and SPFlow: sums of logarithms, then log-sum-exp over K * K' of them
     ieee, tf32, tf32x3, bf16x3   the fused kernels, by their precision; `+graph` replays the step as a CUDA graph
 
@@ -28,8 +29,6 @@ from einet.layers import EinsumLayer, Gathered, Scaled
 from einet.training import Rows, _Graph, _step
 
 FUSED = ("ieee", "tf32", "tf32x3", "bf16x3")
-GRAPHED = tuple(f"{name}+graph" for name in FUSED)
-NAMES = ("plain", "compiled", "log-domain", *FUSED, *GRAPHED, "libcirkit", "pyjuice", "pyjuice=weights")
 
 
 def make(name: str, case, device: str, seed: int, data: Tensor):
@@ -88,7 +87,7 @@ def log_sum_exp(layer: EinsumLayer, *children) -> Scaled:
     return Scaled(scaled.value, log_scale + scaled.log_scale)
 
 
-OTHER_SCHEMES = {"compiled": outer_products_at_once, "log-domain": log_sum_exp}
+OTHER_SCHEMES = {"at-once": outer_products_at_once, "compiled": outer_products_at_once, "log-domain": log_sum_exp}
 
 
 def _fetched(children) -> tuple[list[Tensor], Tensor]:
