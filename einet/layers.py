@@ -244,7 +244,7 @@ class MixingLayer(nn.Module):
     def forward(self, partitions: Scaled) -> Scaled:
         shape = self.weights.shape[:2]
         scales = partitions.log_scale.unflatten(0, shape)
-        log_scale = scales.amax(1)
+        log_scale = scales.amax(1).clamp_min(torch.finfo(scales.dtype).min)  # where all are impossible
         relative = torch.exp(scales - log_scale[:, None]).to(self.weights.dtype)
         values = partitions.value.unflatten(0, shape) * relative[:, :, None]
         return Scaled((values * self.weights[..., None]).sum(1), log_scale)
