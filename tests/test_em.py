@@ -259,6 +259,18 @@ def test_a_class_without_rows_keeps_its_root():
     assert not torch.allclose(root.weights[..., :2], before[..., :2], atol=1e-3)
 
 
+def test_entries_that_nobody_uses_cost_no_mass():
+    """Their weights stay positive, so that they may return, but so small that the sum is still 1."""
+    model = in_float64(Einet(RegionGraph([{0}]), Normal(), num_leaves=100, seed=0))
+    (root,) = model.levels[0].einsums
+    with torch.no_grad():
+        model.leaves.parts[0].phi[0, 0, 0, 1:] += 1e4
+    em_step(model, torch.randn(20, 1).double())
+    assert root.weights.sum().item() == pytest.approx(1, abs=1e-9)
+    assert root.weights.min() > 0
+    assert root.weights.min().float() > 0
+
+
 def test_channels_are_fitted_each_to_its_own():
     model = in_float64(Einet(RegionGraph([range(2)]), Normal(channels=3), num_leaves=1, seed=0))
     x = torch.randn(30, 2, 3, dtype=torch.float64) + torch.arange(6).view(2, 3)
@@ -593,6 +605,15 @@ def test_patience_stops_early():
     assert history.valid == whole.valid[: len(history.valid)] and len(history.valid) < 12
 
 
+def test_an_equal_validation_is_no_better():
+    """One entry that fits constant data after the first epoch, and never changes again."""
+    model = Einet(RegionGraph([{0}]), Bernoulli(), num_leaves=1, seed=0)
+    x = torch.ones(4, 1)
+    history = einet.fit(model, x, valid=x, epochs=9, batch_size=None, lr=1.0, patience=2, progress=False)
+    assert len(set(history.valid)) == 1
+    assert (history.best_epoch, len(history.valid)) == (0, 3)
+
+
 def test_validation_may_have_masks():
     observed = torch.arange(6) < 3
     model, other, history = overfitting(observed=observed)
@@ -628,3 +649,19 @@ def test_log_density_is_the_model_in_batches():
     assert not out.requires_grad
     classes = small_model(num_classes=3)
     torch.testing.assert_close(einet.log_density(classes, x, batch_size=10), classes(x))
+
+
+def test_categories_may_be_multiplied_as_well_as_looked_up(monkeypatch):
+    """What a GPU does with few categories, on the CPU: the same density, the same step."""
+    graph = random_binary_trees(4, 1, 2, seed=0)
+    x, observed, found = torch.randint(3, (9, 4)).float(), torch.rand(9, 4) < 0.8, []
+    for looks_up in (True, False):
+        monkeypatch.setattr(einet.leaves.FamilyLeaves, "looks_up", lambda self, x, found=looks_up: found)
+        model = Einet(graph, Categorical(categories=3), num_sums=3, seed=0)
+        em = EM(model, lr=0.5)
+        log_density = model(x, observed)
+        log_density.sum().backward()
+        em.step()
+        found.append([log_density.detach(), *(parameter.detach() for parameter in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

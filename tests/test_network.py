@@ -236,6 +236,12 @@ def test_seed_decides_all_parameters(families):
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
+def test_lengths_by_default():
+    model = Einet(random_binary_trees(4, 1, 2, seed=0), Bernoulli())
+    assert (model.num_sums, model.num_leaves, model.num_classes) == (10, 10, 1)
+    assert Einet(random_binary_trees(4, 1, 2, seed=0), Bernoulli(), num_sums=3).leaves.parts[0].phi.shape[-1] == 3
+
+
 def test_without_a_seed_every_model_is_new():
     graph = random_binary_trees(4, 1, 1, seed=0)
     one, two = (Einet(graph, Normal(), num_sums=2).leaves.parts[0].phi for _ in range(2))
