@@ -124,16 +124,9 @@ def leaf_uses(network: Einet) -> Tensor:
             entries = [pairs.sum(2), pairs.sum(1)]
             for side, uses_of_side in zip(sides, entries if len(sides) == 2 else [torch.cat(entries)], strict=True):
                 if len(side.at_leaves):
-                    _add_rows(uses, side.rows[side.at_leaves], uses_of_side[side.at_leaves])
+                    padded = torch.cat((uses_of_side, torch.zeros_like(uses_of_side[:1])))
+                    uses += padded[side.leaf_users].sum(1)  # rather than `index_add_`, whose order on a GPU is random
     return uses
-
-
-def _add_rows(total: Tensor, rows: Tensor, terms: Tensor) -> None:
-    """total[rows] += terms, in an order that never changes, also where a row comes twice."""
-    if total.is_cuda:
-        total.index_put_((rows,), terms, accumulate=True)  # sorts the rows, where `index_add_` would race
-    else:
-        total.index_add_(0, rows, terms)
 
 
 def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewest: float, floor: float) -> None:

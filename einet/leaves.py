@@ -15,6 +15,9 @@ from torch.autograd.function import once_differentiable
 from einet.families import ExponentialFamily
 from einet.layers import Scaled, slice_size
 
+# Up to this many categories, a GPU multiplies by indicators.
+MULTIPLIED = 32
+
 
 class LeafLayer(nn.Module):
     """The vectors of K log-densities of all leaf regions, fully factorised over each region's variables.
@@ -90,7 +93,7 @@ class FamilyLeaves(nn.Module):
 
     def densities(self, x: Tensor, observed: Tensor | None) -> Scaled:
         """The vectors of all regions, where this is their only family."""
-        if self.family.indicator:
+        if self.looks_up(x):
             groups = [Scaled.from_log(log_density, self.phi.dtype) for _, log_density in self._look_up(x, observed)]
         else:
             groups = [Scaled(*_LeafFunction.apply(*terms, self.phi.dtype)) for _, terms in self._terms(x, observed)]
@@ -98,9 +101,14 @@ class FamilyLeaves(nn.Module):
             return groups[0]
         return Scaled(*(torch.cat(part).index_select(0, self.order) for part in zip(*groups, strict=True)))
 
+    def looks_up(self, x: Tensor) -> bool:
+        """Whether T(x) . theta is looked up in a table: where T(x) is an indicator. On a GPU the gradient of a look-up
+        waits for the CPU, so that few categories are multiplied there, like the statistics of any family."""
+        return self.family.indicator and not (x.is_cuda and self.family.num_statistics <= MULTIPLIED)
+
     def log_densities(self, x: Tensor, observed: Tensor | None):
         """(rows, log-densities (L, K, B)) of each group of regions, to be added to those of other families."""
-        if self.family.indicator:
+        if self.looks_up(x):
             return self._look_up(x, observed)
         return ((rows, _LeafFunction.apply(*terms, None)) for rows, terms in self._terms(x, observed))
 

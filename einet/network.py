@@ -181,6 +181,13 @@ class Children(nn.Module):
         at_leaves = torch.tensor([node for node, (source, _) in enumerate(places) if source == 0], dtype=torch.long)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("at_leaves", at_leaves, persistent=False)  # those children that are leaf regions
+        # The other way round: which children a leaf region is, and one beyond the last where it is fewer than others.
+        users: list[list[int]] = [[] for _ in range(sizes[0] if 0 in self.sources else 0)]
+        for node in at_leaves.tolist():
+            users[places[node][1]].append(node)
+        most = max(map(len, users), default=0)
+        padded = [nodes + [len(places)] * (most - len(nodes)) for nodes in users]
+        self.register_buffer("leaf_users", torch.tensor(padded, dtype=torch.long), persistent=False)
         # Row m of the sources is the children order[offsets[m]:offsets[m + 1]]: whose gradients it gets.
         self.register_buffer("order", torch.argsort(rows, stable=True), persistent=False)
         counts = torch.bincount(rows, minlength=offset)

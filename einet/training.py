@@ -21,6 +21,7 @@ from torch import Tensor
 from einet.checkpoint import description, optimizer_state, set_optimizer_state
 from einet.em import EM
 from einet.files import digest, read, refusals, write
+from einet.leaves import MULTIPLIED, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
 
@@ -308,6 +309,9 @@ class _Graph:
             raise ValueError(f"cuda_graph=True needs the model on a CUDA device, got {device}")
         if not isinstance(optimizer, EM) or batch_size is None:
             raise ValueError(f"cuda_graph=True needs EM and a batch_size, got {type(optimizer).__name__}, {batch_size}")
+        parts = [part for part in rows.model.modules() if isinstance(part, FamilyLeaves)]
+        if any(part.looks_up(part.phi) for part in parts):
+            raise ValueError(f"cuda_graph=True needs at most {MULTIPLIED} categories a variable, got more")
         rows.move(device)
         self.rows, self.optimizer, self.batch_size = rows, optimizer, batch_size
         self.stream, self.steps, self.graph, self.lr = torch.cuda.Stream(device), 0, None, None
