@@ -1,0 +1,128 @@
+"""Table 1, ours beside the paper's: python experiments/debd_table.py
+
+Also the per-row log-likelihoods on disk, and the t-test that they are for.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtr
+
+# Mean test log-likelihoods in the paper's Table 1: RAT-SPN, EiNet.
+PAPER = {
+    "nltcs": (-6.011, -6.015),
+    "msnbc": (-6.039, -6.119),
+    "kdd": (-2.128, -2.183),
+    "plants": (-13.439, -13.676),
+    "jester": (-52.970, -52.563),
+    "baudio": (-39.958, -39.879),
+    "bnetflix": (-56.850, -56.544),
+    "accidents": (-35.487, -35.594),
+    "tretail": (-10.911, -10.916),
+    "pumsb_star": (-32.530, -31.954),
+    "dna": (-97.232, -96.086),
+    "kosarek": (-10.888, -11.029),
+    "msweb": (-10.116, -10.026),
+    "book": (-34.684, -34.739),
+    "tmovie": (-53.632, -51.705),
+    "cwebkb": (-157.530, -157.282),
+    "cr52": (-87.367, -87.368),
+    "c20ng": (-152.062, -153.938),
+    "bbc": (-252.138, -248.332),
+    "ad": (-48.472, -26.273),
+}
+SIGNIFICANT = 0.05
+
+
+def paired_t_test(first, second) -> dict:
+    """One-sided paired t-tests of two learners' log-likelihoods of the same rows.
+
+    `p_better` is the probability, were the learners equally good, of a mean difference at least as much in favour of
+    the first one; `p_worse` of one as much in favour of the second. `verdict` says which is significantly better.
+    """
+    difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    mean, error = difference.mean(), difference.std(ddof=1) / len(difference) ** 0.5
+    t = mean / error if error > 0 else np.sign(mean) * np.inf if mean else 0.0
+    better, worse = (float(stdtr(len(difference) - 1, side)) for side in (-t, t))
+    verdict = "better" if better < SIGNIFICANT else "worse" if worse < SIGNIFICANT else "no difference"
+    return {
+        "against": "rat-spn",
+        "mean_difference": round(float(mean), 5),
+        "t": round(float(t), 4),
+        "p_better": better,
+        "p_worse": worse,
+        "verdict": verdict,
+    }
+
+
+# Per-row log-likelihoods: a file a set beside the results, an array a learner
+
+
+def rows_file(results: Path, name: str) -> Path:
+    return results.with_name(f"{results.stem}_rows") / f"{name}.npz"
+
+
+def read_rows(results: Path, name: str) -> dict[str, np.ndarray]:
+    file = rows_file(results, name)
+    if not file.exists():
+        return {}
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def write_rows(results: Path, name: str, learner: str, rows) -> None:
+    file = rows_file(results, name)
+    arrays = read_rows(results, name) | {learner: np.asarray(rows, np.float32)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".tmp")
+    with open(draft, "wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    draft.replace(file)
+
+
+# The table
+
+
+def shortfall(ours: float, paper: float) -> float:
+    """By how many percent of the paper's value ours is worse; negative where it is better."""
+    return 100 * (paper - ours) / abs(paper)
+
+
+def table(records: list[dict]) -> str:
+    """Paper's two columns, our three, einet against the paper's EiNet in percent, the t-test, and the bars."""
+    found = {(record["dataset"], record["learner"]): record for record in records}
+    head = ("set", "RAT-SPN", "EiNet", "rat-spn", "einet", "best", "einet worse", "best worse", "einet vs rat-spn")
+    lines = [f"{head[0]:11}" + "".join(f"{title:>12}" for title in head[1:-1]) + f"  {head[-1]}"]
+    behind, short = [], []
+    for name, paper in PAPER.items():
+        ours = [found.get((name, learner)) for learner in ("rat-spn", "einet", "best")]
+        if not any(ours):
+            continue
+        values = [record and record["test_log_likelihood"] for record in ours]
+        if values[1] is not None:
+            behind.append(shortfall(values[1], paper[1]))
+        if values[2] is not None:
+            short.append(shortfall(values[2], max(paper)))
+        cells = [f"{value:12.3f}" if value is not None else f"{'-':>12}" for value in (*paper, *values)]
+        cells += [f"{behind[-1]:11.2f}%" if values[1] is not None else f"{'-':>12}"]
+        cells += [f"{short[-1]:11.2f}%" if values[2] is not None else f"{'-':>12}"]
+        verdict = (ours[1] or {}).get("t_test", {}).get("verdict", "-")
+        lines.append(f"{name:11}" + "".join(cells) + f"  {verdict}")
+    if behind:
+        within = sum(value <= 0.5 for value in behind)
+        lines.append(f"einet within 0.5 % of the paper's: {within} of {len(behind)} (bar 18 of 20)")
+        lines.append(f"einet at worst {max(behind):.2f} % behind it (bar 2 %)")
+    if short:
+        lines.append(f"best no worse than the paper's best: {sum(v <= 0 for v in short)} of {len(short)} (bar 16)")
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    say(table(json.loads((Path(__file__).resolve().parent.parent / "book" / "results" / "debd.json").read_text())))
