@@ -15,6 +15,9 @@ from einet.families import FAMILIES
 from einet.leaves import LeafLayer
 
 
+torch.set_num_threads(1)  # as in oracle.py: a second thread would only wait
+
+
 def expected_statistics(family, phi):
     """E[T(x)] as the gradient of A at theta(phi)."""
     theta = family.natural(phi).detach().requires_grad_()
