@@ -21,7 +21,8 @@ LARGE = ((1, 40, 40, 1), (2, 40, 15, 15), (3, 40, 20, 20), (4, 40, 15, 15), (2, 
 # Where step sizes and batch sizes are compared first: cheap, and unlike each other.
 PROBES = ((1, 10, 10, 1), (2, 10, 8, 8), (3, 10, 6, 5))
 STEPS = tuple((lr, batch_size) for lr in (0.02, 0.05, 0.1, 0.2, 0.5) for batch_size in (100, 500))
-PSEUDOCOUNTS = (0.0, 0.001, 0.01)
+# Of every weight, a step: small ones, for a sum has up to K * K of them. On ad, 0.001 costs 30 nats.
+PSEUDOCOUNTS = (0.00001, 0.0001, 0.001)
 
 FULL_BATCH_EPOCHS, FIRST_LOOK = 100, 20
 PATIENCE = 10
@@ -123,12 +124,13 @@ def best(run: Run, size: Size, quick: bool, found: dict[str, Result]) -> list[Re
     if quick:
         return run([scheduled(Candidate(2, 40, 15, 15, 8, **step))]) + list(found.values())
     structures = dict.fromkeys((*LARGE, start.structure, found["rat-spn"].candidate.structure))
-    look = [Candidate(*s, 1, **step, pseudocount=PSEUDOCOUNTS[1], rows=rows) for s in structures]
+    look = [Candidate(*s, 1, **step, rows=rows) for s in structures]
     look = [scheduled(fitted(candidate, size, LOOK_SECONDS)) for candidate in look]
     first = run(look)
     leader, second = first[0].candidate, first[min(1, len(first) - 1)].candidate
-    variants = [replace(leader, pseudocount=p) for p in PSEUDOCOUNTS if p != leader.pseudocount]
+    variants = [replace(leader, pseudocount=pseudocount) for pseudocount in PSEUDOCOUNTS]
     variants += [replace(leader, lr=round(leader.lr * factor, 4)) for factor in (0.5, 2) if leader.lr * factor <= 1]
+    variants.append(replace(leader, batch_size=leader.batch_size // 2))
     ranked = sorted(first + run(variants), key=lambda result: -result.valid)
     finals = [replace(ranked[0].candidate, rows=None)]
     # The runner-up among structures gets the leader's settings; where nothing large helps, the small ones come back.
