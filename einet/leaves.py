@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from einet.families import ExponentialFamily
-from einet.layers import Scaled, slice_size
+from einet.layers import Scaled, exp, slice_size
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -182,7 +182,7 @@ class _LeafFunction(torch.autograd.Function):
                 continue
             scale = logs.amax(1).clamp_min_(torch.finfo(logs.dtype).min)
             log_scale[nodes] = scale
-            torch.exp(logs.sub_(scale[:, None]).to(dtype), out=density[nodes])
+            density[nodes] = exp(logs.sub_(scale[:, None]).to(dtype))
         ctx.scaled = dtype is not None
         ctx.save_for_backward(parameters, features, index, density if ctx.scaled else None)
         if not ctx.scaled:
