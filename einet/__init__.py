@@ -10,14 +10,15 @@ Modules, each using only those above it:
     graph        regions and partitions: which variables a density is about, and how it is taken apart
     families     exponential families: Normal, Bernoulli, Binomial, Categorical, or your own
     structures   ready-made graphs: random binary trees, Poon-Domingos
-    leaves       the leaf layer: densities of all leaf regions as grouped matrix products
     layers       the sum layers: einsum layers and mixing layers; kernels has the former for GPUs
+    leaves       the leaf layer: densities of all leaf regions as grouped matrix products
     network      Einet: a graph compiled into layers
     mixture, clusters         several networks as one density; k-means to begin with
     em, training              EM as an optimizer; the loop around it
     queries, sampling, explain, information   what a density is asked; trees has the passes that they share
     checkpoint, files         models on disk
-    plotting     figures; needs matplotlib, and is imported by name
+    estimator, datasets, plotting   scikit-learn's interface, data sets, figures: what needs more than torch, and is
+                              imported by name, as in `from einet.estimator import EinetClassifier`
 
 Letters of tensors, trailed as comments in the code, `# (L, K, B)`:
 
