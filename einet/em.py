@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.families import ExponentialFamily
-from einet.layers import EinsumLayer, slice_size
+from einet.layers import EinsumLayer, nodes_at_once
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 
@@ -140,7 +140,7 @@ def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewe
 
 def _slices(weights: Tensor) -> Iterator[slice]:
     """Nodes in portions that fit a CPU's cache, since the M-step passes over them several times."""
-    step = max(1, slice_size(weights) // weights[0].numel())
+    step = nodes_at_once(weights, weights[0].numel())
     return (slice(start, start + step) for start in range(0, len(weights), step))
 
 

@@ -75,9 +75,11 @@ def exp(log: Tensor) -> Tensor:
     return nn.functional.threshold(torch.exp(log.clamp_min(math.log(tiny) + 0.5)), 2 * tiny, 0)
 
 
-def slice_size(tensor: Tensor) -> int:
-    """How many numbers a temporary should have, where the work can be cut into slices."""
-    return GPU_SLICE if tensor.is_cuda else CACHE * torch.get_num_threads()
+def nodes_at_once(tensor: Tensor, numbers: int) -> int:
+    """How many nodes make a slice, if each needs a temporary of so many numbers: as many for each thread of a CPU."""
+    if tensor.is_cuda:
+        return max(1, GPU_SLICE // numbers)
+    return max(1, CACHE // numbers) * torch.get_num_threads()
 
 
 # Sums of products
@@ -149,7 +151,7 @@ def _left_and_right(children: Sequence[Tensor]) -> Sequence[Tensor]:
 def _outer_products(left: Tensor, right: Tensor):
     """Slices of nodes and their outer products (nodes, K * K', B), all in the same buffer."""
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
-    step = max(1, slice_size(left) // max(1, num_left * num_right * batch))
+    step = nodes_at_once(left, num_left * num_right * batch)
     buffer = left.new_empty(min(step, num_nodes), num_left, num_right, batch)
     for start in range(0, num_nodes, step):
         nodes = slice(start, min(start + step, num_nodes))

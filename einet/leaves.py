@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from einet.families import ExponentialFamily
-from einet.layers import Scaled, exp, slice_size
+from einet.layers import Scaled, exp, nodes_at_once
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -212,7 +212,7 @@ class _LeafFunction(torch.autograd.Function):
 def _gathered(features: Tensor, index: Tensor, entries: int):
     """Slices of nodes and their features (nodes, n, B), all in the same buffer."""
     (num_nodes, width), batch = index.shape, features.shape[1]
-    step = max(1, slice_size(features) // (max(width, entries) * batch))
+    step = nodes_at_once(features, max(width, entries) * batch)
     buffer = features.new_empty(min(step, num_nodes) * width, batch)
     for start in range(0, num_nodes, step):
         nodes = slice(start, min(start + step, num_nodes))
