@@ -14,7 +14,6 @@ from einet import Bernoulli, Binomial, Categorical, Einet, ExponentialFamily, No
 from einet.families import FAMILIES
 from einet.leaves import LeafLayer
 
-
 torch.set_num_threads(1)  # as in oracle.py: a second thread would only wait
 
 

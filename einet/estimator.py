@@ -1,0 +1,333 @@
+"""The scikit-learn face: a density and a classifier over the columns of a table, in which NaN means missing.
+
+    EinetDensity().fit(X).score_samples(X)          log p(x), whatever is missing integrated out
+    EinetClassifier().fit(X, y).predict_proba(X)    P(y | x) = p(x | y) P(y) / sum over y' of p(x | y') P(y')
+
+Inside is a network over random binary trees with leaves to suit each column: `estimator.model_`, for every question
+that `einet.queries` and `einet.sampling` answer, on rows that `estimator.columns_.encode` has translated.
+
+Paper: Section 3 and 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"
+Chapter: book/12_queries
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, DensityMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from einet.families import Bernoulli, Categorical, ExponentialFamily, Normal
+from einet.network import Einet
+from einet.queries import conditional_marginals
+from einet.sampling import sample
+from einet.structures import random_binary_trees
+from einet.training import fit, log_density
+
+# leaf="auto": the smallest variance of a standardised column, and when a column of integers is one of categories.
+MIN_VARIANCE = 0.01
+MOST_CATEGORIES, ROWS_PER_CATEGORY = 10, 5
+# The probability that a column of categories holds a value that was not in the training data.
+UNSEEN = 1e-5
+# Fewer rows than this are too few to decide when to stop.
+FEWEST_VALIDATION_ROWS = 10
+# Rows that a leaf entry starts from, and rows that are completed at once.
+ROWS_PER_ENTRY, PORTION = 50, 1000
+
+
+class _EinetEstimator(BaseEstimator):
+    """What both estimators share; the constructor only keeps its arguments, as scikit-learn wants it."""
+
+    def __init__(
+        self,
+        leaf: str | ExponentialFamily | dict = "auto",
+        depth: int | str = "auto",
+        num_replicas: int = 10,
+        num_sums: int = 10,
+        epochs: int = 100,
+        batch_size: int | None = 100,
+        lr: float = 0.1,
+        pseudocount: float = 1e-4,
+        validation: float = 0.1,
+        patience: int | None = 5,
+        random_state: int | np.random.RandomState | None = None,
+    ):
+        self.leaf = leaf
+        self.depth = depth
+        self.num_replicas = num_replicas
+        self.num_sums = num_sums
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.pseudocount = pseudocount
+        self.validation = validation
+        self.patience = patience
+        self.random_state = random_state
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _validated(self, X, *y, reset: bool = False):
+        return validate_data(self, X, *y, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset)
+
+    def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int):
+        """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ..."""
+        random = check_random_state(self.random_state)
+        seed = random.randint(2**31 - 1)
+        depth = _depth(X.shape[1]) if isinstance(self.depth, str) and self.depth == "auto" else self.depth
+        self.columns_ = Columns(X, self.leaf)
+        graph = random_binary_trees(X.shape[1], _integer(depth), _integer(self.num_replicas), seed)
+        sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes}
+        model = Einet(graph, self.columns_.families, **sizes, seed=seed).double()
+
+        x, observed, _ = self.columns_.encode(X)
+        data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
+        train, held_out = _split(labels, self.validation, random)
+        start_from_rows(model, x, observed, seed)
+        self.history_ = fit(
+            model,
+            *(part[train] for part in data),
+            valid=tuple(part[held_out] for part in data) if len(held_out) else None,
+            epochs=_integer(self.epochs),
+            batch_size=_integer(self.batch_size),
+            lr=self.lr,
+            pseudocount=self.pseudocount,
+            patience=_integer(self.patience) if len(held_out) else None,
+            seed=seed,
+            progress=False,
+        )
+        self.model_ = model
+        return self
+
+    def _log_density(self, X) -> np.ndarray:
+        """log p(x | class) in the units of `X`: (B, classes)."""
+        check_is_fitted(self)
+        X = self._validated(X)
+        x, observed, offset = self.columns_.encode(X)
+        return log_density(self.model_, x, observed).numpy().reshape(len(X), -1) + offset[:, None]
+
+
+class EinetDensity(DensityMixin, _EinetEstimator):
+    """A density over the columns of a table, with exact marginals: NaN is a missing value, in training and in queries.
+
+    leaf          the family of the columns. "auto": a column of integers with few values (at most 10, each in at least
+                  5 rows on average) is Bernoulli or Categorical over the values seen, any other is Normal with a
+                  variance of at least 0.01 of the column's. Or one `ExponentialFamily` for all columns, or a dict
+                  {family: columns}: then the support is the family's, and a value outside it a ValueError.
+                  Normal columns are standardised inside; log-densities are in the units of the data all the same.
+    depth         of the random binary trees; "auto" is half of log2(columns), rounded, at least 1
+    num_replicas, num_sums         trees, and length of the vectors
+    epochs, batch_size, lr, pseudocount   of `einet.fit`
+    validation    share of the rows that decide, by `patience` epochs without improvement, when to stop; where they are
+                  fewer than 10 rows, all rows train for all `epochs`
+    random_state  an integer makes fits and samples repeatable
+
+    Sets `model_` (an `Einet` in float64), `columns_`, `history_`, `n_features_in_` and, from a table with names,
+    `feature_names_in_`. `ValueError` for what scikit-learn refuses: infinities, text, another number of columns.
+
+    A value that a column of categories never had in training has the probability 1e-5, whatever the other columns are.
+
+    Paper: Section 3 and 4.1
+    Chapter: book/12_queries
+    """
+
+    def fit(self, X, y=None):
+        """Learn from the rows of X (B, D); `y` is ignored."""
+        X = self._validated(X, reset=True)
+        return self._fit(X, np.zeros(len(X), dtype=np.int64), 1)
+
+    def score_samples(self, X) -> np.ndarray:
+        """log p(x_observed) of each row, in nats and in the units of the data: (B,). 0 where all is missing."""
+        return self._log_density(X)[:, 0]
+
+    def score(self, X, y=None) -> float:
+        """The mean of `score_samples`, for cross-validation and grid search."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
+        """New rows (n_samples, D), drawn from the density; by the estimator's `random_state` where none is given."""
+        check_is_fitted(self)
+        random = check_random_state(self.random_state if random_state is None else random_state)
+        generator = torch.Generator().manual_seed(random.randint(2**31 - 1))
+        return self.columns_.decode(sample(self.model_, _integer(n_samples), generator))
+
+    def predict_missing(self, X) -> np.ndarray:
+        """X with every NaN replaced by what the rest of its row says: E[x_d | x_observed], or the most probable value
+        where x_d is discrete. All else is untouched."""
+        check_is_fitted(self)
+        X = self._validated(X)
+        parts = [self._completed(X[start : start + PORTION]) for start in range(0, len(X), PORTION)]
+        return np.where(np.isnan(X), np.concatenate(parts), X)
+
+    def _completed(self, X: np.ndarray) -> np.ndarray:
+        x, observed, _ = self.columns_.encode(X)
+        marginals = conditional_marginals(self.model_, x, observed)
+        values = marginals.mean()
+        if self.columns_.discrete:
+            probabilities = marginals.probabilities()[:, self.columns_.discrete]
+            values[:, self.columns_.discrete] = probabilities.argmax(2).to(values.dtype)
+        return self.columns_.decode(values)
+
+
+class EinetClassifier(ClassifierMixin, _EinetEstimator):
+    """Bayes' rule on the class-conditional roots of one network, P(y | x) = p(x | y) P(y) / p(x); NaN is missing.
+
+    The prior P(y) is the share of a class in the training data. What is missing is integrated out of p(x | y), so the
+    prediction is that of the observed columns alone, with no imputation. Arguments are those of `EinetDensity`. Sets
+    `classes_` and `class_log_prior_` too.
+
+    Paper: Section 3 and 4.1
+    Chapter: book/12_queries
+    """
+
+    def fit(self, X, y):
+        """Learn p(x | y) and P(y) from rows X (B, D) and their classes y (B,), numbers or text."""
+        X, y = self._validated(X, y, reset=True)
+        check_classification_targets(y)
+        self.classes_, labels, counts = np.unique(y, return_inverse=True, return_counts=True)
+        self.class_log_prior_ = np.log(counts / len(y))
+        return self._fit(X, labels.astype(np.int64), len(self.classes_))
+
+    def predict_joint_log_proba(self, X) -> np.ndarray:
+        """log p(x_observed, y), nats in the units of the data: (B, classes). Summed over y, it tells outliers."""
+        return self._log_density(X) + self.class_log_prior_
+
+    def predict_log_proba(self, X) -> np.ndarray:
+        """log P(y | x_observed): (B, classes). Where p(x) is 0, as far as float64 can tell, the log-prior."""
+        joint = self.predict_joint_log_proba(X)
+        joint = np.where(np.isneginf(joint).all(1, keepdims=True), self.class_log_prior_, joint)
+        return joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
+
+    def predict_proba(self, X) -> np.ndarray:
+        """P(y | x_observed): (B, classes)."""
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X) -> np.ndarray:
+        """The most probable class of each row: (B,)."""
+        best = self.predict_joint_log_proba(X).argmax(1)
+        return self.classes_[best]
+
+
+class Columns:
+    """How the columns of a table become variables of a network, and back.
+
+    families   {family: columns}, for `Einet`
+    discrete   the columns of all families but Normal
+    values     for each column, the values that its categories 0, 1, ... stand for; None where it has none
+    center, scale   (D,): z = (x - center) / scale; 0 and 1 but for Normal columns
+
+    Paper: not in it
+    Chapter: book/12_queries
+    """
+
+    def __init__(self, X: np.ndarray, leaf: str | ExponentialFamily | dict):
+        columns = [column[~np.isnan(column)] for column in X.T]
+        self.values: list[np.ndarray | None] = [None] * len(columns)
+        if isinstance(leaf, str) and leaf == "auto":
+            self.values = [_categories(column) for column in columns]
+            leaf = {}
+            for d, values in enumerate(self.values):
+                leaf.setdefault(_family(values), []).append(d)
+        self.families = leaf if isinstance(leaf, dict) else {leaf: list(range(len(columns)))}
+        normal = [d for family, own in self.families.items() if isinstance(family, Normal) for d in own]
+        self.discrete = [d for d in range(len(columns)) if d not in normal]
+        self.center, self.scale = np.zeros(len(columns)), np.ones(len(columns))
+        for d in normal:
+            if d in range(len(columns)) and len(columns[d]):
+                self.center[d], self.scale[d] = columns[d].mean(), _spread(columns[d])
+
+    def encode(self, X: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Rows for the network (B, D), what is observed of them (B, D), and what to add to their log-density (B,):
+        log |dz/dx|, and the logarithms of the probabilities that discrete columns hold a value seen before, or not."""
+        observed = ~np.isnan(X)
+        z = np.where(observed, (X - self.center) / self.scale, 0.0)
+        offset = -(observed * np.log(self.scale)).sum(1)
+        for d, values in enumerate(self.values):
+            if values is None:
+                continue
+            z[:, d] = np.searchsorted(values, X[:, d]).clip(max=len(values) - 1)
+            seen = values[z[:, d].astype(int)] == X[:, d]
+            offset += np.where(observed[:, d], np.where(seen, math.log1p(-UNSEEN), math.log(UNSEEN)), 0.0)
+            observed[:, d] = seen
+        return torch.as_tensor(z), torch.as_tensor(observed), offset
+
+    def decode(self, z: Tensor) -> np.ndarray:
+        """The network's rows in the units of the table."""
+        X = z.numpy() * self.scale + self.center
+        for d, values in enumerate(self.values):
+            if values is not None:
+                X[:, d] = values[z[:, d].long()]
+        return X
+
+
+def start_from_rows(model: Einet, x: Tensor, observed: Tensor, seed: int) -> None:
+    """Start each leaf entry at the mean statistics of some random rows: of 50, or of a quarter of all if that is less.
+
+    One step of EM in which those rows use the entry; what it was before counts as one more.
+
+    Paper: not in it; Section 3.5 for the step
+    Chapter: book/12_queries
+    """
+    num_rows = max(1, min(ROWS_PER_ENTRY, len(x) // 4))
+    leaves, generator = model.leaves, torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(x), (leaves.num_nodes, 1, leaves.num_entries, num_rows), generator=generator)
+    for part in leaves.parts:
+        for rows, pairs, variables in part.groups():
+            index = (chosen[rows], variables[:, :, None, None])  # -> (L, s, K, num_rows)
+            seen = observed[index].flatten(0, 1)  # (P, K, num_rows)
+            values = torch.where(seen, x[index].flatten(0, 1), 0.0)
+            phi = part.phi[:, pairs, 0].detach().requires_grad_()  # (T, P, K)
+            log_densities = part.family.log_density(values, phi[..., None])
+            (gradient,) = torch.autograd.grad(torch.where(seen, log_densities, 0.0).sum(), phi)
+            with torch.no_grad():
+                direction = part.family.natural_gradient(phi, gradient) / (seen.sum(2) + 1)
+                part.phi[:, pairs, 0] = part.family.project(part.family.step(phi, direction, 1.0))
+
+
+def _depth(num_columns: int) -> int:
+    return max(1, round(math.log2(num_columns) / 2))
+
+
+def _categories(column: np.ndarray) -> np.ndarray | None:
+    """The values of a column of categories, sorted; None for a column of numbers."""
+    values = np.unique(column)
+    few = 1 <= len(values) <= min(MOST_CATEGORIES, max(2, len(column) // ROWS_PER_CATEGORY))
+    return values if few and (values == np.round(values)).all() else None
+
+
+def _family(values: np.ndarray | None) -> ExponentialFamily:
+    if values is None:
+        return Normal(min_variance=MIN_VARIANCE)
+    return Bernoulli() if len(values) <= 2 else Categorical(categories=len(values))
+
+
+def _spread(column: np.ndarray) -> float:
+    """The standard deviation, or 1 for what is constant but for rounding."""
+    deviation = float(column.std())
+    return deviation if deviation > 1e-12 * np.abs(column).max() else 1.0
+
+
+def _split(labels: np.ndarray, share: float, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to validate on, the latter an equal share of each class, or none if these are few."""
+    if not 0 <= share < 1:
+        raise ValueError(f"validation must be a share within [0, 1), got {share}")
+    order = random.permutation(len(labels))
+    rank = np.zeros(len(labels))
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        rank[own] = np.arange(len(own)) >= int(share * len(own))
+    train, held_out = order[rank[order] == 1], order[rank[order] == 0]
+    return (train, held_out) if len(held_out) >= FEWEST_VALIDATION_ROWS else (order, order[:0])
+
+
+def _integer(value):
+    """numpy's integers, as in a grid search, as Python's; all else is left to the network's own checks."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
