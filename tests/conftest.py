@@ -5,6 +5,7 @@ import torch
 from hypothesis import settings
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # without it, and pandas, scikit-learn skips some of its checks
 
 # A test that failed yesterday fails today: examples are drawn from a fixed seed. The first call of a torch
 # operator is slow, so there is no deadline.
