@@ -83,16 +83,16 @@ class _EinetEstimator(BaseEstimator):
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
         depth = _depth(X.shape[1]) if isinstance(self.depth, str) and self.depth == "auto" else self.depth
-        self.columns_ = Columns(X, self.leaf)
+        columns = Columns(X, self.leaf)
         graph = random_binary_trees(X.shape[1], _integer(depth), _integer(self.num_replicas), seed)
         sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes}
-        model = Einet(graph, self.columns_.families, **sizes, seed=seed).double()
+        model = Einet(graph, columns.families, **sizes, seed=seed).double()
 
-        x, observed, _ = self.columns_.encode(X)
+        x, observed, _ = columns.encode(X)
         data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
         train, held_out = _split(labels, self.validation, random)
         start_from_rows(model, x, observed, seed)
-        self.history_ = fit(
+        history = fit(
             model,
             *(part[train] for part in data),
             valid=tuple(part[held_out] for part in data) if len(held_out) else None,
@@ -104,12 +104,12 @@ class _EinetEstimator(BaseEstimator):
             seed=seed,
             progress=False,
         )
-        self.model_ = model
+        self.model_, self.columns_, self.history_ = model, columns, history
         return self
 
     def _log_density(self, X) -> np.ndarray:
         """log p(x | class) in the units of `X`: (B, classes)."""
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         X = self._validated(X)
         x, observed, offset = self.columns_.encode(X)
         return log_density(self.model_, x, observed).numpy().reshape(len(X), -1) + offset[:, None]
@@ -154,7 +154,7 @@ class EinetDensity(DensityMixin, _EinetEstimator):
 
     def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
         """New rows (n_samples, D), drawn from the density; by the estimator's `random_state` where none is given."""
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         random = check_random_state(self.random_state if random_state is None else random_state)
         generator = torch.Generator().manual_seed(random.randint(2**31 - 1))
         return self.columns_.decode(sample(self.model_, _integer(n_samples), generator))
@@ -162,7 +162,7 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     def predict_missing(self, X) -> np.ndarray:
         """X with every NaN replaced by what the rest of its row says: E[x_d | x_observed], or the most probable value
         where x_d is discrete. All else is untouched."""
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         X = self._validated(X)
         parts = [self._completed(X[start : start + PORTION]) for start in range(0, len(X), PORTION)]
         return np.where(np.isnan(X), np.concatenate(parts), X)
@@ -204,6 +204,7 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
         """log P(y | x_observed): (B, classes). Where p(x) is 0, as far as float64 can tell, the log-prior."""
         joint = self.predict_joint_log_proba(X)
         joint = np.where(np.isneginf(joint).all(1, keepdims=True), self.class_log_prior_, joint)
+        joint = joint - joint.max(1, keepdims=True)  # first: the log p(x) of an outlier swallows digits
         return joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
 
     def predict_proba(self, X) -> np.ndarray:
@@ -212,7 +213,7 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
 
     def predict(self, X) -> np.ndarray:
         """The most probable class of each row: (B,)."""
-        best = self.predict_joint_log_proba(X).argmax(1)
+        best = self.predict_log_proba(X).argmax(1)
         return self.classes_[best]
 
 
@@ -236,6 +237,8 @@ class Columns:
             leaf = {}
             for d, values in enumerate(self.values):
                 leaf.setdefault(_family(values), []).append(d)
+        if not isinstance(leaf, (dict, ExponentialFamily)):
+            raise ValueError(f'leaf must be "auto", an ExponentialFamily or a dict of them, got {leaf!r}')
         self.families = leaf if isinstance(leaf, dict) else {leaf: list(range(len(columns)))}
         normal = [d for family, own in self.families.items() if isinstance(family, Normal) for d in own]
         self.discrete = [d for d in range(len(columns)) if d not in normal]
@@ -256,7 +259,7 @@ class Columns:
             z[:, d] = np.searchsorted(values, X[:, d]).clip(max=len(values) - 1)
             seen = values[z[:, d].astype(int)] == X[:, d]
             offset += np.where(observed[:, d], np.where(seen, math.log1p(-UNSEEN), math.log(UNSEEN)), 0.0)
-            observed[:, d] = seen
+            observed[:, d] = seen & (len(values) > 1)  # a constant column has nothing to be learned
         return torch.as_tensor(z), torch.as_tensor(observed), offset
 
     def decode(self, z: Tensor) -> np.ndarray:
@@ -264,7 +267,7 @@ class Columns:
         X = z.numpy() * self.scale + self.center
         for d, values in enumerate(self.values):
             if values is not None:
-                X[:, d] = values[z[:, d].long()]
+                X[:, d] = values[z[:, d].long().clamp(max=len(values) - 1)]
         return X
 
 

@@ -5,13 +5,14 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from einet.estimator import EinetClassifier, EinetDensity
-from einet.families import Normal
+from einet.families import Bernoulli, Categorical, Normal
 from experiments.missing import accuracies
 
 SMALL = {"num_replicas": 2, "num_sums": 3, "epochs": 10, "random_state": 0}
@@ -100,3 +101,62 @@ def test_infinities_and_other_widths_are_refused():
             density.score_samples([[np.inf, 0, 0, 0]])
         with pytest.raises(ValueError, match="3 features"):
             density.score_samples([[0.0, 0, 0]])
+
+
+def test_a_constant_column_says_nothing_and_comes_back():
+    X = np.c_[np.full(50, 5.0), np.random.RandomState(0).randn(50)]
+    density = EinetDensity(**SMALL).fit(X)
+    assert (density.sample(2000)[:, 0] == 5).all()
+    assert density.predict_missing([[np.nan, 0.0]])[0, 0] == 5
+    same, other, missing = density.score_samples([[5, 0.0], [6, 0.0], [np.nan, 0.0]])
+    other, missing = other - same, missing - same
+    assert other < -11 and missing == pytest.approx(0, abs=1e-4)
+
+
+def test_far_away_probabilities_still_sum_to_one_and_agree_with_the_prediction():
+    X, y = load_iris(return_X_y=True)
+    classifier = EinetClassifier(**SMALL).fit(X[:120], y[:120])  # 50, 50 and 20 of the classes
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for far in (1e3, 1e7, 1e160):
+            probabilities = classifier.predict_proba([[far, 0, 0, 0]])
+            assert probabilities.sum() == pytest.approx(1, abs=1e-9)
+            assert classifier.predict([[far, 0, 0, 0]]) == classifier.classes_[probabilities.argmax()]
+
+
+def test_all_missing_is_the_prior():
+    X, y = load_iris(return_X_y=True)
+    classifier = EinetClassifier(**SMALL).fit(X[:120], y[:120])
+    assert np.allclose(classifier.predict_proba(np.full((1, 4), np.nan)), [[5 / 12, 5 / 12, 1 / 6]])
+
+
+@pytest.mark.parametrize("leaf", ["normal", [Normal()], None, {Normal(): [0, 1]}, Bernoulli()])
+def test_leaves_that_do_not_fit_are_refused(leaf):
+    with pytest.raises(ValueError, match="leaf must|must be 0 or 1"):
+        EinetDensity(**SMALL, leaf=leaf).fit(load_iris().data)
+
+
+def test_a_failed_fit_leaves_nothing_half_done():
+    X = load_iris().data
+    density = EinetDensity(**SMALL | {"lr": 3})
+    with pytest.raises(ValueError, match="lr"):
+        density.fit(X)
+    with pytest.raises(NotFittedError):
+        density.score_samples(X)
+    before = density.set_params(lr=0.1).fit(X).score_samples(X)
+    with pytest.raises(ValueError, match="lr"):
+        density.set_params(lr=3).fit(2 * X)
+    assert np.array_equal(density.score_samples(X), before)
+
+
+def test_mixed_columns_have_mass_one():
+    random = np.random.RandomState(0)
+    kind = random.randint(0, 3, 300)
+    X = np.c_[10 * kind + random.randn(300), kind]
+    density = EinetDensity(**SMALL | {"epochs": 40}).fit(X)
+    assert {type(family) for family in density.model_.families} == {Normal, Categorical}
+    grid = np.linspace(-60, 80, 20001)
+    curves = [np.exp(density.score_samples(np.c_[grid, np.full(len(grid), k)])) for k in range(3)]
+    assert sum(np.trapezoid(curve, grid) for curve in curves) == pytest.approx(1, abs=1e-4)
+    assert density.predict_missing([[20.0, np.nan], [0.0, np.nan]])[:, 1].tolist() == [2, 0]
+    assert density.predict_missing([[np.nan, 1.0]])[0, 0] == pytest.approx(10, abs=3)
