@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from einet import datasets
-from einet.datasets import Source, debd, debd_sources
+from einet.datasets import Source, binary, debd, debd_sources, disk
 
 ROOT = Path(__file__).parents[1]
 TEXT = b"0,1,1\n1,0,0\n"
@@ -26,7 +25,7 @@ def place(tmp_path, monkeypatch):
     """An $EINET_DATA and a cache, both empty; a registry of one made file. Returns a function that stores bytes."""
     given, cache = tmp_path / "given", tmp_path / "cache"
     monkeypatch.setenv("EINET_DATA", str(given))
-    monkeypatch.setattr(datasets, "cache_folder", lambda: cache)
+    monkeypatch.setattr(disk, "cache_folder", lambda: cache)
     register(monkeypatch, TEXT)
 
     def store(content, ending="", folder=given):
@@ -41,7 +40,7 @@ def place(tmp_path, monkeypatch):
 
 def register(monkeypatch, text, rows=2):
     source = Source("toy/toy.train.data", rows, 3, hashlib.sha256(text).hexdigest())
-    monkeypatch.setattr(datasets, "debd_sources", lambda: {("toy", "train"): source})
+    monkeypatch.setattr(binary, "debd_sources", lambda: {("toy", "train"): source})
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -144,7 +143,7 @@ def server(place, monkeypatch):
     with HTTPServer(("127.0.0.1", 0), Server) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        monkeypatch.setattr(datasets, "DEBD_URL", f"http://127.0.0.1:{running.server_port}/")
+        monkeypatch.setattr(binary, "DEBD_URL", f"http://127.0.0.1:{running.server_port}/")
         yield Server
         running.shutdown()
         thread.join()
@@ -164,7 +163,7 @@ def test_a_wrong_download_is_not_kept(place, server):
     server.content = TEXT[::-1]
     with pytest.raises(ValueError, match="SHA256"):
         debd("toy", "train")
-    assert server.asked == 1 + datasets.RETRIES
+    assert server.asked == 1 + disk.RETRIES
     assert [file for file in place.cache.rglob("*") if file.is_file()] == []
 
 
@@ -178,7 +177,7 @@ def test_offline(place, monkeypatch):
     pytest.importorskip("pooch")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(datasets, "DEBD_URL", "http://127.0.0.1:9/")  # nobody listens at the port called discard
+    monkeypatch.setattr(binary, "DEBD_URL", "http://127.0.0.1:9/")  # nobody listens at the port called discard
     with pytest.raises(FileNotFoundError) as caught:
         debd("toy", "train")
     for said in ("toy.train.data", str(place.cache / "debd" / "toy"), "EINET_DATA", "http://127.0.0.1:9/toy/"):
@@ -209,11 +208,11 @@ def test_readme_is_what_the_registry_says():
 
 
 def test_cache_is_the_projects():
-    assert datasets.cache_folder() == ROOT / "data"
+    assert disk.cache_folder() == ROOT / "data"
 
 
 def real(name, split):
-    if datasets.find("debd", debd_sources()[name, split].path) is None:
+    if disk.find("debd", debd_sources()[name, split].path) is None:
         pytest.skip(f"{name}.{split}.data is on no disk here; set EINET_DATA")
     return debd(name, split)
 
@@ -228,7 +227,7 @@ def test_kdd_in_a_second():
     real("kdd", "train")
     seconds = []
     for _ in range(3):
-        datasets._read_table.cache_clear()
+        binary._read_table.cache_clear()
         start = time.perf_counter()
         debd("kdd", "train")
         seconds.append(time.perf_counter() - start)

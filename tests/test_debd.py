@@ -13,8 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from einet import datasets
-from einet.datasets import Source
+from einet.datasets import Source, binary
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -45,7 +44,7 @@ def made(tmp_path, monkeypatch):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(gzip.compress(text))
     monkeypatch.setenv("EINET_DATA", str(tmp_path / "data"))
-    for module in (datasets, debd):
+    for module in (binary, debd):
         monkeypatch.setattr(module, "debd_sources", lambda: sources)
     monkeypatch.setattr(debd_search, "GRID", ((1, 2, 2, 1), (2, 2, 3, 2)))
     monkeypatch.setattr(debd_search, "PROBES", ((1, 2, 2, 1),))
@@ -272,7 +271,7 @@ def test_t_test_of_constant_differences(shift, verdict):
 
 
 def test_table():
-    assert list(debd_table.PAPER) == list(dict.fromkeys(name for name, _ in datasets.debd_sources()))
+    assert list(debd_table.PAPER) == list(dict.fromkeys(name for name, _ in binary.debd_sources()))
     records = [
         {"dataset": "nltcs", "learner": "einet", "test_log_likelihood": -6.015 * 1.004},
         {"dataset": "ad", "learner": "einet", "test_log_likelihood": -26.273 * 1.01},

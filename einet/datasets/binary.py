@@ -1,12 +1,6 @@
-"""Data sets: found on disk, or downloaded once, and checked before anybody trusts them.
+"""The twenty binary data sets of Table 1.
 
     x = debd("nltcs", "train")      # (16181, 16), uint8
-
-A file is looked for in the folder that the environment variable EINET_DATA names, then in the cache, and downloaded
-into the cache if it is in neither. The cache is `data/` of the project that einet is installed from, and
-`~/.cache/einet` where it is installed without its project. Nothing happens at import.
-
-Downloading needs the optional package `pooch`; its progress bar needs `tqdm`.
 
 Paper: Section 4.2, "Binary data sets"
 Chapter: book/08_binary_datasets
@@ -14,22 +8,17 @@ Chapter: book/08_binary_datasets
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import logging
-import os
-import zlib
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from einet.datasets.disk import check_sha256, download, find, uncompressed
+
 DEBD_URL = "https://raw.githubusercontent.com/arranger1044/DEBD/850908666388f1b1c766a304b37dae14613f1e51/datasets/"
 SPLITS = ("train", "valid", "test")
-RETRIES = 2  # of a download that failed
 KEPT = 6  # files that stay in memory, as uint8: kdd's three are 15 MB
 
 
@@ -82,75 +71,17 @@ def debd_sources() -> dict[tuple[str, str], Source]:
     return sources
 
 
-# Where files are
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `data/` of the checkout, or `~/.cache/einet` without one.
-
-    Paper: not in it
-    Chapter: book/08_binary_datasets
-    """
-    project = Path(__file__).resolve().parent.parent
-    return project / "data" if (project / "pyproject.toml").is_file() else Path.home() / ".cache" / "einet"
-
-
-def find(folder: str, path: str) -> Path | None:
-    """The file `folder/path`, gzipped or not, below $EINET_DATA or the cache; None where it is in neither.
-
-    Paper: not in it
-    Chapter: book/08_binary_datasets
-    """
-    given = os.environ.get("EINET_DATA")
-    for place in ([Path(given).expanduser()] if given else []) + [cache_folder()]:
-        for ending in ("", ".gz"):
-            candidate = place / folder / (path + ending)
-            if candidate.is_file():
-                return candidate
-    return None
-
-
-def download(folder: str, path: str, url: str, sha256: str) -> Path:
-    """Fetch `url` into the cache as `folder/path`, with a progress bar, again if it fails, and check it.
-
-    `FileNotFoundError` where that cannot be done, `ValueError` where something else than the file arrives.
-
-    Paper: not in it
-    Chapter: book/08_binary_datasets
-    """
-    target = cache_folder() / folder / path
-    try:
-        import pooch
-
-        pooch.get_logger().setLevel(logging.WARNING)
-        fetcher = pooch.create(
-            path=target.parent, base_url="", registry={target.name: sha256}, urls={target.name: url},
-            retry_if_failed=RETRIES,
-        )  # fmt: skip
-        return Path(fetcher.fetch(target.name, progressbar=find_spec("tqdm") is not None))
-    except ImportError as error:
-        reason = f"downloading it needs the package pooch ({error}): pip install pooch"
-    except OSError as error:  # requests' errors too
-        reason = f"downloading it from {url} failed: {error}"
-    raise FileNotFoundError(
-        f"{target.name} is not on this machine, and {reason}\n"
-        f"Put {target.name} or {target.name}.gz into {target.parent}, "
-        f"or set EINET_DATA to a folder that holds {folder}/{path}."
-    )
-
-
 # What files hold
 
 
 @lru_cache(maxsize=KEPT)
 def _read_table(file: Path, source: Source, changed: int, size: int) -> Tensor:
     """The cells of a file of comma-separated digits; `changed` and `size` have the file read again when it changes."""
-    text = _uncompressed(file, source.bytes)
+    text = uncompressed(file, source.bytes)
     if len(text) != source.bytes:
         relation = "more than" if len(text) > source.bytes else f"{len(text)} instead of"
         raise ValueError(f"{file} has {relation} {source.bytes} bytes: it is damaged, or not the file of that name")
-    if hashlib.sha256(text).hexdigest() != source.sha256:
-        raise ValueError(f"{file} does not have the SHA-256 {source.sha256}: it is damaged, delete it")
+    check_sha256(file, text, source.sha256)
     cells = torch.frombuffer(text, dtype=torch.uint8).view(source.rows, source.variables, 2)
     separators = torch.full((source.variables,), ord(","), dtype=torch.uint8)
     separators[-1] = ord("\n")
@@ -160,12 +91,3 @@ def _read_table(file: Path, source: Source, changed: int, size: int) -> Tensor:
         row, column = (int(index) for index in wrong.nonzero()[0])
         raise ValueError(f"{file} has, in row {row}, column {column}, something else than 0 or 1")
     return digits
-
-
-def _uncompressed(file: Path, expected: int) -> bytearray:
-    """What a file holds, gzipped or not; of a file that is too long no more than it takes to see that."""
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
-            return bytearray(stream.read(expected + 1))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error

@@ -1,0 +1,34 @@
+"""Data sets: found on disk, or downloaded once, and checked before anybody trusts them; or made on the spot.
+
+    x = debd("nltcs", "train")                       # (16181, 16), uint8
+    images, labels = house_numbers(10_000, seed=0)   # (10000, 32, 32, 3), uint8, and (10000,)
+
+A file is looked for in the folder that the environment variable EINET_DATA names, then in the cache, and downloaded
+into the cache if it is in neither and its terms allow that. The cache is `data/` of the project that einet is installed
+from, and `~/.cache/einet` where it is installed without its project. Nothing happens at import.
+
+    binary   the twenty data sets of Table 1
+    images   SVHN, CelebA, Fashion-MNIST, digits, and folders of images of your own
+    drawn    house numbers that are drawn, a stand-in for SVHN that needs no file
+    disk     where files are
+
+Downloading needs the package `pooch`, images need Pillow, SVHN scipy, digits scikit-learn, house numbers matplotlib
+for its fonts: each is imported where it is used.
+
+Paper: Section 4.2
+Chapter: book/08_binary_datasets, book/10_images
+"""
+
+from einet.datasets.binary import DEBD_URL, SPLITS, Source, debd, debd_sources
+from einet.datasets.disk import cache_folder, download, find
+
+__all__ = [
+    "DEBD_URL",
+    "SPLITS",
+    "Source",
+    "cache_folder",
+    "debd",
+    "debd_sources",
+    "download",
+    "find",
+]

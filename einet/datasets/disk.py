@@ -1,0 +1,90 @@
+"""Where the files of data sets are: below $EINET_DATA, in the cache, or on a server.
+
+The cache is `data/` of the project that einet is installed from, and `~/.cache/einet` where it is installed without
+its project. Nothing happens at import. Downloading needs the optional package `pooch`; its progress bar needs `tqdm`.
+
+Paper: not in it
+Chapter: book/08_binary_datasets
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+import zlib
+from importlib.util import find_spec
+from pathlib import Path
+
+RETRIES = 2  # of a download that failed
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `data/` of the checkout, or `~/.cache/einet` without one.
+
+    Paper: not in it
+    Chapter: book/08_binary_datasets
+    """
+    project = Path(__file__).resolve().parents[2]
+    return project / "data" if (project / "pyproject.toml").is_file() else Path.home() / ".cache" / "einet"
+
+
+def find(folder: str, path: str) -> Path | None:
+    """The file `folder/path`, gzipped or not, below $EINET_DATA or the cache; None where it is in neither.
+
+    Paper: not in it
+    Chapter: book/08_binary_datasets
+    """
+    given = os.environ.get("EINET_DATA")
+    for place in ([Path(given).expanduser()] if given else []) + [cache_folder()]:
+        for ending in ("", ".gz"):
+            candidate = place / folder / (path + ending)
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def download(folder: str, path: str, url: str, sha256: str) -> Path:
+    """Fetch `url` into the cache as `folder/path`, with a progress bar, again if it fails, and check it.
+
+    `FileNotFoundError` where that cannot be done, `ValueError` where something else than the file arrives.
+
+    Paper: not in it
+    Chapter: book/08_binary_datasets
+    """
+    target = cache_folder() / folder / path
+    try:
+        import pooch
+
+        pooch.get_logger().setLevel(logging.WARNING)
+        fetcher = pooch.create(
+            path=target.parent, base_url="", registry={target.name: sha256}, urls={target.name: url},
+            retry_if_failed=RETRIES,
+        )  # fmt: skip
+        return Path(fetcher.fetch(target.name, progressbar=find_spec("tqdm") is not None))
+    except ImportError as error:
+        reason = f"downloading it needs the package pooch ({error}): pip install pooch"
+    except OSError as error:  # requests' errors too
+        reason = f"downloading it from {url} failed: {error}"
+    plain = target.name.removesuffix(".gz")
+    raise FileNotFoundError(
+        f"{target.name} is not on this machine, and {reason}\n"
+        f"Put {plain} or {plain}.gz into {target.parent}, "
+        f"or set EINET_DATA to a folder that holds {folder}/{path}."
+    )
+
+
+def uncompressed(file: Path, expected: int) -> bytearray:
+    """What a file holds, gzipped or not; of a file that is too long no more than it takes to see that."""
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+            return bytearray(stream.read(expected + 1))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def check_sha256(file: Path, content: bytes | bytearray | memoryview, sha256: str) -> None:
+    """`ValueError`, naming the file, where its uncompressed content is another than expected."""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{file} does not have the SHA-256 {sha256}: it is damaged, delete it")
