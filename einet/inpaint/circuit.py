@@ -1,0 +1,140 @@
+"""A model as one file that a browser can evaluate: a checkpoint in half precision, with its circuit spelled out.
+
+The file is one that `einet.load` reads. Beside the description of the model, its JSON has
+
+    image      {"low", "high"}: the values that are drawn black and white
+    floor      the least weight of a sum, as `einet.load` restores it
+    circuits   for each network: {"leaves", "levels"}
+
+    leaves     for each family: {"regions", "variables"}, a leaf region and a variable for each pair of phi
+    levels     for each level its regions, for each region {"mixing", "partitions"}
+    mixing     [tensor, row] of the weights over the partitions, null where there is only one
+    partitions [tensor, row, left, right] each: the weights, and the regions of the children
+
+Regions count through: the leaves first, then level by level. A right child of -1 is the region about no variables.
+
+Paper: Section 4.2
+Chapter: book/11_inpainting
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from einet.checkpoint import save
+from einet.em import WEIGHT_FLOOR
+from einet.families import FAMILIES, Normal
+from einet.files import read, write
+from einet.mixture import Mixture
+from einet.network import Constant, Einet
+from einet.trees import networks_of, values_of
+
+Range = tuple[float, float]
+
+
+def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range | None = None) -> None:
+    """Write a model of images to one safetensors file, float16, for `InpaintWidget` and for pages without a kernel.
+
+    value_range   the values that are drawn black and white: (0, 1) by default for normal pixels, else the smallest and
+                  the largest that the family has
+
+    `einet.load` reads the file, too; what rounding to half precision did to sums and bounds is undone in both readers.
+    `ValueError` for what `einet.save` refuses, for several classes, families that are not einet's own, variables that
+    are no grid (H, W), other than 1 or 3 channels, and a range that is none.
+
+    Paper: Section 4.2
+    Chapter: book/11_inpainting
+    """
+    low, high = check_images(model, value_range)
+    distinct: dict[str, dict] = {}
+    save(model, path, dtype=torch.float16)
+    content, tensors = read(path)
+    places = content["model"]["components"] or [0]
+    for place, network in zip(places, networks_of(model), strict=True):
+        distinct.setdefault(place, circuit(network))
+    content["image"] = {"low": low, "high": high}
+    content["floor"] = WEIGHT_FLOOR
+    content["circuits"] = [distinct[place] for place in sorted(distinct)]
+    write(path, content, tensors)
+
+
+def check_images(model: Einet | Mixture, value_range: Range | None = None) -> Range:
+    """The values that are drawn black and white. `ValueError` unless the model is one of images."""
+    if not isinstance(model, (Einet, Mixture)):
+        raise ValueError(f"model must be an Einet or a Mixture, got {type(model).__name__}")
+    network = networks_of(model)[0]
+    if len(network.graph.shape or ()) != 2:
+        raise ValueError(f"the model's variables must be a grid (H, W), as of poon_domingos, got {network.graph.shape}")
+    if network.channels not in (1, 3) or model.num_classes != 1:
+        raise ValueError(
+            f"the model must have 1 or 3 channels and one class, got {network.channels} and {model.num_classes}"
+        )
+    families = {family for each in networks_of(model) for family in each.families}
+    foreign = [family for family in families if FAMILIES.get(type(family).__name__) is not type(family)]
+    if foreign:
+        raise ValueError(f"{foreign[0]} is not one of the families {sorted(FAMILIES)}, which pages know")
+    return _checked_range(families, value_range)
+
+
+def _checked_range(families, value_range: Range | None) -> Range:
+    if value_range is None:
+        tops = {1 if isinstance(family, Normal) else values_of(family) - 1 for family in families}
+        if len(tops) > 1:
+            raise ValueError(f"pixels have different largest values, {sorted(tops)}: pass value_range")
+        value_range = (0, tops.pop())
+    low, high = map(float, value_range)
+    if not low < high < float("inf") or low == -float("inf"):
+        raise ValueError(f"value_range must be (low, high) with low < high, got {value_range}")
+    return low, high
+
+
+# The circuit, region by region
+
+
+def circuit(network: Einet) -> dict:
+    """The leaves and levels of a network, as described at the top."""
+    ranges = [range(network.leaves.num_nodes)]
+    levels = []
+    for level in network.levels:
+        levels.append(_level(level, ranges))
+        ranges.append(range(ranges[-1].stop, ranges[-1].stop + len(levels[-1])))
+    return {"leaves": [_pairs(part) for part in network.leaves.parts], "levels": levels}
+
+
+def _pairs(part) -> dict:
+    """A leaf region and a variable for each pair of a family's parameters."""
+    regions = [row for rows, _, variables in part.groups() for row in rows.repeat_interleave(variables.shape[1])]
+    return {"regions": [int(row) for row in regions], "variables": part.pairs.tolist()}
+
+
+def _level(level, ranges: list[range]) -> list[dict]:
+    """The regions of one level, in the order of its output."""
+    partitions = []
+    for tensor, sides in enumerate(level.children_of):
+        left, right = _children(sides, ranges)
+        partitions += [[tensor, row, *pair] for row, pair in enumerate(zip(left, right, strict=True))]
+    if level.order is not None:
+        partitions = [partitions[i] for i in level.order.tolist()]
+    shapes = [layer.weights.shape for layer in level.mixings]
+    mixings = [None] * level.num_single + [[m, row] for m, shape in enumerate(shapes) for row in range(shape[0])]
+    counts = [1] * level.num_single + [shape[1] for shape in shapes for _ in range(shape[0])]
+    taken = iter(partitions)
+    own = ([next(taken) for _ in range(count)] for count in counts)
+    return [{"mixing": mixing, "partitions": each} for mixing, each in zip(mixings, own, strict=True)]
+
+
+def _children(sides, ranges: list[range]) -> tuple[list[int], list[int]]:
+    """The numbers of the regions that are left and right children."""
+    found = []
+    for side in sides:
+        if isinstance(side, Constant):
+            found.append([-1] * len(found[0]))
+        else:
+            pool = [region for source in side.sources for region in ranges[source]]
+            found.append([pool[row] for row in side.rows.tolist()])
+    if len(found) == 2:
+        return found[0], found[1]
+    half = len(found[0]) // 2
+    return found[0][:half], found[0][half:]
