@@ -97,10 +97,14 @@ def _check_gradients(network: Einet) -> None:
     root = torch.cat([layer.weights.grad.flatten() for layer in (*top.einsums, *top.mixings)])
     if root.is_cuda and torch.cuda.is_current_stream_capturing():
         return  # no value is known yet; `fit` looks at the likelihood after every epoch
-    if not all(gradient.isfinite().all() for gradient in (root, *(part.phi.grad for part in network.leaves.parts))):
+    if not all(_is_finite(gradient) for gradient in (root, *(part.phi.grad for part in network.leaves.parts))):
         raise ValueError("a gradient is not finite: some row has density 0 or infinity under the model")
     if (root < 0).any():
         raise ValueError("a weight's gradient is negative: EM ascends, call model(x).sum().backward() without a minus")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return all(bound.isfinite() for bound in torch.aminmax(tensor))  # one pass; a NaN anywhere makes both NaN
 
 
 def leaf_uses(network: Einet) -> Tensor:
@@ -138,19 +142,22 @@ def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewe
         old.mul_(1 - rate).add_(counts.mul_(rate / total.clamp_min(fewest))).clamp_min_(floor)
 
 
-def _slices(weights: Tensor) -> Iterator[slice]:
-    """Nodes in portions that fit a CPU's cache, since the M-step passes over them several times."""
-    step = nodes_at_once(weights, weights[0].numel())
-    return (slice(start, start + step) for start in range(0, len(weights), step))
+def _slices(parameter: Tensor, dim: int = 0) -> Iterator[slice]:
+    """Portions along `dim` that fit a CPU's cache, since the M-step passes over them several times."""
+    size = parameter.shape[dim]
+    step = nodes_at_once(parameter, parameter.numel() // size)
+    return (slice(start, start + step) for start in range(0, size, step))
 
 
 def _move_leaves(part: FamilyLeaves, uses: Tensor, lr: float, pseudocount: float) -> None:
-    family, phi = part.family, part.phi.double()
+    family = part.family
     of_pairs = [uses[rows].repeat_interleave(variables.shape[1], 0) for rows, _, variables in part.groups()]
     total = torch.cat(of_pairs)[:, None] + pseudocount  # (P, 1, K)
-    direction = family.natural_gradient(phi, part.phi.grad.double()) / total.double().clamp_min(FEWEST_USES)
-    direction = torch.where(total > FEWEST_USES, direction, 0)
-    part.phi.copy_(family.project(family.step(phi, direction, lr)))
+    rate = torch.where(total > FEWEST_USES, lr / total.double().clamp_min(FEWEST_USES), 0)  # unused, it stays
+    for pairs in _slices(part.phi, dim=1):
+        phi, gradient = part.phi[:, pairs].double(), part.phi.grad[:, pairs].double()
+        direction = family.natural_gradient(phi, gradient) * rate[pairs]
+        part.phi[:, pairs] = family.project(family.step(phi, direction))
 
 
 # Gradient training, to compare with

@@ -292,7 +292,7 @@ def start_from_rows(model: Einet, x: Tensor, observed: Tensor, seed: int) -> Non
             (gradient,) = torch.autograd.grad(torch.where(seen, log_densities, 0.0).sum(), phi)
             with torch.no_grad():
                 direction = part.family.natural_gradient(phi, gradient) / (seen.sum(2) + 1)
-                part.phi[:, pairs, 0] = part.family.project(part.family.step(phi, direction, 1.0))
+                part.phi[:, pairs, 0] = part.family.project(part.family.step(phi, direction))
 
 
 def _depth(num_columns: int) -> int:

@@ -86,9 +86,9 @@ class ExponentialFamily:
         """
         raise NotImplementedError
 
-    def step(self, phi: Tensor, direction: Tensor, rate: float) -> Tensor:
-        """The phi whose E[T(x)] is `rate` times `direction` away from the present one."""
-        return phi + rate * direction
+    def step(self, phi: Tensor, direction: Tensor) -> Tensor:
+        """The phi whose E[T(x)] is `direction` away from the present one."""
+        return phi + direction
 
     def project(self, phi: Tensor) -> Tensor:
         """The nearest allowed phi: floors on probabilities, bounds on variances."""
@@ -167,9 +167,9 @@ class Normal(ExponentialFamily):
         variance = phi[1]
         return torch.stack((variance * gradient[0], 2 * variance * variance * gradient[1]))
 
-    def step(self, phi, direction, rate):
+    def step(self, phi, direction):
         # E[x] and E[x^2] move straight; the variance between them loses the square of the mean's step.
-        shift, spread = rate * direction
+        shift, spread = direction
         return torch.stack((phi[0] + shift, phi[1] + spread - shift * shift))
 
     def project(self, phi):

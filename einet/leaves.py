@@ -194,7 +194,7 @@ class _LeafFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient, _=None):
         parameters, features, index, density = ctx.saved_tensors
-        grad_parameters = torch.empty_like(parameters)
+        grad_parameters = parameters.new_empty(parameters.shape)  # contiguous, for a batched product to go into
         grad_constants = parameters.new_empty(len(parameters), parameters.shape[2])
         grad_features = torch.zeros_like(features) if ctx.needs_input_grad[2] else None
         for nodes, gathered in _gathered(features, index, parameters.shape[2]):

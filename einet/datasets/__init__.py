@@ -21,14 +21,24 @@ Chapter: book/08_binary_datasets, book/10_images
 
 from einet.datasets.binary import DEBD_URL, SPLITS, Source, debd, debd_sources
 from einet.datasets.disk import cache_folder, download, find
+from einet.datasets.drawn import house_numbers
+from einet.datasets.images import celeba, digits, fashion_mnist, image_folder, read_idx, read_svhn, svhn
 
 __all__ = [
     "DEBD_URL",
     "SPLITS",
     "Source",
     "cache_folder",
+    "celeba",
     "debd",
     "debd_sources",
+    "digits",
     "download",
+    "fashion_mnist",
     "find",
+    "house_numbers",
+    "image_folder",
+    "read_idx",
+    "read_svhn",
+    "svhn",
 ]

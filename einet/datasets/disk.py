@@ -30,14 +30,14 @@ def cache_folder() -> Path:
     return project / "data" if (project / "pyproject.toml").is_file() else Path.home() / ".cache" / "einet"
 
 
-def find(folder: str, path: str) -> Path | None:
-    """The file `folder/path`, gzipped or not, below $EINET_DATA or the cache; None where it is in neither.
+def find(folder: str, path: str, *further: Path) -> Path | None:
+    """The file `folder/path`, gzipped or not, below $EINET_DATA, the cache or further places; None where it is in none.
 
     Paper: not in it
     Chapter: book/08_binary_datasets
     """
     given = os.environ.get("EINET_DATA")
-    for place in ([Path(given).expanduser()] if given else []) + [cache_folder()]:
+    for place in ([Path(given).expanduser()] if given else []) + [cache_folder(), *further]:
         for ending in ("", ".gz"):
             candidate = place / folder / (path + ending)
             if candidate.is_file():
@@ -75,11 +75,11 @@ def download(folder: str, path: str, url: str, sha256: str) -> Path:
     )
 
 
-def uncompressed(file: Path, expected: int) -> bytearray:
-    """What a file holds, gzipped or not; of a file that is too long no more than it takes to see that."""
+def uncompressed(file: Path, expected: int | None = None) -> bytearray:
+    """What a file holds, gzipped or not; of one that is longer than expected as much as shows that."""
     try:
         with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
-            return bytearray(stream.read(expected + 1))
+            return bytearray(stream.read(-1 if expected is None else expected + 1))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
 
