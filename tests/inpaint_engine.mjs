@@ -1,0 +1,28 @@
+// Answers questions to the engine of einet/inpaint/inpaint.js: JSON on standard input, JSON on standard output.
+//   node inpaint_engine.mjs engine.js model.safetensors < [{"x", "observed", "samples", "moments", "explanation"}, ...]
+import { readFileSync } from "node:fs";
+
+const [engine, file] = process.argv.slice(2);
+// Through a data URL: node takes a .js file without a package.json for a classic script.
+const { random, readModel } = await import(`data:text/javascript;base64,${readFileSync(engine).toString("base64")}`);
+const bytes = readFileSync(file);
+const next = random(1);
+
+try {
+  const model = readModel(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+  const answers = JSON.parse(readFileSync(0, "utf8")).map((question) => {
+    const given = model.given(Float64Array.from(question.x), question.observed);
+    const { mean, deviation } = question.moments ? given.moments() : { mean: [], deviation: [] };
+    const best = question.explanation ? given.explanation() : null;
+    return {
+      logDensity: given.logDensity,
+      samples: Array.from({ length: question.samples ?? 0 }, () => Array.from(given.sample(next))),
+      mean: Array.from(mean),
+      deviation: Array.from(deviation),
+      best: best && { ...best, x: Array.from(best.x) },
+    };
+  });
+  console.log(JSON.stringify({ answers }));
+} catch (error) {
+  console.log(JSON.stringify({ error: error.message }));
+}

@@ -1,0 +1,268 @@
+"""The inpainter: its engine in JavaScript, run by node, beside einet and all worlds of a small model; its file."""
+
+import json
+import shutil
+import subprocess
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracle import Circuit
+from scipy import stats
+
+import einet
+from einet.files import read
+from einet.inpaint import export
+
+ENGINE = Path(einet.__file__).parent / "inpaint/inpaint.js"
+NODE = shutil.which("node") or shutil.which("nodejs")
+needs_node = pytest.mark.skipif(not NODE, reason="no node: the engine was not run (apt-get install nodejs)")
+
+
+def ask(path, questions):
+    """The engine's answers, in order."""
+    out = subprocess.run(
+        [NODE, Path(__file__).with_name("inpaint_engine.mjs"), ENGINE, path],
+        input=json.dumps(questions), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    found = json.loads(out.stdout)
+    return found.get("answers") or found["error"]
+
+
+# Models: a family each, both kinds of graphs, one and three channels, all shapes of a circuit
+
+
+def rectangles(leaf, shape=(4, 4), delta=1, **sizes):
+    return einet.Einet(einet.poon_domingos(shape, delta), leaf, **{"num_sums": 3, "seed": 0, **sizes})
+
+
+def trees(leaf, seed=0):
+    graph = einet.random_binary_trees(12, 2, 3, seed=seed)
+    grid = einet.RegionGraph(graph.regions, graph.partitions, (3, 4))
+    return einet.Einet(grid, leaf, num_sums=3, num_leaves=4, seed=seed)
+
+
+def three(seed, num_sums):
+    return rectangles(einet.Categorical(categories=3), num_sums=num_sums, seed=seed)
+
+
+def mixture(*components):
+    return einet.Mixture(components, np.arange(1, 1 + len(components)) / sum(range(1 + len(components))))
+
+
+MODELS = {
+    "Bernoulli": lambda: rectangles(einet.Bernoulli()),
+    "Binomial": lambda: rectangles(einet.Binomial(255), delta=[2, 1], num_leaves=2),
+    "Categorical": lambda: trees(einet.Categorical(categories=5)),
+    "Normal": lambda: rectangles(einet.Normal(min_variance=1e-6, max_variance=1e-2, channels=3), (6, 4), 2),
+    "two families": lambda: trees({einet.Bernoulli(): range(0, 12, 2), einet.Categorical(): range(1, 12, 2)}),
+    "one leaf": lambda: einet.Einet(einet.RegionGraph([range(6)], (), (2, 3)), einet.Binomial(7), num_sums=3, seed=0),
+    "mixture": lambda: mixture(*(trees(einet.Binomial(16), seed) for seed in range(3))),
+    "mixed": lambda: mixture(three(0, 3), three(1, 2)),
+}  # fmt: skip
+
+
+def exported(name, folder):
+    """A model that trained numbers could have, its file, and itself as the file has it, in float64."""
+    model = MODELS[name]()
+    with torch.no_grad():
+        for network in getattr(model, "components", [model]):
+            for layer in network.sum_layers():
+                layer.weights.pow_(3).div_(layer.weights.sum(layer.weight_dim, keepdim=True))
+            for part in network.leaves.parts:
+                if isinstance(part.family, einet.Normal):
+                    part.phi.copy_(
+                        torch.stack((torch.rand_like(part.phi[0]), 10 ** (-2 - 4 * torch.rand_like(part.phi[0]))))
+                    )
+    export(model, folder / "model.safetensors")
+    return folder / "model.safetensors", einet.load(folder / "model.safetensors").double()
+
+
+def rows_and_masks(model, count=6):
+    generator = torch.Generator().manual_seed(0)
+    x = einet.sample(model, count, generator)
+    masks = torch.rand(count, x.shape[1], generator=generator) < torch.linspace(0, 1, count)[:, None]
+    return x, masks
+
+
+def as_questions(x, masks, **more):
+    return [{"x": r.flatten().tolist(), "observed": m.tolist(), **more} for r, m in zip(x, masks, strict=True)]
+
+
+@needs_node
+@pytest.mark.parametrize("name", MODELS)
+def test_engine_answers_as_einet(name, tmp_path):
+    path, model = exported(name, tmp_path)
+    x, masks = rows_and_masks(model)
+    answers = ask(path, as_questions(x, masks, samples=3, moments=True, explanation=True))
+    log_density = einet.log_marginal(model, x, masks)
+    assert_near([a["logDensity"] for a in answers], log_density, 1e-3, 1e-5)
+    marginals = einet.conditional_marginals(model, x, masks)
+    shape = (len(x), -1)
+    assert_near([a["mean"] for a in answers], marginals.mean().reshape(shape), 1e-3)
+    assert_near([a["deviation"] for a in answers], marginals.variance().sqrt().reshape(shape), 1e-3)
+    best = einet.mpe(model, x, masks)
+    assert_near([a["best"]["logDensity"] for a in answers], best.log_density, 1e-3, 1e-5)
+    assert_near([a["best"]["upperBound"] for a in answers], best.upper_bound, 1e-3, 1e-5)
+    assert_near([a["best"]["x"] for a in answers], best.x.reshape(shape), 1e-6)
+    seen = masks.repeat_interleave(model_channels(model), 1)
+    for row, mask, answer in zip(x.reshape(shape), seen, answers, strict=True):
+        samples = torch.tensor(answer["samples"], dtype=torch.float64)
+        assert torch.equal(samples[:, mask], row[mask].expand(3, -1)), "what is visible stays, bit for bit"
+        assert mask.any() or not torch.equal(samples[0], samples[1])
+        for network in getattr(model, "components", [model]):
+            for part in network.leaves.parts:
+                part.family.check(samples.view(3, masks.shape[1], -1)[:, part.variables])
+
+
+# A 4x4 binary image model, every world of it
+
+
+@needs_node
+def test_engine_agrees_with_enumeration(tmp_path):
+    """Its log-density of all 2^16 images sums to 1, and what it says of some pixels is a sum over those images."""
+    path, model = exported("Bernoulli", tmp_path)
+    images = torch.tensor(list(product((0.0, 1.0), repeat=16)))
+    answers = ask(path, as_questions(images, torch.ones(len(images), 16, dtype=torch.bool)))
+    p = np.exp([a["logDensity"] for a in answers])
+    assert p.sum() == pytest.approx(1, abs=1e-9)
+    some = slice(None, None, 4099)
+    slow = Circuit(model).log_density(images[some].double().numpy())
+    np.testing.assert_allclose(np.log(p[some]), slow[:, 0], atol=1e-6)
+
+    x, masks = rows_and_masks(model)
+    answers = ask(path, as_questions(x, masks, moments=True))
+    for row, mask, answer in zip(x, masks, answers, strict=True):
+        agrees = (images == row)[:, mask].all(1).numpy()
+        mean = p[agrees] @ images.numpy()[agrees] / p[agrees].sum()
+        assert answer["logDensity"] == pytest.approx(np.log(p[agrees].sum()), abs=1e-6)
+        np.testing.assert_allclose(answer["mean"], mean, atol=1e-6)
+        np.testing.assert_allclose(answer["deviation"], np.sqrt((mean * (1 - mean)).clip(0)), atol=1e-6)
+
+
+@needs_node
+@pytest.mark.parametrize("name", ["Bernoulli", "mixed"])
+def test_samples_match_the_posterior(name, tmp_path):
+    """Chi-square: 20,000 completions of five hidden pixels against their exact conditional distribution."""
+    path, model = exported(name, tmp_path)
+    x = einet.sample(model, 1, torch.Generator().manual_seed(3))
+    hidden = torch.tensor([1, 4, 5, 6, 11])
+    mask = torch.ones(16, dtype=torch.bool).index_fill(0, hidden, False)
+    values = range(2 if name == "Bernoulli" else 3)
+    completions = torch.tensor(list(product(values, repeat=5)), dtype=x.dtype)
+    worlds = x.repeat(len(completions), 1).index_copy(1, hidden, completions)
+    posterior = torch.exp(model(worlds) - model(x, mask))
+    (answer,) = ask(path, as_questions(x, mask[None], samples=20_000))
+    assert_follows(np.array(answer["samples"])[:, hidden], completions.numpy(), posterior.detach().numpy())
+
+
+def assert_follows(drawn, values, probabilities):
+    """A chi-square test, rare values together: fails one correct sampler in a thousand, and the seed is fixed."""
+    assert probabilities.sum() == pytest.approx(1, abs=1e-6)
+    counts = (drawn[:, None] == values).all(2).sum(0)
+    expected = probabilities * len(drawn)
+    rare = expected < 5
+    found = np.append(counts[~rare], counts[rare].sum())
+    wanted = np.append(expected[~rare], expected[rare].sum())
+    keep = wanted > 0
+    assert counts.sum() == len(drawn) and keep.sum() > 8
+    assert stats.chisquare(found[keep], wanted[keep] * found.sum() / wanted.sum()).pvalue > 1e-3
+
+
+@needs_node
+@pytest.mark.parametrize("family", [einet.Normal(), einet.Binomial(30), einet.Categorical(categories=4)])
+def test_leaves_are_drawn_from_their_family(family, tmp_path):
+    """One leaf, one entry: the samples of each pixel are those of one distribution."""
+    model = einet.Einet(einet.RegionGraph([range(2)], (), (1, 2)), family, num_sums=1, seed=0)
+    export(model, tmp_path / "model.safetensors")
+    phi = einet.load(tmp_path / "model.safetensors").leaves.parts[0].phi[:, :, 0, 0].double().detach()
+    question = {"x": [0, 0], "observed": [False, False], "samples": 20_000}
+    drawn = np.array(ask(tmp_path / "model.safetensors", [question])[0]["samples"])
+    for pixel in range(2):
+        if isinstance(family, einet.Normal):
+            mean, variance = phi[:, pixel].tolist()
+            assert stats.kstest(drawn[:, pixel], "norm", (mean, variance**0.5)).pvalue > 1e-3
+            continue
+        values = torch.arange(31 if isinstance(family, einet.Binomial) else 4).double()
+        wanted = family.log_density(values, phi[:, pixel, None]).exp().numpy()
+        counts = (drawn[:, pixel, None] == values.numpy()).sum(0)
+        likely = wanted * len(drawn) >= 5
+        expected = wanted[likely] * counts[likely].sum() / wanted[likely].sum()
+        assert stats.chisquare(counts[likely], expected).pvalue > 1e-3
+
+
+# Files
+
+
+@needs_node
+@pytest.mark.parametrize("damage", ["empty", "cut", "no header", "NaN", "another file", "a checkpoint"])
+def test_engine_refuses_a_damaged_file(damage, tmp_path):
+    path, model = exported("Binomial", tmp_path)
+    whole = path.read_bytes()
+    data = {
+        "empty": b"",
+        "cut": whole[:-100],
+        "no header": whole[:300],
+        "NaN": whole[:-2] + b"\xff\xff",
+        "another file": b"<html>404: not found</html>" * 9,
+        "a checkpoint": whole,
+    }[damage]
+    path.write_bytes(data)
+    if damage == "a checkpoint":
+        einet.save(model, path, dtype=torch.float16)
+    message = ask(path, [])
+    assert isinstance(message, str) and message
+
+
+def test_an_exported_file_is_a_checkpoint(tmp_path):
+    model = MODELS["mixture"]()
+    export(model, tmp_path / "model.safetensors")
+    again, x = einet.load(tmp_path / "model.safetensors"), einet.sample(model, 50)
+    torch.testing.assert_close(again(x), model(x), atol=0.05, rtol=0)
+    size = sum(p.numel() for p in model.parameters())
+    assert (tmp_path / "model.safetensors").stat().st_size < 2 * size + 12_000
+
+
+def test_half_as_large_where_components_share_a_graph(tmp_path):
+    model = rectangles(einet.Bernoulli())
+    export(mixture(model, model), tmp_path / "two.safetensors")
+    export(model, tmp_path / "one.safetensors")
+    one, two = (read(tmp_path / f"{name}.safetensors")[0] for name in ("one", "two"))
+    assert one["circuits"] == two["circuits"]
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (torch.nn.Linear(2, 2), {}, "Linear"),
+        (einet.Einet(einet.random_binary_trees(4, 1, 1), einet.Bernoulli(), num_sums=2), {}, "grid"),
+        (rectangles(einet.Bernoulli(), num_classes=2), {}, "one class, got 1 and 2"),
+        (rectangles(einet.Bernoulli(channels=2)), {}, "1 or 3 channels"),
+        (trees({einet.Bernoulli(): range(6), einet.Binomial(3): range(6, 12)}), {}, r"\[1, 3\]: pass value_range"),
+        (rectangles(einet.Normal()), {"value_range": (1, 0)}, "low < high"),
+        (rectangles(einet.Normal()), {"value_range": (0, float("nan"))}, "low < high"),
+    ],
+)
+def test_what_cannot_be_exported(model, arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export(model, tmp_path / "model.safetensors", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_family_of_ones_own_is_not_exported(tmp_path):
+    class Ternary(einet.Categorical):
+        pass
+
+    with pytest.raises(ValueError, match="Ternary"):
+        export(rectangles(Ternary(categories=3)), tmp_path / "model.safetensors")
+
+
+def model_channels(model):
+    return getattr(model, "components", [model])[0].channels
+
+
+def assert_near(found, wanted, atol, rtol=0.0):
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), wanted, atol=atol, rtol=rtol)
