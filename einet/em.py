@@ -88,9 +88,10 @@ class EM(torch.optim.Optimizer):
 
 
 def _check_gradients(network: Einet) -> None:
-    if any(parametrize.is_parametrized(module) for module in network.modules()):
+    layers = (*network.sum_layers(), *network.leaves.parts)
+    if any(parametrize.is_parametrized(layer) for layer in layers):
         raise ValueError("the model is parametrized for gradient training (see unconstrained): EM cannot move it")
-    if any(parameter.grad is None for parameter in network.parameters()):
+    if any(parameter.grad is None for layer in layers for parameter in layer.parameters(recurse=False)):
         raise ValueError("there is no gradient: call model(x).sum().backward() before step()")
     # What is wrong anywhere in a circuit is wrong at its root and its leaves.
     top = network.levels[-1]

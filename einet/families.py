@@ -152,11 +152,12 @@ class Normal(ExponentialFamily):
 
     def natural(self, phi):
         mean, variance = phi
-        precision = 1 / variance
+        precision = variance.reciprocal()
         return torch.stack((mean * precision, -0.5 * precision))
 
     def log_normalizer(self, theta):
-        return -0.25 * theta[0] ** 2 / theta[1] - 0.5 * torch.log(-theta[1] / math.pi)
+        first, second = theta
+        return -0.25 * (first * first / second) - 0.5 * torch.log(second * (-1 / math.pi))
 
     def initial(self, shape, generator):
         variance = min(max(1.0, self.min_variance), self.max_variance)
