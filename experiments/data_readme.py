@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from einet.datasets import DEBD_URL, SPLITS, debd_sources
+from einet.datasets.images import CELEBA_URL, DEBIAN, FASHION_MNIST, FASHION_MNIST_URL, SVHN, SVHN_URL
 
 README = Path(__file__).resolve().parent.parent / "data" / "README.md"
 
@@ -61,6 +62,59 @@ SHA-256 of the uncompressed files; their paths are below `debd/`:
 ```
 {sums}
 ```
+
+## Images
+
+`einet.datasets` reads them as uint8. Needed are Pillow, and scipy for SVHN. A checksum is of the uncompressed file,
+looked at whenever the file is read, and of what the server sends, looked at when it arrives.
+
+### SVHN: `svhn/{{train,extra,test}}_32x32.mat`
+
+`svhn(split)`: crops of house numbers, 32 x 32, and the digit in their middle.
+
+- **Source**: <{svhn_url}>, downloaded when first asked for.
+- **Made by** Netzer et al. (2011), "Reading digits in natural images with unsupervised feature learning".
+- **Licence or terms**: "for non-commercial use only", says the page. This project does not pass the files on.
+- **Format**: MATLAB 5, `X` (32, 32, 3, n), `y` (n, 1), where 10 stands for the digit 0.
+
+| file | images | SHA-256 |
+|---|---|---|
+{svhn}
+
+### Fashion-MNIST: `fashion-mnist/{{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte`
+
+`fashion_mnist(split)`: pictures of clothes, 28 x 28, of ten kinds.
+
+- **Source**: Debian's package `dataset-fashion-mnist`, found in `{debian}/fashion-mnist`, or else
+  <{fashion_url}>, downloaded when first asked for.
+- **Made by** Xiao, Rasul and Vollgraf (2017), "Fashion-MNIST: a novel image dataset for benchmarking machine learning
+  algorithms".
+- **Licence**: MIT.
+- **Format**: IDX, gzipped (`.gz`) or not.
+
+| file | rows | SHA-256 |
+|---|---|---|
+{fashion}
+
+SHA-256 of the gzipped files as the server sends them (Debian gzips anew):
+
+```
+{served}
+```
+
+### CelebA: `celeba/list_eval_partition.txt`, `celeba/img_align_celeba/*.jpg`
+
+`celeba(split)`: faces, the middle 128 x 128 pixels of 178 x 218.
+
+- **Source**: <{celeba_url}>, "Align&Cropped Images" and their partition.
+- **Made by** Liu, Luo, Wang and Tang (2015), "Deep learning face attributes in the wild".
+- **Licence or terms**: for non-commercial research, after agreeing to them, so that nothing here downloads it.
+- **Checked**: every line of the partition; size and completeness of every JPEG. There is no published checksum.
+
+### What needs no file
+
+`digits()` are in scikit-learn (UCI's optical recognition of handwritten digits, 8 x 8, from 0 to 16). `house_numbers(n,
+seed)` are drawn when asked for, with fonts that come with matplotlib. `image_folder(path, size)` reads your own.
 """
 
 
@@ -71,7 +125,20 @@ def readme() -> str:
         rows = " / ".join(f"{sources[name, split].rows:,}" for split in SPLITS)
         table.append(f"| {name} | {origin} | {sources[name, 'train'].variables} | {rows} |")
     sums = [f"{source.sha256}  {source.path}" for source in sources.values()]
-    return TEXT.format(url=DEBD_URL, splits=" / ".join(SPLITS), table="\n".join(table), sums="\n".join(sums))
+    debd = {"url": DEBD_URL, "splits": " / ".join(SPLITS), "table": "\n".join(table), "sums": "\n".join(sums)}
+    return TEXT.format(**debd, **images())
+
+
+def images() -> dict[str, str]:
+    """What the page says of images: addresses, tables of files, and what a server sends."""
+    fashion = [source for pair in FASHION_MNIST.values() for source in pair]
+    files = {
+        name: "\n".join(f"| {s.path} | {s.rows:,} | `{s.sha256}` |" for s in sources)
+        for name, sources in (("svhn", SVHN.values()), ("fashion", fashion))
+    }
+    served = "\n".join(f"{source.served_sha256}  {source.path}.gz" for source in fashion)
+    urls = {"svhn_url": SVHN_URL, "fashion_url": FASHION_MNIST_URL, "celeba_url": CELEBA_URL, "debian": DEBIAN}
+    return {**files, **urls, "served": served}
 
 
 if __name__ == "__main__":
