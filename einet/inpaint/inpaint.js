@@ -523,4 +523,397 @@ function readModel(buffer) {
   return new Model(buffer);
 }
 
-export { random, readModel };
+// The widget. `page` is what InpaintWidget knows: {height, width, channels, low, high, steps, images, labels, file}.
+// `answer(question)` promises {values, logDensity, ...} for a question {image, x, observed, view}.
+
+const VIEWS = {
+  sample: "sample",
+  mean: "mean",
+  deviation: "standard deviation",
+  explanation: "most probable",
+};
+const ABOUT = {
+  sample: "drawn from the exact conditional distribution",
+  mean: "the exact conditional mean",
+  deviation: "the exact conditional standard deviation",
+  explanation: "the most probable completion that was found, an approximation",
+};
+const PRESETS = {
+  "left half": (row, column, height, width) => column < width / 2,
+  "right half": (row, column, height, width) => column >= width / 2,
+  "upper half": (row, column, height) => row < height / 2,
+  "lower half": (row, column, height) => row >= height / 2,
+  "every other pixel": (row, column) => (row + column) % 2 === 0,
+  clear: () => false,
+};
+const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+const HEAT = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
+const PATIENCE = 10000; // milliseconds until a silent kernel is given up
+
+function decoded(base64) {
+  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+}
+
+function element(parent, tag, attributes = {}, text = "") {
+  const made = parent.appendChild(document.createElement(tag));
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.textContent = text;
+  return made;
+}
+
+class Widget {
+  constructor(root, page, answer) {
+    Object.assign(this, { root, page, answer });
+    this.images = page.images.map((image) => Float64Array.from(decoded(image), (byte) => {
+      const value = page.low + ((page.high - page.low) * byte) / page.steps;
+      return page.discrete ? Math.round(value) : value;
+    }));
+    this.observed = new Uint8Array(page.height * page.width);
+    Object.assign(this, { image: 0, view: "sample", hiding: true, cursor: null, stroke: null, answers: 0 });
+    this.brush = Math.max(1, Math.round(page.height / 7));
+    this.#layOut();
+    this.preset("lower half");
+  }
+
+  // The elements
+
+  #layOut() {
+    this.root.textContent = "";
+    this.root.classList.add("einet-inpaint-ready");
+    this.#layOutImages();
+    this.#layOutPanels();
+    this.#layOutControls();
+    this.numbers = element(this.root, "p", { class: "numbers" });
+    this.message = element(this.root, "p", { class: "message", role: "alert" });
+    this.spoken = element(this.root, "p", { class: "spoken", "aria-live": "polite" });
+  }
+
+  #group(label) {
+    const group = element(this.root, "div", { class: "group", role: "group", "aria-label": label });
+    element(group, "span", { class: "name", "aria-hidden": "true" }, label);
+    return group;
+  }
+
+  #button(group, text, act, attributes = {}) {
+    const button = element(group, "button", { type: "button", ...attributes }, text);
+    button.addEventListener("click", act);
+    return button;
+  }
+
+  #layOutImages() {
+    const group = this.#group("Image");
+    this.thumbnails = this.images.map((x, i) => {
+      const button = this.#button(group, "", () => this.choose(i), { class: "thumbnail", "aria-label": this.nameOf(i) });
+      this.#paintImage(element(button, "canvas", { "aria-hidden": "true" }), this.#colours(x), 1);
+      return button;
+    });
+  }
+
+  #layOutPanels() {
+    const { height, width } = this.page, panels = element(this.root, "div", { class: "panels" });
+    const panel = (caption, attributes) => {
+      const figure = element(panels, "figure");
+      this.caption = element(figure, "figcaption", {}, caption);
+      return element(figure, "canvas", attributes);
+    };
+    this.editor = panel("Paint over the image", {
+      class: "editor", tabindex: "0", role: "application", "aria-roledescription": "mask editor",
+      "aria-label": `Mask of ${height} by ${width} pixels. Arrow keys move the cursor, space paints, shift with an arrow paints along.`,
+    });
+    this.picture = panel("", { class: "answer", role: "img" });
+    this.scale = element(this.picture.parentNode, "div", { class: "scale", hidden: "" });
+    this.#listen();
+  }
+
+  #layOutControls() {
+    const brush = this.#group("Brush");
+    this.modes = ["hide", "show"].map((name) =>
+      this.#button(brush, name, () => this.setMode(name === "hide"), { "aria-label": name === "hide" ? "hide pixels" : "show pixels again" }));
+    const label = element(brush, "label", {}, "size ");
+    this.size = element(label, "input", { type: "range", min: 1, max: Math.ceil(this.page.height / 2), step: 1, value: this.brush });
+    this.size.addEventListener("input", () => (this.brush = Number(this.size.value)));
+    this.setMode(true);
+
+    const presets = this.#group("Mask");
+    for (const name of Object.keys(PRESETS)) this.#button(presets, name, () => this.preset(name));
+
+    const views = this.#group("Answer");
+    this.views = Object.entries(VIEWS).map(([view, name]) => this.#button(views, name, () => this.show(view), { "data-view": view }));
+    this.#button(views, "↻ draw again", () => this.show("sample"), { class: "again" });
+  }
+
+  // What the user does
+
+  nameOf(i) {
+    return this.page.labels[i] ?? `image ${i + 1}`;
+  }
+
+  choose(i) {
+    this.image = i;
+    this.ask();
+  }
+
+  setMode(hiding) {
+    this.hiding = hiding;
+    this.modes.forEach((button, i) => button.setAttribute("aria-pressed", String(hiding === !i)));
+  }
+
+  preset(name) {
+    const { height, width } = this.page;
+    this.observed = this.observed.map((_, i) => !PRESETS[name](Math.floor(i / width), i % width, height, width));
+    this.ask();
+  }
+
+  show(view) {
+    this.view = view;
+    this.ask();
+  }
+
+  // All pixels whose centres are within half a brush of the line between two points (x, y) in pixels
+  paint([x0, y0], [x1, y1]) {
+    const { height, width } = this.page, reach = this.brush / 2, dx = x1 - x0, dy = y1 - y0, length = dx * dx + dy * dy;
+    const set = (row, column) => (this.observed[row * width + column] = this.hiding ? 0 : 1);
+    for (let row = 0; row < height; row++) {
+      for (let column = 0; column < width; column++) {
+        const x = column + 0.5 - x0, y = row + 0.5 - y0;
+        const t = length ? clamp((x * dx + y * dy) / length, 0, 1) : 0;
+        if (Math.hypot(x - t * dx, y - t * dy) <= reach) set(row, column);
+      }
+    }
+    const row = Math.floor(y1), column = Math.floor(x1); // the pixel below the pointer, however small the brush
+    if (row >= 0 && row < height && column >= 0 && column < width) set(row, column);
+    this.ask();
+  }
+
+  #listen() {
+    const { editor } = this;
+    const place = (event) => {
+      const box = editor.getBoundingClientRect();
+      return [((event.clientX - box.left) / box.width) * this.page.width, ((event.clientY - box.top) / box.height) * this.page.height];
+    };
+    editor.addEventListener("pointerdown", (event) => {
+      if (event.button) return;
+      editor.setPointerCapture(event.pointerId);
+      this.cursor = null;
+      this.stroke = { pointer: event.pointerId, at: place(event) };
+      this.paint(this.stroke.at, this.stroke.at);
+    });
+    editor.addEventListener("pointermove", (event) => {
+      if (this.stroke?.pointer !== event.pointerId) return;
+      const moves = event.getCoalescedEvents?.() ?? [];
+      for (const move of moves.length ? moves : [event]) {
+        const to = place(move);
+        this.paint(this.stroke.at, to);
+        this.stroke.at = to;
+      }
+    });
+    for (const end of ["pointerup", "pointercancel"]) {
+      editor.addEventListener(end, (event) => {
+        if (this.stroke?.pointer !== event.pointerId) return;
+        this.stroke = null;
+        this.#speak();
+      });
+    }
+    editor.addEventListener("keydown", (event) => this.#key(event));
+    editor.addEventListener("blur", () => { this.cursor = null; this.#drawEditor(); });
+  }
+
+  #key(event) {
+    const arrow = ARROWS[event.key], { height, width } = this.page;
+    if ((!arrow && event.key !== " ") || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    const at = this.cursor ?? [Math.floor(height / 2), Math.floor(width / 2)];
+    this.cursor = arrow && this.cursor ? [clamp(at[0] + arrow[0], 0, height - 1), clamp(at[1] + arrow[1], 0, width - 1)] : at;
+    const centre = ([row, column]) => [column + 0.5, row + 0.5];
+    if (!arrow || event.shiftKey) this.paint(centre(arrow ? at : this.cursor), centre(this.cursor));
+    else this.#drawEditor();
+    this.spoken.textContent = `Row ${this.cursor[0] + 1}, column ${this.cursor[1] + 1}`;
+  }
+
+  // Questions and answers: one in flight, and of those that come meanwhile only the last
+
+  ask() {
+    this.#drawEditor();
+    this.waiting = { image: this.image, x: this.images[this.image], observed: Uint8Array.from(this.observed), view: this.view };
+    if (!this.running) this.#run();
+  }
+
+  async #run() {
+    this.running = true;
+    while (this.waiting) {
+      const question = this.waiting;
+      this.waiting = null;
+      try {
+        this.answered = { ...question, ...(await this.answer(question)) };
+        this.message.textContent = "";
+        this.#drawAnswer();
+      } catch (error) {
+        this.message.textContent = error.message;
+      }
+      this.root.dataset.answers = ++this.answers;
+    }
+    this.running = false;
+    if (!this.stroke && this.cursor === null) this.#speak();
+  }
+
+  // Drawing
+
+  #colours(x) {
+    const { low, high, channels } = this.page;
+    const byte = (value) => Math.round((255 * (value - low)) / (high - low)); // a clamped array clamps
+    return (pixel) => [0, 1, 2].map((colour) => byte(x[pixel * channels + Math.min(colour, channels - 1)]));
+  }
+
+  #heat(deviation) {
+    const { channels } = this.page, pixels = this.observed.length;
+    const each = Array.from({ length: pixels }, (_, pixel) =>
+      Math.sqrt(total(Array.from({ length: channels }, (_, c) => deviation[pixel * channels + c] ** 2)) / channels));
+    const top = Math.max(...each);
+    this.scale.textContent = `black: 0, lightest: ${top.toPrecision(2)}`;
+    return (pixel) => heatColour(top ? each[pixel] / top : 0);
+  }
+
+  #paintImage(canvas, colour, size) {
+    const { height, width } = this.page, small = document.createElement("canvas");
+    [small.width, small.height] = [width, height];
+    const pixels = new ImageData(width, height);
+    for (let pixel = 0; pixel < height * width; pixel++) pixels.data.set([...clamped(colour(pixel)), 255], 4 * pixel);
+    small.getContext("2d").putImageData(pixels, 0, 0);
+    if (canvas.width !== width * size) [canvas.width, canvas.height] = [width * size, height * size];
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, canvas.width, canvas.height);
+    return context;
+  }
+
+  #cell() {
+    return Math.max(4, Math.floor(448 / this.page.width));
+  }
+
+  #drawEditor() {
+    const { width } = this.page, size = this.#cell(), dot = Math.ceil(size / 8), style = getComputedStyle(this.root);
+    const context = this.#paintImage(this.editor, this.#colours(this.images[this.image]), size);
+    const [cover, mark] = ["--cover", "--mark"].map((name) => style.getPropertyValue(name).trim() || "#888");
+    this.observed.forEach((seen, i) => {
+      if (seen) return;
+      const x = (i % width) * size, y = Math.floor(i / width) * size;
+      context.fillStyle = cover;
+      context.fillRect(x, y, size, size);
+      context.fillStyle = mark;
+      context.fillRect(x + size / 2 - dot / 2, y + size / 2 - dot / 2, dot, dot);
+    });
+    if (this.cursor) {
+      const [row, column] = this.cursor;
+      for (const [colour, line] of [["#fff", 5], ["#000", 2]]) {
+        Object.assign(context, { strokeStyle: colour, lineWidth: line });
+        context.strokeRect(column * size, row * size, size, size);
+      }
+    }
+    this.thumbnails.forEach((button, i) => button.setAttribute("aria-pressed", String(i === this.image)));
+    this.views.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.view === this.view)));
+  }
+
+  #drawAnswer() {
+    const { values, view, image } = this.answered;
+    this.scale.hidden = view !== "deviation";
+    this.#paintImage(this.picture, view === "deviation" ? this.#heat(values) : this.#colours(values), this.#cell());
+    this.caption.textContent = VIEWS[view];
+    this.picture.setAttribute("aria-label", `The answer for ${this.nameOf(image)}: ${ABOUT[view]}`);
+    this.numbers.textContent = this.#summary();
+  }
+
+  #summary() {
+    const { observed, logDensity, view, logCompleted, upperBound } = this.answered, nats = (x) => x.toFixed(1).replace("-", "−");
+    const seen = `${total([...observed])} of ${observed.length} pixels visible, log-density ${nats(logDensity)} nats.`;
+    if (view !== "explanation") return `${seen} Shown: ${ABOUT[view]}.`;
+    return `${seen} Shown: ${ABOUT[view]}. As a whole it has ${nats(logCompleted)} nats, and no completion more than ${nats(upperBound)}.`;
+  }
+
+  #speak() {
+    if (this.answered) this.spoken.textContent = this.#summary();
+  }
+}
+
+function clamped(colour) {
+  return colour.map((byte) => clamp(byte, 0, 255));
+}
+
+function heatColour(share) {
+  const place = clamp(share, 0, 1) * (HEAT.length - 1), i = Math.min(Math.floor(place), HEAT.length - 2);
+  return HEAT[i].map((low, c) => low + (place - i) * (HEAT[i + 1][c] - low));
+}
+
+// Who answers: the engine, or a kernel
+
+function engineAnswers(model) {
+  const next = random(Date.now());
+  let key = "", given = null;
+  return async ({ image, x, observed, view }) => {
+    await new Promise(requestAnimationFrame); // the stroke is drawn before the engine works
+    const asked = `${image} ${observed}`;
+    if (asked !== key) [key, given] = [asked, model.given(x, observed)];
+    const { logDensity } = given;
+    if (view === "sample") return { logDensity, values: given.sample(next) };
+    if (view !== "explanation") return { logDensity, values: given.moments()[view] };
+    const best = given.explanation();
+    return { logDensity, values: best.x, logCompleted: best.logDensity, upperBound: best.upperBound };
+  };
+}
+
+function kernelAnswers(model) {
+  let count = 0;
+  return ({ image, observed, view }) => new Promise((resolve, reject) => {
+    const id = ++count;
+    const finish = (settle, result) => {
+      clearTimeout(timer);
+      model.off("msg:custom", listen);
+      settle(result);
+    };
+    const listen = (content, buffers) => {
+      if (content.id !== id) return;
+      if (content.error) return finish(reject, new Error(content.error));
+      const { buffer, byteOffset, byteLength } = buffers[0];
+      finish(resolve, { ...content, values: new Float32Array(buffer.slice(byteOffset, byteOffset + byteLength)) });
+    };
+    const timer = setTimeout(() => finish(reject, new Error("The kernel does not answer. Is it busy, or gone?")), PATIENCE);
+    model.on("msg:custom", listen);
+    model.send({ id, image, view }, undefined, [observed.buffer]);
+  });
+}
+
+function render({ model, el }) {
+  new Widget(element(el, "div", { class: "einet-inpaint" }), model.get("page"), kernelAnswers(model));
+}
+
+// A page without a kernel: models come as classic scripts that hold base64, since a page from the disk may not fetch
+
+const loading = {};
+
+function loadModel(file, base) {
+  loading[file] ??= new Promise((resolve, reject) => {
+    const script = element(document.head, "script", { src: new URL(`${encodeURIComponent(file)}.js`, base) });
+    script.onload = () => resolve(globalThis.einetModels?.[file]);
+    script.onerror = () => reject(new Error("there is no such file"));
+  }).then((text) => readModel(decoded(text ?? "").buffer));
+  return loading[file];
+}
+
+function start(base) {
+  document.querySelectorAll(".einet-inpaint[data-page]").forEach(async (root) => {
+    const page = JSON.parse(root.dataset.page);
+    root.removeAttribute("data-page");
+    root.textContent = "The model is being loaded.";
+    try {
+      const model = await loadModel(page.file, base);
+      const sizes = ["height", "width", "channels"], differ = sizes.some((size) => model[size] !== page[size]);
+      if (differ) throw new Error(`it is a model of ${model.height} x ${model.width} pixels, the images are ${page.height} x ${page.width}`);
+      new Widget(root, page, engineAnswers(model));
+    } catch (error) {
+      root.textContent = "";
+      element(root, "p", { class: "message", role: "alert" }, `The model “${page.file}” could not be read: ${error.message}. Build the book anew, or run this page in JupyterLab.`);
+    }
+  });
+}
+
+export { random, readModel, start };
+export default { render };

@@ -1,0 +1,47 @@
+"""What built pages need to answer without a kernel, over http and from the disk.
+
+A page that was opened from the disk may load classic scripts alone: no modules, and nothing by `fetch`. So the one
+module of the widget is wrapped, and each model becomes a script that holds the file in base64.
+
+Paper: not in it
+Chapter: book/11_inpainting
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+SOURCE = Path(__file__).parent
+START = """const base = document.currentScript.src;
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", () => start(base));
+else start(base);
+"""
+
+
+def write_page_files(folder: str | os.PathLike, models: Iterable[str | os.PathLike] = ()) -> None:
+    """Write `inpaint.js`, `inpaint.css` and a script for each model, the path of an exported file, into `folder`.
+
+    A page that has the script and the style sheet turns every `InpaintWidget`'s html into a widget.
+
+    Paper: not in it
+    Chapter: book/11_inpainting
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "inpaint.js").write_text(classic_script(), encoding="utf-8")
+    (folder / "inpaint.css").write_bytes((SOURCE / "inpaint.css").read_bytes())
+    for model in map(Path, models):
+        text = base64.b64encode(model.read_bytes()).decode()
+        script = f'(globalThis.einetModels ??= {{}})[{json.dumps(model.stem)}] = "{text}";\n'
+        (folder / f"{model.stem}.js").write_text(script, encoding="utf-8")
+
+
+def classic_script() -> str:
+    """The module of the widget as a script of its own, which starts all widgets of the page."""
+    module = re.sub(r"^export .*\n", "", (SOURCE / "inpaint.js").read_text(encoding="utf-8"), flags=re.M)
+    return f'(() => {{\n"use strict";\n{module}\n{START}}})();\n'
