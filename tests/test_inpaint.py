@@ -55,6 +55,7 @@ def mixture(*components):
 
 MODELS = {
     "Bernoulli": lambda: rectangles(einet.Bernoulli()),
+    "binary image": lambda: rectangles(einet.Bernoulli(), delta=[2, 1]),
     "Binomial": lambda: rectangles(einet.Binomial(255), delta=[2, 1], num_leaves=2),
     "Categorical": lambda: trees(einet.Categorical(categories=5)),
     "Normal": lambda: rectangles(einet.Normal(min_variance=1e-6, max_variance=1e-2, channels=3), (6, 4), 2),
@@ -124,7 +125,7 @@ def test_engine_answers_as_einet(name, tmp_path):
 @needs_node
 def test_engine_agrees_with_enumeration(tmp_path):
     """Its log-density of all 2^16 images sums to 1, and what it says of some pixels is a sum over those images."""
-    path, model = exported("Bernoulli", tmp_path)
+    path, model = exported("binary image", tmp_path)
     images = torch.tensor(list(product((0.0, 1.0), repeat=16)))
     answers = ask(path, as_questions(images, torch.ones(len(images), 16, dtype=torch.bool)))
     p = np.exp([a["logDensity"] for a in answers])

@@ -1,0 +1,376 @@
+"""The inpainter in Chromium: on a page, from a server and from the disk, and in JupyterLab with a live kernel."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+import einet
+from einet.inpaint import InpaintWidget, export, write_page_files
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+SIZE = 8
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Inpainter</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,"><link rel="stylesheet" href="inpaint.css"><script src="inpaint.js" defer></script>
+<body>{}</body></html>"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        pytest.skip("no Chromium: the inpainter was not opened (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Images, and a model of them in a file; its folder also has the page, a broken one and one of another model."""
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("inpaint")
+    images = torch.tensor(load_digits().images).float()
+    graph = einet.poon_domingos((SIZE, SIZE), [4, 2], axes=[0])
+    arguments = {"num_sums": 5, "epochs": 3, "batch_size": 50, "pseudocount": 0.05, "progress": False}
+    mixture = einet.fit_mixture(images[100:700], 3, graph, einet.Binomial(16), **arguments)
+    export(mixture, folder / "digits.safetensors")
+    html = InpaintWidget(folder / "digits.safetensors", images[:4], ["zero", "one", "two", "three"]).as_html()
+    write_page_files(folder, [folder / "digits.safetensors"])
+    for name in ("index", "broken"):
+        (folder / f"{name}.html").write_text(PAGE.format(html.replace("digits", name) if name == "broken" else html))
+    (folder / "missing.html").write_text(PAGE.format(html.replace("digits", "missing")))
+    script = (folder / "digits.js").read_text()
+    (folder / "broken.js").write_text(script.replace('"digits"', '"broken"').replace("AAAA", "////"))
+    return folder
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(digits):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(digits))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+class Inpainter:
+    """A tab with one inpainter, and everything that went wrong in it."""
+
+    def __init__(self, context, url):
+        self.troubles, self.tab = [], context.new_page()
+        self.tab.on("console", lambda m: self.troubles.append(f"console: {m.text}") if m.type == "error" else None)
+        self.tab.on("pageerror", lambda e: self.troubles.append(f"error: {e}"))
+        self.tab.on("request", lambda r: self._check(r.url))
+        self.tab.goto(url)
+
+    def _check(self, url):
+        if not re.match(r"http://127\.0\.0\.1[:/]|ws://127\.0\.0\.1[:/]|file:|data:|blob:", url):
+            self.troubles.append(f"a request elsewhere: {url}")
+
+    def ready(self):
+        self.tab.wait_for_selector(".einet-inpaint[data-answers]", timeout=180_000)
+        return self
+
+    @property
+    def answers(self):
+        return int(self.tab.get_attribute(".einet-inpaint", "data-answers"))
+
+    def after(self, act, *arguments):
+        """Do something that asks for an answer, and wait for it: no answer for 0.2 seconds after the last one."""
+        before = self.answers
+        act(*arguments)
+        self.tab.wait_for_function(f"+document.querySelector('.einet-inpaint').dataset.answers > {before}")
+        while before != (before := self.answers):
+            self.tab.wait_for_timeout(200)
+
+    def press(self, name):
+        self.after(self.tab.get_by_role("button", name=name, exact=True).click)
+
+    def pixels(self, kind="answer"):
+        """The canvas as (H, W, 3), one colour a pixel, taken off its centre to the upper left."""
+        code = """([kind, size]) => { const canvas = document.querySelector('.einet-inpaint .' + kind);
+          const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+          const at = i => Math.floor((i + 0.3) * canvas.width / size), found = [];
+          for (let r = 0; r < size; r++) for (let c = 0; c < size; c++)
+            found.push(...data.slice(4 * (at(r) * canvas.width + at(c)), 4 * (at(r) * canvas.width + at(c)) + 3));
+          return found; }"""
+        return torch.tensor(self.tab.evaluate(code, [kind, SIZE])).view(SIZE, SIZE, 3)
+
+    def hidden(self):
+        """(H, W): where the editor shows the cover, which is orange, and no grey of an image is."""
+        pixels = self.pixels("editor")
+        return pixels[..., 0] != pixels[..., 2]
+
+    def centre(self, row, column):
+        box = self.tab.locator(".einet-inpaint .editor").bounding_box()
+        return box["x"] + (column + 0.5) * box["width"] / SIZE, box["y"] + (row + 0.5) * box["height"] / SIZE
+
+    def stroke(self, *places, steps=1):
+        """The mouse, pressed, from place to place in jumps: what lies between them has to be painted, too."""
+        self.tab.mouse.move(*self.centre(*places[0]))
+        self.tab.mouse.down()
+        for place in places[1:]:
+            self.tab.mouse.move(*self.centre(*place), steps=steps)
+        self.tab.mouse.up()
+
+    def close(self):
+        self.tab.close()
+        assert not self.troubles, "\n".join(self.troubles)
+
+
+@pytest.fixture(params=["http", "file"])
+def page(request, browser, digits, server):
+    origin = server if request.param == "http" else digits.as_uri()
+    with browser.new_context(viewport={"width": 900, "height": 900}) as context:
+        inpainter = Inpainter(context, f"{origin}/index.html").ready()
+        yield inpainter
+        inpainter.close()
+
+
+def visible_stays(page, before):
+    """What is visible in the editor is as it was, and the same in the answer."""
+    seen = ~page.hidden()
+    assert torch.equal(page.pixels()[seen], before[seen])
+
+
+def test_a_stroke_covers_pixels_and_the_model_fills_them(page):
+    page.press("clear")
+    image = page.pixels()
+    assert not page.hidden().any() and torch.equal(image, page.pixels("editor"))
+    page.after(page.stroke, (2, 1), (2, 6))
+    hidden = page.hidden()
+    assert hidden[2, 1:7].all() and not hidden[4:].any(), "a jump of the mouse leaves no gap"
+    visible_stays(page, image)
+    page.tab.get_by_role("button", name="show pixels again").click()
+    page.after(page.stroke, (2, 3), (2, 4))
+    again = page.hidden()
+    assert not again[2, 3:5].any() and again[2, 1]
+    visible_stays(page, image)
+
+
+def test_draw_again_draws_another_sample(page):
+    page.press("clear")
+    image = page.pixels()
+    page.press("lower half")
+    drawn = [page.pixels()]
+    for _ in range(3):
+        page.press("↻ draw again")
+        drawn.append(page.pixels())
+        visible_stays(page, image)
+    assert len({tuple(d.flatten().tolist()) for d in drawn}) == 4
+
+
+def test_presets(page):
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    halves = {"left half": columns < 4, "right half": columns > 3, "upper half": rows < 4, "lower half": rows > 3}
+    halves |= {"every other pixel": (rows + columns) % 2 == 0, "clear": rows < 0}
+    for name, wanted in halves.items():
+        page.press(name)
+        assert torch.equal(page.hidden(), wanted), name
+
+
+def test_views_are_what_python_says(page, digits):
+    """The engine in the browser and einet: mean, deviation, explanation and their numbers on the same mask."""
+    from sklearn.datasets import load_digits
+
+    widget = InpaintWidget(digits / "digits.safetensors", torch.tensor(load_digits().images[:4]).float())
+    observed = torch.arange(SIZE)[:, None].expand(SIZE, SIZE) > 3
+    page.after(page.tab.get_by_role("button", name="three").click)
+    page.press("upper half")
+    for view, name in (("mean", "mean"), ("explanation", "most probable")):
+        page.press(name)
+        filled, numbers = widget.fill(3, observed, view)
+        grey = (filled[..., 0] / 16 * 255).round()
+        assert (page.pixels()[..., 1] - grey).abs().max() <= 1
+        text = page.tab.inner_text(".numbers").replace("−", "-")
+        shown = [float(number) for number in re.findall(r"(-?[\d.]+)(?: nats|\.$)", text)]
+        assert shown == pytest.approx(list(numbers.values()), abs=0.06)
+    page.press("standard deviation")
+    spread = widget.fill(3, observed, "deviation")[0][..., 0]
+    top = float(re.search(r"lightest: ([\d.]+)", page.tab.inner_text(".scale"))[1])
+    assert top == pytest.approx(spread.max().item(), rel=0.06)
+    brightness = page.pixels().double().sum(2)
+    order = torch.stack((spread.flatten(), brightness.flatten())).argsort(1)
+    assert torch.equal(brightness.flatten()[order[0]], brightness.flatten().sort()[0]), "brighter where less sure"
+
+
+def test_keyboard(page):
+    page.press("clear")
+    page.tab.focus(".editor")
+    page.after(page.tab.keyboard.press, "Space")
+    first = page.hidden()
+    assert first.any()
+    for _ in range(3):
+        page.tab.keyboard.press("ArrowUp")
+    page.after(page.tab.keyboard.press, "Space")
+    assert page.hidden().sum() > first.sum()
+    page.after(page.tab.keyboard.press, "Shift+ArrowLeft")
+    assert "Row 2, column 4" in page.tab.inner_text(".spoken")
+    page.tab.focus("button:text('mean')")
+    page.after(page.tab.keyboard.press, "Enter")
+    assert page.tab.get_attribute(".answer", "aria-label") == "The answer for zero: the exact conditional mean"
+
+
+def test_everything_has_a_name(page):
+    """A screen reader finds names on all controls, and the answer in words."""
+    unnamed = """[...document.querySelectorAll('.einet-inpaint :is(button, input, canvas[role], [role=group])')]
+      .filter(e => !`${e.ariaLabel ?? ''}${e.textContent}${e.closest('label')?.textContent ?? ''}`.trim()).length"""
+    assert page.tab.evaluate(unnamed) == 0
+    assert page.tab.get_attribute(".spoken", "aria-live") == "polite"
+    page.press("left half")
+    page.tab.wait_for_function("document.querySelector('.spoken').textContent.includes('32 of 64 pixels visible')")
+
+
+def test_touch(browser, digits, server):
+    with browser.new_context(viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True) as context:
+        page = Inpainter(context, f"{server}/index.html").ready()
+        page.press("clear")
+        finger = context.new_cdp_session(page.tab)
+
+        def touch(kind, *place):
+            points = [dict(zip("xy", page.centre(*place), strict=True))] if place else []
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        def swipe():
+            touch("touchStart", 1, 1)
+            touch("touchMove", 1, 6)
+            touch("touchMove", 6, 6)
+            touch("touchEnd")
+
+        page.after(swipe)
+        hidden = page.hidden()
+        assert hidden[1, 1:7].all() and hidden[1:7, 6].all() and not hidden[3:, :4].any()
+        assert page.tab.evaluate("window.scrollY") == 0, "painting does not scroll the page"
+        assert page.tab.evaluate("document.documentElement.scrollWidth") <= 400
+        page.close()
+
+
+@pytest.mark.parametrize("name", ["missing", "broken"])
+def test_a_model_that_cannot_be_read_is_a_message(browser, digits, name):
+    with browser.new_context() as context:
+        page = Inpainter(context, f"{digits.as_uri()}/{name}.html")
+        message = page.tab.wait_for_selector(".einet-inpaint [role=alert]").inner_text()
+        assert f"The model “{name}” could not be read: " in message
+        page.tab.close()
+
+
+def test_the_page_has_the_one_source(digits):
+    """What pages run is the module, line by line, less its exports."""
+    module = (Path(einet.__file__).parent / "inpaint/inpaint.js").read_text()
+    kept = [line for line in module.splitlines() if not line.startswith("export ")]
+    assert len(kept) == len(module.splitlines()) - 2
+    assert "\n".join(kept) in (digits / "inpaint.js").read_text()
+
+
+# JupyterLab
+
+
+@pytest.fixture(scope="module")
+def lab(digits, tmp_path_factory):
+    """A server of JupyterLab over a notebook with the widget; nothing is asked of the network, or of the user."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cells = [
+        "import torch; torch.set_num_threads(1)\nfrom sklearn.datasets import load_digits\n"
+        "from einet.inpaint import InpaintWidget\nimages = torch.tensor(load_digits().images[:4]).float()\n"
+        "widget = InpaintWidget('digits.safetensors', images)\nwidget",
+        "import json; print(json.dumps([widget.image, (~widget.observed).tolist(), widget.filled.flatten().tolist()]))",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, digits / "live.ipynb")
+    home = tmp_path_factory.mktemp("jupyter")
+    places = {f"JUPYTER_{name}_DIR": str(home) for name in ("CONFIG", "RUNTIME", "DATA")}
+    (home / "labconfig").mkdir()  # else it asks whether to fetch news
+    news = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    (home / "labconfig/page_config.json").write_text(json.dumps(news))
+    options = [f"--ServerApp.root_dir={digits}", f"--port={port}", "--IdentityProvider.token=", "--allow-root",
+               "--no-browser", "--ServerApp.port_retries=0", 
+               f"--LabApp.workspaces_dir={home}", f"--LabApp.user_settings_dir={home}"]  # fmt: skip
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyter", "lab", *options], env=os.environ | places, stdout=log, stderr=log
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api", server, home / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(url, server, log):
+    for _ in range(600):
+        try:
+            return urllib.request.urlopen(url, timeout=5).close()
+        except OSError:
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+    raise AssertionError(f"JupyterLab does not start: {log.read_text()}")
+
+
+def run(cell):
+    """Until the prompt says that it runs: before a kernel is there, JupyterLab may ignore the key."""
+    prompt = cell.locator(".jp-InputPrompt")
+    for _ in range(20):
+        cell.locator(".cm-content").click()
+        cell.page.keyboard.press("Control+Enter")
+        cell.page.wait_for_timeout(1000)
+        if prompt.inner_text().strip() != "[ ]:":
+            return
+
+
+def test_with_a_live_kernel(browser, lab):
+    """Paint in JupyterLab: Python receives the mask, what it fills in comes back, and draw again draws again."""
+    with browser.new_context(viewport={"width": 1200, "height": 1000}) as context:
+        page = Inpainter(context, f"{lab}/doc/tree/live.ipynb")
+        tab = page.tab
+        cells = tab.locator(".jp-Notebook .jp-CodeCell")
+        cells.first.wait_for(timeout=120_000)
+        tab.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
+        run(cells.first)
+        page.ready()
+        page.after(tab.get_by_role("button", name="image 2").click)
+        page.press("clear")
+        image = page.pixels()
+        page.after(page.stroke, (2, 1), (5, 6))
+        visible_stays(page, image)
+        page.press("↻ draw again")
+        first = page.pixels()
+        page.press("↻ draw again")
+        assert not torch.equal(page.pixels(), first)
+        visible_stays(page, image)
+        hidden, shown = page.hidden(), page.pixels()[..., 0]
+
+        run(cells.nth(1))
+        output = cells.nth(1).locator(".jp-OutputArea-output pre")
+        output.wait_for(timeout=60_000)
+        number, mask, filled = json.loads(output.inner_text())
+        assert number == 1 and torch.equal(torch.tensor(mask), hidden)
+        assert ((torch.tensor(filled) / 16 * 255).round() - shown.flatten()).abs().max() <= 1
+        page.close()
