@@ -29,7 +29,7 @@ PATIENCE = 10
 # Rows that a training by stochastic EM passes over, at most, within 10 to 100 epochs.
 PASSED_ROWS = 800_000
 # Seconds by `cost` for each candidate of the third learner: at first, in the end, and in the end on a large set.
-LOOK_SECONDS, LAST_SECONDS, LAST_SECONDS_LARGE = 45, 240, 600
+LOOK_SECONDS, LAST_SECONDS, LAST_SECONDS_LARGE = 20, 120, 300
 LAST_STEP = 0.1  # what the schedule leaves of the step size at the end
 # A set with more rows than this is searched on `SUBSET` of them; the best are then trained on all.
 LARGE_SET, SUBSET = 40_000, 20_000
@@ -106,7 +106,7 @@ def einet(run: Run, size: Size, quick: bool = False) -> list[Result]:
     rows, epochs = subset(size), epochs_of(size)
     if quick:
         return run([Candidate(*structure, 12, 0.1, 500) for structure in ((2, 10, 8, 8), (2, 15, 15, 15))])
-    probes = [Candidate(*s, max(10, epochs // 2), *step, rows=rows) for s in PROBES for step in STEPS]
+    probes = [Candidate(*s, max(10, epochs // 4), *step, rows=rows) for s in PROBES for step in STEPS]
     steps = best_steps(run(probes))[:2]
     look = [Candidate(*s, max(10, epochs // 5), *step, rows=rows) for s in GRID for step in steps]
     results = run([replace(result.candidate, epochs=epochs) for result in run(look)[:4]])
