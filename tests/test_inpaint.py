@@ -1,6 +1,10 @@
 """The inpainter: its engine in JavaScript, run by node, beside einet and all worlds of a small model; its file."""
 
+import base64
+import hashlib
+import html
 import json
+import re
 import shutil
 import subprocess
 from itertools import product
@@ -14,7 +18,7 @@ from scipy import stats
 
 import einet
 from einet.files import read
-from einet.inpaint import export
+from einet.inpaint import InpaintWidget, export
 
 ENGINE = Path(einet.__file__).parent / "inpaint/inpaint.js"
 NODE = shutil.which("node") or shutil.which("nodejs")
@@ -259,6 +263,122 @@ def test_a_family_of_ones_own_is_not_exported(tmp_path):
 
     with pytest.raises(ValueError, match="Ternary"):
         export(rectangles(Ternary(categories=3)), tmp_path / "model.safetensors")
+
+
+# The widget, without a browser
+
+
+def image_widget(**arguments):
+    model = rectangles(einet.Binomial(255), (4, 4), 2)
+    return InpaintWidget(model, einet.sample(model, 3, torch.Generator().manual_seed(0)).view(3, 4, 4), **arguments)
+
+
+def ask_widget(widget, question, mask):
+    """What the widget sends back to its front end, as anywidget would carry it."""
+    sent = []
+    widget.send = lambda content, buffers=(): sent.append((content, *buffers))
+    widget._handle_custom_msg(question, [memoryview(bytes(mask))])
+    ((content, *buffers),) = sent
+    return content, *(np.frombuffer(buffer, dtype=np.float32) for buffer in buffers)
+
+
+def test_a_question_of_the_front_end_is_answered():
+    widget, mask = image_widget(seed=0), [1, 0] * 8
+    observed = torch.tensor(mask).view(4, 4) > 0
+    x = widget.images[1:2]
+    content, mean = ask_widget(widget, {"id": 7, "image": 1, "view": "mean"}, mask)
+    assert content == {"id": 7, "logDensity": pytest.approx(widget.model(x, observed).item())}
+    np.testing.assert_allclose(mean, einet.conditional_mean(widget.model, x, observed).flatten().numpy())
+    assert widget.image == 1 and torch.equal(widget.observed, observed)
+    _, spread = ask_widget(widget, {"id": 8, "image": 1, "view": "deviation"}, mask)
+    np.testing.assert_allclose(spread**2, einet.conditional_variance(widget.model, x, observed).flatten(), rtol=1e-4)
+    content, best = ask_widget(widget, {"id": 9, "image": 1, "view": "explanation"}, mask)
+    wanted = einet.mpe(widget.model, x, observed)
+    np.testing.assert_array_equal(best, wanted.x.flatten().numpy())
+    assert content["logCompleted"] == wanted.log_density.item() and content["upperBound"] == wanted.upper_bound.item()
+    draws = [ask_widget(widget, {"id": n, "image": 1, "view": "sample"}, mask)[1] for n in range(2)]
+    assert not np.array_equal(*draws)
+    for draw in draws:
+        np.testing.assert_array_equal(draw[::2], x.flatten()[::2].numpy())
+    np.testing.assert_array_equal(widget.filled.flatten().numpy(), draws[1])
+    again = image_widget(seed=0)
+    np.testing.assert_array_equal(ask_widget(again, {"id": 1, "image": 1, "view": "sample"}, mask)[1], draws[0])
+
+
+@pytest.mark.parametrize(
+    ("question", "mask", "message"),
+    [
+        ({"image": 3, "view": "mean"}, [1] * 16, "an image from 0 to 2"),
+        ({"image": 0, "view": "median"}, [1] * 16, "median"),
+        ({"image": 0, "view": "mean"}, [1] * 15, "16 bytes, got 15"),
+    ],
+)
+def test_a_bad_question_is_answered_with_the_reason(question, mask, message):
+    (content,) = ask_widget(image_widget(), {"id": 4, **question}, mask)
+    assert content["id"] == 4 and message in content["error"]
+
+
+def test_a_mask_of_the_wrong_shape():
+    for observed in (torch.ones(16, dtype=torch.bool), torch.ones(4, 4), None):
+        with pytest.raises(ValueError, match=r"bool tensor of shape \(4, 4\)"):
+            image_widget().fill(0, observed)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "images", "arguments", "message"),
+    [
+        (einet.Binomial(255), torch.zeros(2, 4, 5), {}, r"got \(2, 4, 5\)"),
+        (einet.Binomial(255), torch.zeros(0, 4, 4), {}, "empty"),
+        (einet.Binomial(255), torch.full((1, 4, 4), 256), {}, "from 0 to 255, got 256"),
+        (einet.Binomial(255), torch.full((1, 4, 4), 0.5), {}, "integer from 0 to 255, got 0.5"),
+        (einet.Normal(), torch.full((1, 4, 4), 1.5), {}, r"within \[0.0, 1.0\], got 1.5"),
+        (einet.Normal(), torch.full((1, 4, 4), torch.nan), {}, "finite"),
+        (einet.Normal(channels=3), torch.zeros(1, 4, 4), {}, "got"),
+        (einet.Binomial(255), torch.zeros(2, 4, 4), {"labels": ["one"]}, "each of 2 images, got 1"),
+    ],
+)
+def test_images_that_do_not_fit(leaf, images, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        InpaintWidget(rectangles(leaf), images, **arguments)
+
+
+def test_a_file_that_is_no_image_model(tmp_path):
+    model = rectangles(einet.Bernoulli())
+    einet.save(model, tmp_path / "plain.safetensors")
+    for path, message in (
+        (tmp_path / "plain.safetensors", "einet.inpaint.export"),
+        (tmp_path / "none", "no such file"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            InpaintWidget(path, torch.zeros(1, 4, 4))
+        assert str(path) in str(caught.value)
+
+
+def test_html_is_for_pages(tmp_path):
+    """With a kernel the widget's view, without one an element with all that the engine needs but the model."""
+    widget = image_widget(labels=['a "quoted" <one>', "b", "c"])
+    assert "JupyterLab" in widget.as_html() and "data-page" not in widget.as_html()
+    export(widget.model, tmp_path / "shirts.safetensors", value_range=(0, 255))
+    widget = InpaintWidget(tmp_path / "shirts.safetensors", widget.images, ['a "quoted" <one>', "b", "c"])
+    bundle, _ = widget._repr_mimebundle_()
+    assert bundle["text/html"] == widget.as_html() and "application/vnd.jupyter.widget-view+json" in bundle
+    page = json.loads(html.unescape(re.search('data-page="([^"]*)"', widget.as_html())[1]))
+    assert page == widget.page and page["file"] == "shirts" and page["labels"][0] == 'a "quoted" <one>'
+    levels = [list(base64.b64decode(image)) for image in page["images"]]
+    assert levels == widget.images.flatten(1).int().tolist()
+
+
+COMMITTED = sorted((Path(__file__).parents[1] / "book/models").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_models(path):
+    """At most 2 MB, an image model that the widget reads, and its checksum in the README beside it."""
+    assert path.stat().st_size <= 2_000_000
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in (path.parent / "README.md").read_text()
+    content, _ = read(path)
+    assert content["image"] and content["circuits"]
+    einet.load(path)
 
 
 def model_channels(model):
