@@ -11,7 +11,7 @@ from importlib.metadata import version
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-PACKAGES = ("torch", "numpy", "matplotlib", "scikit-learn", "jupyter-book", "myst-nb", "sphinx", "ipywidgets", "anywidget")
+PACKAGES = "torch numpy matplotlib scikit-learn jupyter-book myst-nb sphinx ipywidgets anywidget".split()
 
 
 class BuiltWith(SphinxDirective):
