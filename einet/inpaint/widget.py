@@ -107,7 +107,11 @@ class InpaintWidget(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **arguments):
         bundle = super()._repr_mimebundle_(**arguments)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**(data or {}), "text/html": self.as_html()}, metadata
+        return {**(data or {}), "text/plain": repr(self), "text/html": self.as_html()}, metadata
+
+    def __repr__(self) -> str:
+        count, height, width, _ = self.images.shape
+        return f"InpaintWidget({count} images of {height} x {width})"
 
     def as_html(self) -> str:
         """What a page shows where there is no kernel: an element that the page's script turns into the same widget."""

@@ -1,0 +1,29 @@
+"""Pages that show an `InpaintWidget` get what it needs to answer without a kernel: its script, its style, its models.
+
+All of it is made while the book is built: the script from the one source in einet/inpaint, the models from book/models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from einet.inpaint import write_page_files
+
+MODELS = Path(__file__).parents[1] / "models"
+
+
+def write_files(app) -> None:
+    if app.builder.format == "html":
+        write_page_files(Path(app.outdir) / "_static/inpaint", sorted(MODELS.glob("*.safetensors")))
+
+
+def add_files(app, pagename: str, templatename: str, context: dict, doctree) -> None:
+    if 'class="einet-inpaint"' in context.get("body", ""):
+        app.add_css_file("inpaint/inpaint.css")
+        app.add_js_file("inpaint/inpaint.js", loading_method="defer")
+
+
+def setup(app) -> dict:
+    app.connect("builder-inited", write_files)
+    app.connect("html-page-context", add_files)
+    return {"parallel_read_safe": True}
