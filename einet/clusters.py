@@ -26,6 +26,8 @@ from einet.mixture import Mixture
 from einet.network import Einet
 from einet.training import Rows, check_positive, check_same, fit, progress_bar
 
+STARTING_ROWS = 1000  # from which leaves draw the rows that they begin with
+
 
 def fit_mixture(
     x: Tensor,
@@ -40,6 +42,7 @@ def fit_mixture(
     batch_size: int | None = 100,
     lr: float = 0.5,
     pseudocount: float = 0.0,
+    start_from_rows: bool = False,
     seed: int = 0,
     device: str | torch.device = "cpu",
     processes: int = 1,
@@ -51,6 +54,7 @@ def fit_mixture(
     observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
     num_sums, num_leaves   of `Einet`
     epochs, batch_size, lr, pseudocount   of `fit`
+    start_from_rows   the entries of a leaf region's vector begin around rows of the cluster, see `start`
     seed        of the clusters, of the networks' parameters (seed + 0, seed + 1, ...) and of the orders of rows
     device      where the networks are trained; `x` may be elsewhere
     processes   with more than one, clusters are trained in parallel, on one thread each, and the result is that of a
@@ -73,7 +77,7 @@ def fit_mixture(
     networks = [(graph, leaf, num_sums, num_leaves, 1, seed + c) for c in range(len(clusters))]
     files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (
-        (network, *_arrays(rows, cluster), str(device), {**training, "checkpoint": file})
+        (network, *_arrays(rows, cluster), str(device), start_from_rows, {**training, "checkpoint": file})
         for network, cluster, file in zip(networks, clusters, files, strict=True)
     )
     states = progress_bar(_results(jobs, processes), progress, len(clusters), "component")
@@ -135,11 +139,31 @@ def _filled(rows: Rows) -> Tensor:
 
 def _train(job: tuple) -> dict:
     """The parameters of one network, trained on one cluster, as arrays: those pass between processes by value."""
-    network, x, observed, device, training = job
-    model = Einet(*network).to(device)
+    network, x, observed, device, start_from_rows, training = job
+    model, x = Einet(*network).to(device), torch.from_numpy(x)
     observed = None if observed is None else torch.from_numpy(observed)
-    fit(model, torch.from_numpy(x), observed, progress=False, **training)
+    if start_from_rows:
+        start(model, x, observed, seed=training["seed"])
+    fit(model, x, observed, progress=False, **training)
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+
+
+def start(model: Einet, x: Tensor, observed: Tensor | None = None, seed: int = 0) -> None:
+    """Put the leaves of `model` around rows of `x`, in place: each entry of a region's vector around a row of its own.
+
+    Initial parameters that know nothing of the rows are, in high dimension, very different densities of every row, and
+    the entry that happens to be nearest takes them all. A missing entry of a row counts as its column's mean.
+
+    Paper: not in it
+    Chapter: book/10_images
+    """
+    rows = Rows(model, x, observed)
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(x), generator=generator)[:STARTING_ROWS]
+    filled = _filled(rows)[some].view(len(some), rows.num_variables, -1)
+    values = filled.permute(1, 2, 0).to(next(model.parameters()).device)  # (D, C, B)
+    for leaves in model.leaves.parts:
+        leaves.start(values, generator)
 
 
 def _arrays(rows: Rows, cluster: Tensor) -> tuple:

@@ -79,6 +79,12 @@ class ExponentialFamily:
         """Random phi (|T|, *shape) to start EM from."""
         raise NotImplementedError
 
+    def start(self, x: Tensor) -> Tensor:
+        """phi (|T|, N, ...) of N densities to start EM from, each around a row of `x` (N, ...) and reaching the others:
+        half-way from T(x) to its mean over the rows."""
+        statistics = self.statistics(x)
+        return self.project((statistics + statistics.mean(1, keepdim=True)) / 2)
+
     def natural_gradient(self, phi: Tensor, gradient: Tensor) -> Tensor:
         """From d/dphi to d/dtheta: the product Cov[T(x)] . gradient.
 
@@ -163,6 +169,11 @@ class Normal(ExponentialFamily):
         variance = min(max(1.0, self.min_variance), self.max_variance)
         mean = torch.randn(shape, generator=generator)
         return torch.stack((mean, torch.full(shape, variance)))
+
+    def start(self, x):
+        centre = self.statistics(x)[0]
+        variance = centre.var(0, correction=0).mean()  # of one size, so that no variable outweighs the others
+        return self.project(torch.stack((centre, variance.expand(centre.shape))))
 
     def natural_gradient(self, phi, gradient):
         variance = phi[1]

@@ -91,6 +91,16 @@ class FamilyLeaves(nn.Module):
             yield rows, pairs, self.pairs[pairs].view(-1, size)
             start = pairs.stop
 
+    @torch.no_grad()
+    def start(self, x: Tensor, generator: torch.Generator) -> None:
+        """Put the entries of each region's vector around rows of their own, drawn from x (D, C, B)."""
+        entries = self.phi.shape[-1]
+        for rows, pairs, variables in self.groups():
+            chosen = torch.randint(x.shape[-1], (len(rows), 1, 1, entries), generator=generator).to(x.device)
+            values = x[variables]  # (L, s, C, B)
+            values = values.gather(3, chosen.expand(*values.shape[:3], entries)).movedim(3, 0)  # (K, L, s, C)
+            self.phi[:, pairs] = self.family.start(values).movedim(1, 4).flatten(1, 2).to(self.phi.dtype)
+
     def densities(self, x: Tensor, observed: Tensor | None) -> Scaled:
         """The vectors of all regions, where this is their only family."""
         if self.looks_up(x):

@@ -169,6 +169,15 @@ class FamilyContract:
         assert len(phi.flatten(1).unique(dim=1).T) == 150
         assert torch.equal(phi, self.family.initial((3, 50), torch.Generator().manual_seed(0)))
 
+    def test_start_is_inside_and_around_its_row(self):
+        x = self.family.sample(self.phi[:, 3:4].expand(-1, 12), torch.Generator().manual_seed(2)).view(6, 2, 1)
+        phi = self.family.start(x)
+        assert phi.shape == (self.family.num_statistics, 6, 2, 1)
+        torch.testing.assert_close(self.family.project(phi), phi, rtol=1e-6, atol=0)
+        of_rows = self.family.log_density(x[:, None], phi[:, None]).sum((2, 3))  # (rows, densities)
+        assert of_rows.isfinite().all()
+        assert of_rows.diag().mean() > of_rows.mean()  # each suits its own row better than others
+
     # Samples
 
     def test_samples_have_the_moments_of_the_density(self):

@@ -18,9 +18,11 @@ from strategies import rows
 from einet import (
     EM,
     Bernoulli,
+    Categorical,
     Einet,
     Mixture,
     Normal,
+    RegionGraph,
     fit,
     fit_mixture,
     load,
@@ -28,6 +30,7 @@ from einet import (
     save,
     unconstrained,
 )
+from einet.clusters import start
 from einet.files import read
 
 GRAPH = random_binary_trees(6, 2, 2, seed=0)
@@ -306,6 +309,33 @@ def test_images_with_channels_and_mixed_families():
     observed = torch.tensor([[True, True, False], [True, True, True]])
     model = fit_mixture(x, 2, graph, leaf, observed, **ARGUMENTS)
     assert model(x).isfinite().all() and model.components[0].families.keys() == leaf.keys()
+
+
+@pytest.mark.parametrize("leaf", [Normal(max_variance=0.01), Categorical(32)], ids=str)
+def test_leaves_that_start_from_rows_are_all_used(leaf):
+    """In high dimension: with leaves that start anywhere, one entry takes all rows."""
+    generator = torch.Generator().manual_seed(0)
+    prototypes = torch.randint(2, (4, 1, 60), generator=generator)
+    x = (24 * prototypes + torch.randint(8, (4, 50, 60), generator=generator)).flatten(0, 1).float()
+    x = x / 32 if isinstance(leaf, Normal) else x
+    graph, arguments = RegionGraph([range(60)], []), {**ARGUMENTS, "num_sums": 8, "lr": 0.5}
+    anywhere = fit_mixture(x, 1, graph, leaf, **arguments)
+    from_rows = fit_mixture(x, 1, graph, leaf, start_from_rows=True, **arguments)
+    assert from_rows(x).mean() > anywhere(x).mean() + 0.1
+    assert same(from_rows, fit_mixture(x, 1, graph, leaf, start_from_rows=True, **arguments))
+
+
+def test_start_from_rows_with_missing_entries():
+    x = clustered()
+    observed = torch.rand(x.shape, generator=torch.Generator().manual_seed(7)) < 0.7
+    junk = torch.where(observed, x, torch.nan)
+    model = Einet(GRAPH, Normal(), num_sums=2, seed=0)
+    start(model, junk, observed)
+    (part,) = model.leaves.parts
+    centres = torch.where(observed, x, 0).sum(0) / observed.sum(0)
+    for pair, variable in enumerate(part.pairs.tolist()):
+        allowed = torch.cat((x[:, variable], centres[variable, None]))
+        assert all((allowed - mean).abs().min() < 1e-5 for mean in part.phi[0, pair, 0])
 
 
 def test_em_of_the_whole_mixture_may_follow():
