@@ -152,11 +152,12 @@ def _slices(parameter: Tensor, dim: int = 0) -> Iterator[slice]:
 
 def _move_leaves(part: FamilyLeaves, uses: Tensor, lr: float, pseudocount: float) -> None:
     family = part.family
+    dtype = torch.float64 if family.cancels else part.phi.dtype  # as for their densities
     of_pairs = [uses[rows].repeat_interleave(variables.shape[1], 0) for rows, _, variables in part.groups()]
     total = torch.cat(of_pairs)[:, None] + pseudocount  # (P, 1, K)
-    rate = torch.where(total > FEWEST_USES, lr / total.double().clamp_min(FEWEST_USES), 0)  # unused, it stays
+    rate = torch.where(total > FEWEST_USES, lr / total.to(dtype).clamp_min(FEWEST_USES), 0)  # unused, it stays
     for pairs in _slices(part.phi, dim=1):
-        phi, gradient = part.phi[:, pairs].double(), part.phi.grad[:, pairs].double()
+        phi, gradient = part.phi[:, pairs].to(dtype), part.phi.grad[:, pairs].to(dtype)
         direction = family.natural_gradient(phi, gradient) * rate[pairs]
         part.phi[:, pairs] = family.project(family.step(phi, direction))
 
