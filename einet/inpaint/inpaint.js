@@ -791,7 +791,7 @@ class Widget {
   }
 
   #drawEditor() {
-    const { width } = this.page, size = this.#cell(), dot = Math.ceil(size / 8), style = getComputedStyle(this.root);
+    const { width } = this.page, size = this.#cell(), dot = Math.ceil(size / 5), style = getComputedStyle(this.root);
     const context = this.#paintImage(this.editor, this.#colours(this.images[this.image]), size);
     const [cover, mark] = ["--cover", "--mark"].map((name) => style.getPropertyValue(name).trim() || "#888");
     this.observed.forEach((seen, i) => {
