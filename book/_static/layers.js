@@ -36,7 +36,7 @@
     .layers-figure circle.visited { fill-opacity: 1; }
     .layers-figure ol { flex: 1 1 12rem; list-style: none; margin: 0; padding: 0; }
     .layers-figure li { display: flex; flex-wrap: wrap; gap: .3rem; align-items: center; border-bottom: 1px solid var(--quiet); padding: .3rem 0; min-height: 2.4rem; }
-    .layers-figure li b { min-width: 4.6em; font-weight: normal; }
+    .layers-figure li b { min-width: 3.6em; font-weight: normal; }
     .layers-figure li span { border-radius: 4px; padding: 0 .45em; background: var(--sum); color: var(--on); font-weight: 600; }
     .layers-figure li span.leaf { background: var(--leaf); }
     .layers-figure output { display: block; margin-top: .8rem; min-height: 4.8em; }
