@@ -591,7 +591,7 @@ class Widget {
   #group(label) {
     const group = element(this.root, "div", { class: "group", role: "group", "aria-label": label });
     element(group, "span", { class: "name", "aria-hidden": "true" }, label);
-    return group;
+    return element(group, "div", { class: "items" });
   }
 
   #button(group, text, act, attributes = {}) {
@@ -616,7 +616,7 @@ class Widget {
       this.caption = element(figure, "figcaption", {}, caption);
       return element(figure, "canvas", attributes);
     };
-    this.editor = panel("Paint over the image", {
+    this.editor = panel("paint here", {
       class: "editor", tabindex: "0", role: "application", "aria-roledescription": "mask editor",
       "aria-label": `Mask of ${height} by ${width} pixels. Arrow keys move the cursor, space paints, shift with an arrow paints along.`,
     });
