@@ -230,7 +230,7 @@ def test_keyboard(page):
     assert page.hidden().sum() > first.sum()
     page.after(page.tab.keyboard.press, "Shift+ArrowLeft")
     assert "Row 2, column 4" in page.tab.inner_text(".spoken")
-    page.tab.focus("button:text('mean')")
+    page.tab.focus(".einet-inpaint button:text('mean')")
     page.after(page.tab.keyboard.press, "Enter")
     assert page.tab.get_attribute(".answer", "aria-label") == "The answer for zero: the exact conditional mean"
 
