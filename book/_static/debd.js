@@ -25,6 +25,7 @@
     .debd-figure input { width: 8em; }
     .debd-figure option { color: #222; background: #fff; }
     .debd-figure .scroll { overflow-x: auto; }
+    body div.cell div.cell_output:has(.debd-figure), body div.cell .output:has(> .debd-figure) { overflow: visible; } /* or the last line of the figure cannot stick */
     .bd-article .debd-figure table, .debd-figure table { display: table; max-width: none; border-collapse: collapse; margin: 0; font-size: .85em;
       font-variant-numeric: tabular-nums; }
     .debd-figure :is(th, td) { padding: .15rem .45rem; text-align: right; white-space: nowrap; vertical-align: bottom; color: var(--ink);
@@ -39,7 +40,7 @@
     .debd-figure button:focus-visible { outline: 2px solid var(--sum); outline-offset: 1px; border-radius: 2px; }
     .debd-figure td button[aria-pressed="true"] { outline: 2px solid var(--sum); border-radius: 2px; }
     .debd-figure td.behind { background: color-mix(in srgb, var(--einet-product, #e9a03b) 28%, var(--paper)); }
-    .debd-figure output { display: block; position: sticky; bottom: 0; z-index: 2; margin-top: .6rem; padding: .4rem 0; min-height: 9.5em;
+    .debd-figure output { display: block; position: sticky; bottom: 0; z-index: 2; margin-top: .6rem; padding: .4rem 0; min-height: 9.5em; border-top: 1px solid var(--pst-color-border, #ccc);
       font-size: .85em; background: var(--paper); overflow-wrap: anywhere; }`;
 
   const signed = (number, digits) => number.toFixed(digits).replace("-", "−");
