@@ -52,6 +52,13 @@ class Contestant:
     def leaf_parameters(self) -> list[torch.Tensor]:
         raise NotImplementedError
 
+    def mode(self, training: bool) -> None:
+        self.model.train(training)
+
+    def bytes_built_in(self) -> int:
+        """What training needs and this library allocates when its model is built, so that no measured peak shows it."""
+        return 0
+
     def remark(self, batch: torch.Tensor) -> str:
         return ""
 
@@ -150,6 +157,77 @@ class SPFlow(Contestant):
 
     def leaf_parameters(self):
         return list(self.model.leaf_modules.parameters())
+
+
+class LibSPNKeras(Contestant):
+    """libspn-keras 0.6.0 of 2021, on the last TensorFlow whose Keras it knows: outer sums, exp, matrix product, log.
+
+    The structure is layered by its own classes; a permutation a replica takes the place of the random trees.
+    """
+
+    differences = "a TensorFlow graph, traced before the clock starts; weights normalised after each step, no softmax"
+
+    def __init__(self, num_variables, depth, num_replicas, num_sums, device, seed):
+        import tensorflow as tf
+
+        if device != "cpu":
+            raise ValueError(f"this TensorFlow is raced on the CPU alone, got {device!r}")
+        if tf.config.threading.get_intra_op_parallelism_threads() != torch.get_num_threads():
+            tf.config.threading.set_intra_op_parallelism_threads(torch.get_num_threads())
+        tf.keras.utils.set_random_seed(seed)
+        self.tf, self.model = tf, libspn_network(tf.keras, num_variables, depth, num_replicas, num_sums)
+        self.evaluate = tf.function(self.model)
+        self.reset_learner()
+
+    def reset_learner(self):
+        self.optimizer = self.tf.keras.optimizers.Adam(0.01)
+        self.optimizer.build(self.model.trainable_variables)
+        self.step = self.tf.function(self._step)
+        self.step.get_concrete_function(self.tf.TensorSpec((None, self.model.input_shape[1]), self.tf.float32))
+
+    def _step(self, batch):
+        with self.tf.GradientTape() as tape:
+            loss = -self.tf.reduce_mean(self.model(batch))
+        variables = self.model.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    def train(self, batch):
+        self.step(self.tf.constant(batch.numpy()))
+
+    def log_likelihood(self, batch):
+        return torch.from_numpy(self.evaluate(self.tf.constant(batch.numpy())).numpy()).flatten()
+
+    def parameters(self):
+        leaves, *sums = (sum(int(self.tf.size(v)) for v in layer.trainable_variables) for layer in self._with_weights())
+        return {"sum_weights": sum(sums), "leaf_parameters": leaves}
+
+    def _with_weights(self):
+        return [layer for layer in self.model.layers if layer.trainable_variables]
+
+    def mode(self, training):
+        """Keras asks in the call, and none of these layers would answer differently."""
+
+    def bytes_built_in(self):
+        return sum(variable.dtype.size * int(self.tf.size(variable)) for variable in self.optimizer.variables)
+
+
+def libspn_network(keras, num_variables: int, depth: int, num_replicas: int, num_sums: int):
+    """The layers of libspn-keras that make R trees over shuffled variables, (B, D) -> (B, 1)."""
+    from libspn_keras import layers
+
+    factors = [num_variables // 2**depth] + depth * [2]
+    stack = [
+        keras.Input((num_variables,)),
+        layers.FlatToRegions(num_decomps=num_replicas),
+        layers.NormalLeaf(num_components=num_sums, scale_trainable=True),
+        layers.PermuteAndPadScopesRandom(factors=factors if factors[0] > 1 else factors[1:]),
+    ]
+    if factors[0] > 1:
+        stack.append(layers.ReduceProduct(num_factors=factors[0]))
+    first = {"accumulator_initializer": keras.initializers.RandomUniform(0.1, 1.0)}  # the default wants K > 1
+    for level in range(depth):
+        stack += [layers.DenseProduct(num_factors=2), layers.DenseSum(num_sums if level < depth - 1 else 1, **first)]
+    return keras.Sequential([*stack, layers.RootSum(return_weighted_child_logits=False, **first)])
 
 
 class LogDomain(Contestant):
@@ -272,5 +350,6 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "libcirkit": LibCirkit,
     "libcirkit-compiled": LibCirkitCompiled,
     "spflow": SPFlow,
+    "libspn-keras": LibSPNKeras,
     "log-domain": LogDomain,
 }

@@ -16,11 +16,12 @@ How the race is kept fair (contestants.py says what is equal and what is not, wo
 - what other processes used of the CPU meanwhile is recorded as `load`, in cores;
 - out of memory, a timeout, a crash, a clamped or infinite likelihood are results: `status` and `remark`.
 
-The rivals want other versions of numpy and scipy than the book, so they live in `.venv-bench` (experiments/
-requirements.txt), which this script creates when it is first run, unless the running interpreter has them already.
-`--no-venv` takes the running interpreter as it is; what it lacks is then reported as "not installed".
+The rivals want other versions of numpy than the book, so they live in environments of their own, which environments.py
+makes when they are first needed. `--no-venv` takes the running interpreter as it is. A rival that cannot be installed
+is reported with what pip said.
 
-`--full` writes after every point and skips the points that the file already has, so it may be stopped at any time.
+`--full` writes after every point and skips the points that the file already has, so it may be stopped at any time. It
+begins with the floor (floor.py): what this machine's matrix product and copy would need at least.
 This script itself needs the standard library alone.
 """
 
@@ -36,15 +37,16 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-from provenance import busy_seconds
+from environments import environment
+from provenance import busy_seconds, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "book" / "results" / "efficiency.json"
-NAMES = ("einet", "libcirkit", "libcirkit-compiled", "spflow", "log-domain")
+NAMES = ("einet", "libcirkit", "libcirkit-compiled", "spflow", "libspn-keras", "log-domain")
+COMPILED = ("libcirkit-compiled",)
 
 NUM_SAMPLES, BATCH_SIZE, NUM_VARIABLES = 2000, 100, 512
 NUM_BATCHES = NUM_SAMPLES // BATCH_SIZE
@@ -72,6 +74,11 @@ SWEEP = {
     "depth": (1, 2, 3, 4, 5, 6, 7, 8, 9),
     "num_replicas": (1, 5, 10, 15, 20, 30, 40),
 }
+COMPILED_AT = {
+    "num_sums": (1, 5, 10, 20, 40),
+    "depth": (1, 4, 6, 9),
+    "num_replicas": (1, 10, 20, 40),
+}  # half a minute each
 QUICK = (
     (DEFAULT, NAMES),
     (Point(num_sums=40), ("einet", "libcirkit")),
@@ -79,24 +86,37 @@ QUICK = (
     (Point(depth=9), ("einet", "libcirkit")),
 )
 
-# At least how many times faster, faster, and smaller einet is to be: training, inference, memory. None: no bar.
+# At least how many times faster, faster, and smaller einet is to be: training, inference, memory. Where a point and a
+# rival have a bar here and another in `bars_of`, the higher one holds.
+MEASURES = {"training": "epoch_seconds", "inference": "inference_seconds", "memory": "peak_bytes"}
 BARS = {
     ("default", "libcirkit"): (6, 5, 6),
     ("default", "libcirkit-compiled"): (3, 2, 2),
     ("default", "spflow"): (10, 5, 6),
-    ("default", "log-domain"): (6, 5, 4),
     ("K=40", "libcirkit"): (8, 5, 4),
     ("K=40", "log-domain"): (10, 5, 4),
     ("R=40", "libcirkit"): (15, 5, 4),
-    ("depth=9", "libcirkit"): (3, 5, 4),
 }
+
+
+def bars_of(point: Point, rival: str) -> dict[str, int]:
+    """The factors by which einet is to be ahead of a rival; empty where nothing was promised.
+
+    Against everyone who is not compiled: training 6x wherever K >= 10, R >= 10 and the depth is 4, and 3x at depth 9;
+    there, inference 5x and memory 4x.
+    """
+    bars = BARS.get((str(point), rival), (0, 0, 0))
+    large = point.depth == 4 and point.num_sums >= 10 and point.num_replicas >= 10
+    if rival not in COMPILED and (large or str(point) == "depth=9"):
+        bars = [max(pair) for pair in zip(bars, (6 if large else 3, 5, 4), strict=True)]
+    return {what: bar for what, bar in zip(MEASURES, bars, strict=True) if bar}
 
 
 class Contestant:
     """A worker process, and what it has said so far. Once anything goes wrong, it is asked no more: see `status`."""
 
     def __init__(self, name: str, point: Point, options: argparse.Namespace):
-        self.name, self.status, self.facts, self.cpu_seconds = name, "ok", {}, 0.0
+        self.name, self.facts, self.cpu_seconds = name, {}, 0.0
         self.epochs, self.inferences = [], []
         self.batches = self.calls = 0
         settings = {
@@ -111,9 +131,10 @@ class Contestant:
         }
         threads = {f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")}
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        python, self.status = environment(name, options.no_venv)
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [options.python, str(ROOT / "experiments" / "worker.py"), json.dumps(settings)],
+            [python, str(ROOT / "experiments" / "worker.py"), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -122,12 +143,12 @@ class Contestant:
         )
 
     def build(self, options: argparse.Namespace) -> None:
-        """Build the model and plan the rounds: a whole epoch and a second of inference, or what fits into a round."""
+        """Build the model and plan the rounds: a whole epoch and 20 inferences, or what fits into a round."""
         self.facts = self.ask("introduce", options.timeout) | self.ask("build", options.timeout)
         if self.status == "ok":
             fitting = int(options.round_seconds / self.facts.pop("batch_seconds"))
             self.batches = max(1, min(NUM_BATCHES, fitting))
-            self.calls = max(2, min(20, int(1 / self.facts.pop("inference_seconds"))))
+            self.calls = max(2, min(20, int(options.infer_seconds / self.facts.pop("inference_seconds"))))
 
     def take_turn(self, options: argparse.Namespace) -> None:
         trained = self.ask("train", options.timeout, batches=self.batches)
@@ -189,7 +210,7 @@ class Contestant:
             "inference_seconds": median(self.inferences) if self.inferences else None,
             "peak_bytes": None,
             "status": self.status,
-            "provenance": {},
+            "provenance": provenance(None, time.time(), device=device, packages=()),  # replaced by the worker's
             **self.facts,
             "timed_batches": self.batches,
             "epoch_seconds_of_rounds": [round(seconds, 4) for seconds in self.epochs],
@@ -211,9 +232,20 @@ def race(point: Point, names: Iterable[str], options: argparse.Namespace) -> lis
         for contestant in contestants:
             contestant.close()
     records = [contestant.record(point, options.device) for contestant in contestants]
+    compare(point, records)
     for record in records:
         record["provenance"] |= {"seconds": round(time.time() - started, 1), "load": load}
     return records
+
+
+def compare(point: Point, records: list[dict]) -> None:
+    """Give each rival `ratios`, by how many times einet is faster or smaller at this point, and `bars` to meet."""
+    ours = next((r for r in records if r["implementation"] == "einet" and r["status"] == "ok"), None)
+    for record in records:
+        both = (record, ours) if ours and record is not ours and record["status"] == "ok" else ()
+        known = [(what, *(r[key] for r in both)) for what, key in MEASURES.items() if both]
+        record["ratios"] = {what: theirs / own for what, theirs, own in known if theirs and own}
+        record["bars"] = bars_of(point, record["implementation"]) if record is not ours else {}
 
 
 def take_turns(contestants: list[Contestant], options: argparse.Namespace) -> dict:
@@ -251,20 +283,15 @@ def report(point: Point, records: list[dict], rounds: int) -> None:
         )
     for warning in warnings_of(records):
         say(f"  ! {warning}")
-    ours = next((r for r in records if r["implementation"] == "einet" and r["status"] == "ok"), None)
     for rival in records:
-        if ours and rival is not ours and rival["status"] == "ok":
-            say(f"  einet against {rival['implementation']}: " + ratios(point, ours, rival))
+        if rival["ratios"]:
+            say(f"  einet against {rival['implementation']}: {ratios(rival)}")
 
 
-def ratios(point: Point, ours: dict, rival: dict) -> str:
+def ratios(rival: dict) -> str:
     parts = []
-    bars = BARS.get((str(point), rival["implementation"]), (None, None, None))
-    measures = (("epoch_seconds", "training"), ("inference_seconds", "inference"), ("peak_bytes", "memory"))
-    for (key, what), bar in zip(measures, bars, strict=True):
-        if not ours[key] or not rival[key]:
-            continue
-        factor = rival[key] / ours[key]
+    for what, factor in rival["ratios"].items():
+        bar = rival["bars"].get(what)
         verdict = "" if bar is None else f" (bar {bar}: {'met' if factor >= bar else 'SHORT'})"
         parts.append(f"{what} {factor:.1f}x{verdict}")
     return ", ".join(parts)
@@ -311,22 +338,17 @@ def save(path: Path, point: Point, records: list[dict], device: str) -> None:
     draft.replace(path)
 
 
+def lay_floor(options: argparse.Namespace) -> None:
+    """floor.json beside the results, unless it is there: the bounds of all points of the sweep."""
+    path = options.output.with_name("floor.json")
+    if options.device == "cpu" and (options.redo or not path.exists()):
+        python, _ = environment("einet", options.no_venv)
+        points = ",".join(f"{p.num_sums}/{p.depth}/{p.num_replicas}" for p, _ in plan(options))
+        command = [python, str(ROOT / "experiments" / "floor.py"), "--points", points, "--output", str(path)]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
 # Command line
-
-
-def interpreter(options: argparse.Namespace) -> str:
-    """The Python that has torch and the rivals: the running one, or that of .venv-bench, made here if need be."""
-    if options.no_venv or all(find_spec(name) for name in ("torch", "cirkit", "spflow", "safetensors")):
-        return sys.executable
-    folder = ROOT / ".venv-bench"
-    python, installed = str(folder / "bin" / "python"), folder / ".installed"
-    if not installed.exists():
-        say("making .venv-bench for the rivals (a minute; libcirkit and spflow are not in this interpreter)")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        requirements = str(ROOT / "experiments" / "requirements.txt")
-        subprocess.run([python, "-m", "pip", "install", "-qq", "-r", requirements], check=True)
-        installed.touch()
-    return python
 
 
 def parse_point(text: str) -> Point:
@@ -348,8 +370,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--only", help=f"some contestants of {','.join(NAMES)}")
     add("--device", default="cpu", help="cpu or cuda")
     add("--rounds", type=int, default=5, help="turns that each contestant takes")
-    add("--round-seconds", type=float, default=5.0, help="training time in a turn, at most, beyond one batch")
-    add("--timeout", type=float, default=600.0, help="seconds to wait for any answer of a contestant")
+    add("--round-seconds", type=float, default=1.0, help="training time in a turn, at most, beyond one batch")
+    add("--infer-seconds", type=float, default=0.3, help="inference time in a turn, at most, beyond two batches")
+    add("--timeout", type=float, default=300.0, help="seconds to wait for any answer of a contestant")
     add("--seed", type=int, default=0)
     add("--output", type=Path, help=f"results file; with --full {RESULTS.relative_to(ROOT)}, else none")
     add("--redo", action="store_true", help="run points again that the results file has")
@@ -372,13 +395,20 @@ def plan(options: argparse.Namespace) -> list[tuple[Point, list[str]]]:
         return [(parse_point(text), options.names) for text in options.points.split(",")]
     if options.full:
         points = [replace(DEFAULT, **{name: value}) for name, values in SWEEP.items() for value in values]
-        return [(point, options.names) for point in dict.fromkeys(points)]  # the default point once
+        return [(point, in_full(point, options.names)) for point in dict.fromkeys(points)]  # the default point once
     return [(point, [name for name in names if name in options.names]) for point, names in QUICK]
+
+
+def in_full(point: Point, names: list[str]) -> list[str]:
+    """Who runs at a point of the sweep: compiling takes long, so that who compiles leaves some points out."""
+    compiled = all(getattr(point, name) in values for name, values in COMPILED_AT.items())
+    return [name for name in names if compiled or name not in COMPILED]
 
 
 def main() -> None:
     options = parse_arguments()
-    options.python = interpreter(options)
+    if options.full:
+        lay_floor(options)
     for point, names in plan(options):
         if options.output and not options.redo:
             done = {r["implementation"] for r in load_records(options.output) if is_at(r, point, names, options.device)}

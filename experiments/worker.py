@@ -52,7 +52,7 @@ class Worker:
         self.position = 0
 
     def introduce(self) -> dict:
-        packages = ("torch", "numpy", "libcirkit", "spflow", "triton")
+        packages = ("torch", "numpy", "libcirkit", "spflow", "libspn-keras", "tensorflow", "triton")
         origin = provenance(self.seed, time.time(), device=self.device, command=self.command, packages=packages)
         return {"provenance": origin}
 
@@ -69,7 +69,7 @@ class Worker:
         peak_bytes = self._peak_of(lambda: self.train(MEMORY_BATCHES))
         return {
             "build_seconds": round(build_seconds, 2),
-            "peak_bytes": peak_bytes,
+            "peak_bytes": peak_bytes and peak_bytes + self.contestant.bytes_built_in(),
             "batch_seconds": self.train(1)["seconds"],
             "inference_seconds": min(self.infer(2)["seconds"]),
             "learner": self.contestant.learner,
@@ -83,18 +83,18 @@ class Worker:
                 self.contestant.train(self.batches[self.position])
                 self.position = (self.position + 1) % len(self.batches)
 
-        self.contestant.model.train()
+        self.contestant.mode(training=True)
         return {"seconds": self._timed(some_batches)}
 
     def infer(self, calls: int) -> dict:
-        self.contestant.model.eval()
+        self.contestant.mode(training=False)
         with torch.no_grad():
             one = lambda: self.contestant.log_likelihood(self.batches[0])  # noqa: E731
             one()  # back into the caches
             return {"seconds": [self._timed(one) for _ in range(calls)]}
 
     def finish(self) -> dict:
-        self.contestant.model.eval()
+        self.contestant.mode(training=False)
         with torch.no_grad():
             log_likelihood = self.contestant.log_likelihood(self.batches[0]).mean().item()
             remark = self.contestant.remark(self.batches[0])
@@ -155,7 +155,7 @@ def _status_of(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     if isinstance(error, ImportError):
         return f"not installed: {error}"
-    if isinstance(error, MemoryError) or "memory" in text.lower():
+    if isinstance(error, MemoryError) or "memory" in text.lower() or "OOM" in text:
         return "out of memory"
     return f"failed: {text[:200]}"
 
