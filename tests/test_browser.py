@@ -11,6 +11,8 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 
+import einet
+
 HTML = Path(__file__).parents[1] / "_build/html"
 PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -114,3 +116,20 @@ def test_page(browser, server, page, scheme):
         troubles.append(f"a screen of 400 px has to scroll sideways to {width} px")
     context.close()
     assert not troubles, "\n".join(troubles)
+
+
+@pytest.mark.parametrize("height,width,delta,rows_only", [(28, 28, 7, False), (9, 14, 4, False), (32, 20, 8, True)])
+def test_sizes_of_rectangles(browser, height, width, delta, rows_only):
+    """The sizes that chapter 5 computes in JavaScript are those of einet's graphs and models."""
+    tab = browser.new_page()
+    tab.goto((HTML / "book/05_structures.html").as_uri())
+    for name, value in {"height": height, "width": width, "delta": delta, "K": 3}.items():
+        tab.fill(f".structures-figure input[name={name}]", str(value))
+    tab.check(f".structures-figure input[value={'rows' if rows_only else 'both'}]")
+    shown = tab.evaluate("({...document.querySelector('.structures-figure').dataset})")
+    tab.close()
+
+    graph = einet.poon_domingos((height, width), delta, axes=[0] if rows_only else None)
+    model = einet.Einet(graph, einet.Bernoulli(), num_sums=3)
+    numbers = len(graph.regions), len(graph.leaves), len(graph.partitions), sum(p.numel() for p in model.parameters())
+    assert tuple(int(shown[name]) for name in ("regions", "leaves", "partitions", "parameters")) == numbers
