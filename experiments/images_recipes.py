@@ -1,0 +1,159 @@
+"""What experiments/images.py trains, and on what: the paper's recipe with every number in one place.
+
+Pixels are bytes v from 0 to 255. A discrete family gets them as they are. Normal leaves get (v + u) / 256, u uniform
+over [0, 1) and drawn once with the seed, so that their density over [0, 1) can be compared with a probability of bytes:
+by Jensen's inequality, E_u log p((v + u) / 256) - D log 256 is at most the log-probability that p gives to the bytes v.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+from math import prod
+
+import torch
+from torch import Tensor
+
+import einet
+from einet.datasets import fashion_mnist, find, house_numbers, image_folder
+
+LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model and its training. The numbers of the paper's Section 4.2 are the defaults, but for rows and clusters.
+
+    model    "einet"; or "factorised", a product of pixels for each class; or "gmm", scikit-learn's Gaussian mixture
+    leaves   Normal, Binomial or Categorical
+    rows     of training, the first so many; test_rows likewise
+    sums     K; of a "gmm" the number of Gaussians, with full covariances if `full`
+    delta, axes   of `einet.poon_domingos`, axis 0 being cut into upper and lower parts
+    """
+
+    dataset: str
+    model: str = "einet"
+    leaves: str = "Normal"
+    rows: int = 60_000
+    test_rows: int = 10_000
+    clusters: int = 20
+    delta: int = 8
+    axes: tuple[int, ...] = (0,)
+    sums: int = 40
+    epochs: int = 25
+    batch: int = 500
+    lr: float = 0.5
+    pseudocount: float = 0.0
+    min_variance: float = 1e-6
+    max_variance: float = 1e-2
+    start_from_rows: bool = True  # as `einet.fit_mixture` has it; the paper starts at random
+    full: bool = False
+    export: str = ""  # the file below book/models that the model is written to, in float16
+    figure: bool = True  # a picture of real images, samples and neighbours may be passed on
+
+    def family(self, channels: int) -> einet.Normal | einet.Binomial | einet.Categorical:
+        if self.leaves == "Normal":
+            return einet.Normal(channels=channels, min_variance=self.min_variance, max_variance=self.max_variance)
+        if self.leaves == "Binomial":
+            return einet.Binomial(LEVELS - 1, channels=channels)
+        return einet.Categorical(LEVELS, channels=channels)
+
+
+KINDS = ("dataset", "model", "start_from_rows", "full", "export", "figure")  # what is no number
+NUMBERS = [field.name for field in fields(Recipe) if field.name not in KINDS]
+
+
+# Data
+
+
+@dataclass
+class Images:
+    """Bytes (n, H, W) or (n, H, W, 3) to train and to test on, and the classes of the former where there are some."""
+
+    train: Tensor
+    test: Tensor
+    labels: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return tuple(self.train.shape[1:3])
+
+    @property
+    def channels(self) -> int:
+        return prod(self.train.shape[3:])
+
+    @property
+    def dimensions(self) -> int:
+        return prod(self.train.shape[1:])
+
+
+def images(recipe: Recipe, seed: int) -> Images:
+    """The recipe's rows of its data set. `FileNotFoundError` where a data set is on no disk."""
+    return DATASETS[recipe.dataset](recipe.rows, recipe.test_rows, seed)
+
+
+def _house_numbers(rows: int, test_rows: int, seed: int) -> Images:
+    train, labels = house_numbers(rows, 2 * seed)
+    return Images(train, house_numbers(test_rows, 2 * seed + 1)[0], labels)
+
+
+def _fashion_mnist(rows: int, test_rows: int, seed: int) -> Images:
+    train, labels = fashion_mnist("train")
+    return Images(train[:rows], fashion_mnist("test")[0][:test_rows], labels[:rows])
+
+
+def _zip(name: str, train: str, test: str, size: int, rows: int, test_rows: int, seed: int) -> Images:
+    """A zip below $EINET_DATA, in random order. Where train and test are one folder, the test rows come first."""
+    path = find(".", name)
+    if path is None:
+        raise FileNotFoundError(f"{name} is on no disk here: set EINET_DATA to a folder that holds it")
+    parts = [image_folder(path, size, inside=inside)[0] for inside in dict.fromkeys((test, train))]
+    shuffled = [part[torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))] for part in parts]
+    rest = shuffled[-1] if train != test else shuffled[0][test_rows:]
+    return Images(rest[:rows], shuffled[0][:test_rows])
+
+
+DATASETS = {
+    "house-numbers": _house_numbers,
+    "fashion-mnist": _fashion_mnist,
+    "lfw": partial(_zip, "lfw-128.zip", "lfw-128", "lfw-128", 128),
+    "cifar10": partial(_zip, "cifar10.zip", "cifar10/train", "cifar10/test", 32),
+}
+
+
+def inputs(images: Tensor, recipe: Recipe, seed: int) -> Tensor:
+    """What the recipe's family takes, (n, D) or (n, D, 3), float32."""
+    x = images.flatten(1, 2).float()
+    if recipe.leaves != "Normal":
+        return x
+    return x.add_(torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))).div_(LEVELS)
+
+
+def outputs(x: Tensor, recipe: Recipe, shape: tuple[int, ...]) -> Tensor:
+    """Bytes (n, *shape) again, of what a model drew."""
+    x = x.reshape(-1, *shape)
+    return (x * LEVELS if recipe.leaves == "Normal" else x).floor().clamp(0, LEVELS - 1).to(torch.uint8)
+
+
+def bits_per_dimension(log_densities: Tensor, recipe: Recipe, dimensions: int) -> Tensor:
+    """From nats, (n,): -log2 p / D, and for densities of [0, 1) the log2 256 = 8 bits that an interval is wide."""
+    bits = -log_densities.double() / dimensions / torch.tensor(2.0, dtype=torch.float64).log()
+    return bits + (torch.tensor(LEVELS).log2().item() if recipe.leaves == "Normal" else 0)
+
+
+_fashion = partial(Recipe, "fashion-mnist", clusters=1, delta=7, axes=(0, 1), batch=100, max_variance=1.0)
+
+RUNS = {
+    "house-numbers": Recipe("house-numbers", rows=40_000, test_rows=5_000),
+    "house-numbers-small": Recipe(
+        "house-numbers", rows=40_000, test_rows=5_000, clusters=8, sums=16, export="house-numbers.safetensors"
+    ),
+    "fashion-normal": _fashion(leaves="Normal"),
+    "fashion-binomial": _fashion(leaves="Binomial"),
+    "fashion-categorical": _fashion(leaves="Categorical"),
+    "fashion-factorised": _fashion("factorised", leaves="Categorical", figure=False),
+    "fashion-gmm": _fashion("gmm", figure=False),
+    "fashion-small": _fashion(leaves="Normal", sums=16, export="fashion-mnist.safetensors"),
+    "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, delta=32, figure=False),
+    "cifar10": Recipe("cifar10", rows=50_000, figure=False),
+}

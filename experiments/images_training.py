@@ -1,0 +1,237 @@
+"""One run of experiments/images.py, in a process of its own: train, look at the test rows, draw, measure."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from images_recipes import Images, Recipe, bits_per_dimension, images, inputs, outputs
+from PIL import Image
+from provenance import provenance
+from torch import Tensor
+
+import einet
+from einet.files import read
+from einet.inpaint import export
+from einet.training import log_density
+
+EXPORTED_BYTES = 2_000_000  # of a model that is committed, at most
+DRAWN = 1000  # samples, whose time is taken
+COLUMNS, LINES = 16, 2  # of each part of a figure
+PART = 1000  # rows that are looked at together
+
+
+def run(name: str, recipe: Recipe, options) -> dict:
+    """The record of one run: results, settings, and where they come from."""
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    started = time.time()
+    data = images(recipe, options.seed)
+    x = inputs(data.train, recipe, options.seed + 1)
+    model, seconds = TRAININGS[recipe.model](recipe, data, x, options, folder_of(name, recipe, options))
+    log_densities = model.log_density(inputs(data.test, recipe, options.seed + 2))
+    record = {
+        "run": name,
+        "dataset": recipe.dataset,
+        **results(log_densities, recipe, data.dimensions),
+        "parameters": model.parameters,
+        "seconds": round(seconds, 1),
+        "samples_per_second": round(model.samples_per_second(options.seed), 1),
+        "peak_memory_mb": peak_memory(),
+        "settings": {**asdict(recipe), "dimensions": data.dimensions, "seed": options.seed, "threads": options.threads},
+    }
+    if recipe.export:
+        record["model"] = exported(model.network, options.models / recipe.export)
+    if recipe.figure:
+        figure(model.network, data, recipe, options.seed, options.output.with_name("images") / f"{name}.png")
+    record["settings"] |= {"rows": len(data.train), "test_rows": len(data.test), "processes": options.processes}
+    packages = ("torch", "numpy", "scikit-learn", "pillow", "matplotlib", "safetensors")
+    origin = {"device": options.device, "command": options.command, "packages": packages}
+    return {**record, "provenance": provenance(options.seed, started, **origin)}
+
+
+def results(log_densities: Tensor, recipe: Recipe, dimensions: int) -> dict:
+    """Means over the test rows, each with its standard error."""
+    bits = bits_per_dimension(log_densities, recipe, dimensions)
+    nats, error = log_densities.double(), len(log_densities) ** -0.5
+    return {
+        "test_log_likelihood": round(nats.mean().item(), 4),
+        "standard_error": round(nats.std().item() * error, 4),
+        "bits_per_dimension": round(bits.mean().item(), 5),
+        "bits_standard_error": round(bits.std().item() * error, 5),
+    }
+
+
+def folder_of(name: str, recipe: Recipe, options) -> Path:
+    """Where a training is kept. Another recipe or seed has another folder."""
+    told = {**asdict(recipe), "seed": options.seed, "export": "", "figure": True, "test_rows": 0}
+    return options.runs / "images" / f"{name}-{hashlib.sha256(repr(told).encode()).hexdigest()[:8]}"
+
+
+def peak_memory() -> int:
+    """The most that this process, or one of its helpers, ever held in memory, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return round(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024)
+
+
+# Models, all with the same three questions
+
+
+class Circuit:
+    """An EiNet or a mixture of them."""
+
+    def __init__(self, network: einet.Einet | einet.Mixture, device: str):
+        self.network, self.device = network.to(device), device
+        self.parameters = sum(parameter.numel() for parameter in network.parameters())
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return log_density(self.network, x, batch_size=500).cpu()
+
+    def samples_per_second(self, seed: int) -> float:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        einet.sample(self.network, 1, generator)
+        start = time.perf_counter()
+        einet.sample(self.network, DRAWN, generator)
+        return DRAWN / (time.perf_counter() - start)
+
+
+class Gaussians:
+    """A mixture of scikit-learn."""
+
+    def __init__(self, mixture):
+        self.mixture = mixture
+        self.parameters = mixture._n_parameters()
+
+    def log_density(self, x: Tensor) -> Tensor:
+        parts = x.flatten(1).split(PART)
+        return torch.cat([torch.from_numpy(self.mixture.score_samples(part.numpy())) for part in parts])
+
+    def samples_per_second(self, seed: int) -> float:
+        self.mixture.random_state = seed
+        start = time.perf_counter()
+        self.mixture.sample(DRAWN)
+        return DRAWN / (time.perf_counter() - start)
+
+
+def train_einet(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) -> tuple[Circuit, float]:
+    """k-means and a network for each cluster. What is in `folder` is not done again. Seconds are those of all epochs,
+    whichever process and call they were in, without k-means."""
+    graph = einet.poon_domingos(data.shape, recipe.delta, recipe.axes)
+    model = einet.fit_mixture(
+        x,
+        recipe.clusters,
+        graph,
+        recipe.family(data.channels),
+        num_sums=recipe.sums,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch,
+        lr=recipe.lr,
+        pseudocount=recipe.pseudocount,
+        start_from_rows=recipe.start_from_rows,
+        seed=options.seed,
+        device=options.device,
+        processes=options.processes,
+        checkpoint_folder=folder,
+        progress=not options.quiet,
+    )
+    kept = [read(file)[0]["training"]["history"]["seconds"] for file in folder.glob("component-*.safetensors")]
+    return Circuit(model, options.device), sum(map(sum, kept))
+
+
+def train_factorised(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) -> tuple[Circuit, float]:
+    """For each class a product of pixels, by one full step of EM: shares and histograms."""
+    start = time.perf_counter()
+    graph = einet.poon_domingos(data.shape, recipe.delta, max_depth=0)
+    classes, shares = data.labels.unique(), []
+    networks = [einet.Einet(graph, recipe.family(data.channels), num_sums=1, num_leaves=1, seed=0) for _ in classes]
+    for network, label in zip(networks, classes, strict=True):
+        rows = x[data.labels == label]
+        einet.fit(network, rows, epochs=1, batch_size=None, lr=1.0, pseudocount=recipe.pseudocount, progress=False)
+        shares.append(len(rows) / len(x))
+    return Circuit(einet.Mixture(networks, shares), options.device), time.perf_counter() - start
+
+
+def train_gmm(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) -> tuple[Gaussians, float]:
+    """scikit-learn's mixture of Gaussians, diagonal or full, with as many iterations as a recipe has epochs."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
+
+    start = time.perf_counter()
+    mixture = GaussianMixture(
+        recipe.sums, covariance_type="full" if recipe.full else "diag", reg_covar=recipe.min_variance,
+        max_iter=recipe.epochs, init_params="random_from_data", random_state=options.seed,
+    )  # fmt: skip
+    with threadpool_limits(options.threads), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is part of the recipe
+        mixture.fit(x.flatten(1).numpy())
+    return Gaussians(mixture), time.perf_counter() - start
+
+
+TRAININGS = {"einet": train_einet, "factorised": train_factorised, "gmm": train_gmm}
+
+
+# What the book shows
+
+
+def exported(network: einet.Einet | einet.Mixture, path: Path) -> dict:
+    """Write a model for the book, and say what was written. `ValueError` where it is too large to be committed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    export(network, path)
+    content = path.read_bytes()
+    if len(content) > EXPORTED_BYTES:
+        path.unlink()
+        raise ValueError(f"{path.name} has {len(content)} bytes, at most {EXPORTED_BYTES} are committed")
+    return {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, seed: int, path: Path) -> None:
+    """Figure 4 as a PNG of tiles, two lines each: training images, samples, the same samples without the noise of the
+    leaves where that is normal, and the training image that is nearest to each of those."""
+    count = COLUMNS * LINES
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
+    parts = [data.train[order]]
+    for each in [network] if recipe.leaves != "Normal" else [network, quiet(network)]:
+        draws = einet.sample(each, count, torch.Generator(each_device(each)).manual_seed(seed))
+        parts.append(outputs(draws.cpu(), recipe, data.train.shape[1:]))
+    parts.append(data.train[nearest(parts[-1], data.train)])
+    tiles = torch.cat(parts)
+    height, width = data.shape
+    lines = tiles.view(-1, COLUMNS, height, width, *tiles.shape[3:]).transpose(1, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = lines.reshape(-1, COLUMNS * width, *tiles.shape[3:])
+    Image.fromarray(pixels.numpy()).save(path, optimize=True)
+
+
+@torch.no_grad()
+def quiet(network: einet.Einet | einet.Mixture) -> einet.Einet | einet.Mixture:
+    """A copy whose normal leaves have the smallest variance they may have: what it draws are the leaves' means."""
+    import copy
+
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(getattr(module, "family", None), einet.Normal):
+            module.phi[1] = module.family.min_variance
+    return network
+
+
+def each_device(network) -> torch.device:
+    return next(network.parameters()).device
+
+
+def nearest(some: Tensor, others: Tensor) -> Tensor:
+    """For each of some images (n, ...) the index of the nearest of others, by the Euclidean distance of bytes."""
+    some, best, index = some.flatten(1).float(), [], []
+    for part in others.flatten(1).split(PART):
+        distance, place = torch.cdist(some, part.float()).min(1)
+        best.append(distance)
+        index.append(place + PART * len(index))
+    part = torch.stack(best).argmin(0)
+    return torch.stack(index)[part, torch.arange(len(some))]
