@@ -128,14 +128,16 @@ def floor(num_sums: int, depth: int, num_replicas: int) -> dict:
     return record
 
 
-def lay(points: list[tuple[int, int, int]]) -> dict:
-    """The floor of all points, with the rates that it rests on and where they come from."""
+def lay(points: list[tuple[int, int, int]]) -> list[dict]:
+    """The floor of all points, each with the rates that it rests on and where it comes from."""
     torch.set_num_threads(THREADS)
     torch.set_flush_denormal(True)
     started = time.time()
     records = [floor(*point) for point in points]
     rates = {"peak_multiply_adds": product_rate(1, 1024, 1024, 1024), "copy_bytes": copy_rate()}
-    return {"rates": rates, "points": records, "provenance": provenance(0, started, packages=("torch", "numpy"))}
+    origin = provenance(0, started, packages=("torch", "numpy"))
+    origin["seconds"] = round(origin["seconds"] / len(records), 1)
+    return [{**record, "rates": rates, "provenance": origin} for record in records]
 
 
 def main() -> None:
@@ -144,12 +146,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where to write the record; by default it is printed alone")
     options = parser.parse_args()
     result = lay([tuple(int(x) for x in point.split("/")) for point in options.points.split(",")])
-    rates = result["rates"]
+    rates = result[0]["rates"]
     print(
         f"{rates['peak_multiply_adds']:.3g} multiply-adds/s of large products, {rates['copy_bytes']:.3g} bytes/s copied"
     )
     print(f"{'K/depth/R':>12}{'epoch ms, peak':>16}{'own shapes':>12}{'100 rows ms, peak':>19}{'own shapes':>12}")
-    for p in result["points"]:
+    for p in result:
         bounds = [1e3 * p[rate][what] for what in ("epoch", "inference") for rate in ("peak_seconds", "shape_seconds")]
         name = f"{p['num_sums']}/{p['depth']}/{p['num_replicas']}"
         print(f"{name:>12}{bounds[0]:>16.1f}{bounds[1]:>12.1f}{bounds[2]:>19.2f}{bounds[3]:>12.2f}", flush=True)

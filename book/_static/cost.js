@@ -1,0 +1,50 @@
+// The part of chapter 9 that answers: what a network costs, from K, depth and R, by the formula fitted on the page.
+// A classic script without dependencies, so that it also runs from file://. It fills every element of class "cost-figure".
+(() => {
+  "use strict";
+  const D = 512, B = 100;
+  const KNOBS = { "vector length K": [1, 40, 10], "depth": [1, 9, 4], "replicas R": [1, 40, 10] };
+  const STYLE = `
+    .cost-figure { --ink: var(--pst-color-text-base, #333); --sum: var(--einet-sum, #4053c4); color: var(--ink);
+      border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: 1rem; margin: 1rem 0; }
+    .cost-figure label { display: flex; flex-wrap: wrap; gap: .2rem 1rem; align-items: center; margin-bottom: .4rem; }
+    .cost-figure label span { min-width: 8.5em; }
+    .cost-figure input { flex: 1 1 9rem; max-width: 24rem; accent-color: var(--sum); }
+    .cost-figure b { min-width: 2em; font-variant-numeric: tabular-nums; }
+    .cost-figure output { display: block; margin-top: .6rem; font-variant-numeric: tabular-nums; }`;
+
+  function counts(K, depth, R) { // as counts() in race.py
+    const inner = R * (2 ** depth - 2);
+    return { einsums: (inner * K ** 3 + R * K ** 2) * B, outer: R * (2 ** depth - 1) * K ** 2 * B,
+      leaves: 2 * D * R * K * B, vectors: R * (2 ** (depth + 1) - 1) * K * B, layers: depth + 1 };
+  }
+  const short = (x) => (x >= 100 ? Math.round(x).toLocaleString("en") : x.toPrecision(2));
+
+  function build(root) {
+    const cost = JSON.parse(root.dataset.cost);
+    root.innerHTML = Object.entries(KNOBS).map(([name, [low, high, value]]) =>
+      `<label><span>${name}</span><input type="range" min="${low}" max="${high}" step="1" value="${value}"><b></b></label>`).join("") +
+      `<output aria-live="polite"></output>`;
+    const inputs = [...root.querySelectorAll("input")], output = root.querySelector("output");
+    function draw() {
+      const c = counts(...inputs.map((input) => Number(input.value)));
+      const of = (measure) => Object.entries(cost[measure]).reduce((sum, [name, x]) => sum + x * c[name], 0);
+      inputs.forEach((input) => { input.nextElementSibling.textContent = input.value; });
+      output.textContent = `An epoch of 2,000 rows: ${short(of("epoch_seconds"))} s. Memory above the model: ` +
+        `${short(of("peak_bytes") / 1e6)} MB. Inference on 100 rows: ${short(of("inference_seconds") * 1e5)} ms.`;
+    }
+    inputs.forEach((input) => input.addEventListener("input", draw));
+    draw();
+  }
+
+  function start() {
+    const roots = document.querySelectorAll(".cost-figure:not([data-ready])");
+    if (roots.length && !document.getElementById("cost-style")) {
+      const style = document.head.appendChild(document.createElement("style"));
+      style.id = "cost-style";
+      style.textContent = STYLE;
+    }
+    roots.forEach((root) => { root.dataset.ready = ""; build(root); });
+  }
+  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+})();
