@@ -118,7 +118,7 @@ DATASETS = {
     "fashion-mnist": _fashion_mnist,
     "lfw": partial(_zip, "lfw-128.zip", "lfw-128", "lfw-128", 128),
     "cifar10": partial(_zip, "cifar10.zip", "cifar10/train", "cifar10/test", 32),
-}
+}  # fmt: skip
 
 
 def inputs(images: Tensor, recipe: Recipe, seed: int) -> Tensor:
@@ -141,19 +141,28 @@ def bits_per_dimension(log_densities: Tensor, recipe: Recipe, dimensions: int) -
     return bits + (torch.tensor(LEVELS).log2().item() if recipe.leaves == "Normal" else 0)
 
 
-_fashion = partial(Recipe, "fashion-mnist", clusters=1, delta=7, axes=(0, 1), batch=100, max_variance=1.0)
+_fashion = partial(Recipe, "fashion-mnist", clusters=1, delta=7, axes=(0, 1), batch=100, epochs=10, max_variance=1.0)
 
 RUNS = {
-    "house-numbers": Recipe("house-numbers", rows=40_000, test_rows=5_000),
+    "house-numbers": Recipe("house-numbers", rows=40_000, test_rows=5_000, batch=100),
     "house-numbers-small": Recipe(
-        "house-numbers", rows=40_000, test_rows=5_000, clusters=8, sums=16, export="house-numbers.safetensors"
+        "house-numbers",
+        rows=40_000,
+        test_rows=5_000,
+        clusters=7,
+        sums=16,
+        batch=100,
+        export="house-numbers.safetensors",
     ),
     "fashion-normal": _fashion(leaves="Normal"),
     "fashion-binomial": _fashion(leaves="Binomial"),
     "fashion-categorical": _fashion(leaves="Categorical"),
     "fashion-factorised": _fashion("factorised", leaves="Categorical", figure=False),
-    "fashion-gmm": _fashion("gmm", figure=False),
-    "fashion-small": _fashion(leaves="Normal", sums=16, export="fashion-mnist.safetensors"),
+    "fashion-gmm": _fashion("gmm", full=True, figure=False),
+    "fashion-small": _fashion(
+        rows=30_000, test_rows=2_000, clusters=20, delta=14, sums=16, epochs=8, lr=0.3, pseudocount=0.01,
+        max_variance=0.05, export="fashion-mnist.safetensors",
+    ),
     "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, delta=32, figure=False),
     "cifar10": Recipe("cifar10", rows=50_000, figure=False),
-}
+}  # fmt: skip
