@@ -10,6 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
+import torch
+from inpainter import Inpainter
 
 import einet
 
@@ -133,3 +135,26 @@ def test_sizes_of_rectangles(browser, height, width, delta, rows_only):
     model = einet.Einet(graph, einet.Bernoulli(), num_sums=3)
     numbers = len(graph.regions), len(graph.leaves), len(graph.partitions), sum(p.numel() for p in model.parameters())
     assert tuple(int(shown[name]) for name in ("regions", "leaves", "partitions", "parameters")) == numbers
+
+
+WITH_INPAINTER = [page for page in PAGES if 'class="einet-inpaint"' in page.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("scheme", ["http", "file"])
+@pytest.mark.parametrize("page", WITH_INPAINTER, ids=lambda f: f.stem)
+def test_inpainter(browser, server, page, scheme):
+    """Paint in the built page: what is covered is filled, what is visible stays, drawing again draws again."""
+    origin = server if scheme == "http" else HTML.as_uri() + "/"
+    with browser.new_context(viewport={"width": 1000, "height": 900}) as context:
+        inpainter = Inpainter(context, origin + str(page.relative_to(HTML)), 28).ready()
+        inpainter.press("clear")
+        image = inpainter.pixels()
+        assert not inpainter.hidden().any()
+        inpainter.after(inpainter.stroke, (6, 8), (20, 20))
+        assert inpainter.hidden()[13, 14] and not inpainter.hidden()[:, 25:].any()
+        inpainter.assert_visible_stays(image)
+        first = inpainter.pixels()
+        inpainter.press("↻ draw again")
+        assert not torch.equal(first, inpainter.pixels())
+        inpainter.assert_visible_stays(image)
+        inpainter.close()

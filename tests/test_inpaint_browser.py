@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from inpainter import Inpainter
 
 import einet
 from einet.inpaint import InpaintWidget, export, write_page_files
@@ -77,84 +78,13 @@ def server(digits):
         httpd.shutdown()
 
 
-class Inpainter:
-    """A tab with one inpainter, and everything that went wrong in it."""
-
-    def __init__(self, context, url):
-        self.troubles, self.tab = [], context.new_page()
-        self.tab.on("console", lambda m: self.troubles.append(f"console: {m.text}") if m.type == "error" else None)
-        self.tab.on("pageerror", lambda e: self.troubles.append(f"error: {e}"))
-        self.tab.on("request", lambda r: self._check(r.url))
-        self.tab.goto(url)
-
-    def _check(self, url):
-        if not re.match(r"http://127\.0\.0\.1[:/]|ws://127\.0\.0\.1[:/]|file:|data:|blob:", url):
-            self.troubles.append(f"a request elsewhere: {url}")
-
-    def ready(self):
-        self.tab.wait_for_selector(".einet-inpaint[data-answers]", timeout=180_000)
-        return self
-
-    @property
-    def answers(self):
-        return int(self.tab.get_attribute(".einet-inpaint", "data-answers"))
-
-    def after(self, act, *arguments):
-        """Do something that asks for an answer, and wait for it: no answer for 0.2 seconds after the last one."""
-        before = self.answers
-        act(*arguments)
-        self.tab.wait_for_function(f"+document.querySelector('.einet-inpaint').dataset.answers > {before}")
-        while before != (before := self.answers):
-            self.tab.wait_for_timeout(200)
-
-    def press(self, name):
-        self.after(self.tab.get_by_role("button", name=name, exact=True).click)
-
-    def pixels(self, kind="answer"):
-        """The canvas as (H, W, 3), one colour a pixel, taken off its centre to the upper left."""
-        code = """([kind, size]) => { const canvas = document.querySelector('.einet-inpaint .' + kind);
-          const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-          const at = i => Math.floor((i + 0.3) * canvas.width / size), found = [];
-          for (let r = 0; r < size; r++) for (let c = 0; c < size; c++)
-            found.push(...data.slice(4 * (at(r) * canvas.width + at(c)), 4 * (at(r) * canvas.width + at(c)) + 3));
-          return found; }"""
-        return torch.tensor(self.tab.evaluate(code, [kind, SIZE])).view(SIZE, SIZE, 3)
-
-    def hidden(self):
-        """(H, W): where the editor shows the cover, which is orange, and no grey of an image is."""
-        pixels = self.pixels("editor")
-        return pixels[..., 0] != pixels[..., 2]
-
-    def centre(self, row, column):
-        box = self.tab.locator(".einet-inpaint .editor").bounding_box()
-        return box["x"] + (column + 0.5) * box["width"] / SIZE, box["y"] + (row + 0.5) * box["height"] / SIZE
-
-    def stroke(self, *places, steps=1):
-        """The mouse, pressed, from place to place in jumps: what lies between them has to be painted, too."""
-        self.tab.mouse.move(*self.centre(*places[0]))
-        self.tab.mouse.down()
-        for place in places[1:]:
-            self.tab.mouse.move(*self.centre(*place), steps=steps)
-        self.tab.mouse.up()
-
-    def close(self):
-        self.tab.close()
-        assert not self.troubles, "\n".join(self.troubles)
-
-
 @pytest.fixture(params=["http", "file"])
 def page(request, browser, digits, server):
     origin = server if request.param == "http" else digits.as_uri()
     with browser.new_context(viewport={"width": 900, "height": 900}) as context:
-        inpainter = Inpainter(context, f"{origin}/index.html").ready()
+        inpainter = Inpainter(context, f"{origin}/index.html", SIZE).ready()
         yield inpainter
         inpainter.close()
-
-
-def visible_stays(page, before):
-    """What is visible in the editor is as it was, and the same in the answer."""
-    seen = ~page.hidden()
-    assert torch.equal(page.pixels()[seen], before[seen])
 
 
 def test_a_stroke_covers_pixels_and_the_model_fills_them(page):
@@ -164,12 +94,12 @@ def test_a_stroke_covers_pixels_and_the_model_fills_them(page):
     page.after(page.stroke, (2, 1), (2, 6))
     hidden = page.hidden()
     assert hidden[2, 1:7].all() and not hidden[4:].any(), "a jump of the mouse leaves no gap"
-    visible_stays(page, image)
+    page.assert_visible_stays(image)
     page.tab.get_by_role("button", name="show pixels again").click()
     page.after(page.stroke, (2, 3), (2, 4))
     again = page.hidden()
     assert not again[2, 3:5].any() and again[2, 1]
-    visible_stays(page, image)
+    page.assert_visible_stays(image)
 
 
 def test_draw_again_draws_another_sample(page):
@@ -180,7 +110,7 @@ def test_draw_again_draws_another_sample(page):
     for _ in range(3):
         page.press("↻ draw again")
         drawn.append(page.pixels())
-        visible_stays(page, image)
+        page.assert_visible_stays(image)
     assert len({tuple(d.flatten().tolist()) for d in drawn}) == 4
 
 
@@ -247,7 +177,7 @@ def test_everything_has_a_name(page):
 
 def test_touch(browser, digits, server):
     with browser.new_context(viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True) as context:
-        page = Inpainter(context, f"{server}/index.html").ready()
+        page = Inpainter(context, f"{server}/index.html", SIZE).ready()
         page.press("clear")
         finger = context.new_cdp_session(page.tab)
 
@@ -272,7 +202,7 @@ def test_touch(browser, digits, server):
 @pytest.mark.parametrize("name", ["missing", "broken"])
 def test_a_model_that_cannot_be_read_is_a_message(browser, digits, name):
     with browser.new_context() as context:
-        page = Inpainter(context, f"{digits.as_uri()}/{name}.html")
+        page = Inpainter(context, f"{digits.as_uri()}/{name}.html", SIZE)
         message = page.tab.wait_for_selector(".einet-inpaint [role=alert]").inner_text()
         assert f"The model “{name}” could not be read: " in message
         page.tab.close()
@@ -348,7 +278,7 @@ def run(cell):
 def test_with_a_live_kernel(browser, lab):
     """Paint in JupyterLab: Python receives the mask, what it fills in comes back, and draw again draws again."""
     with browser.new_context(viewport={"width": 1200, "height": 1000}) as context:
-        page = Inpainter(context, f"{lab}/doc/tree/live.ipynb")
+        page = Inpainter(context, f"{lab}/doc/tree/live.ipynb", SIZE)
         tab = page.tab
         cells = tab.locator(".jp-Notebook .jp-CodeCell")
         cells.first.wait_for(timeout=120_000)
@@ -359,12 +289,12 @@ def test_with_a_live_kernel(browser, lab):
         page.press("clear")
         image = page.pixels()
         page.after(page.stroke, (2, 1), (5, 6))
-        visible_stays(page, image)
+        page.assert_visible_stays(image)
         page.press("↻ draw again")
         first = page.pixels()
         page.press("↻ draw again")
         assert not torch.equal(page.pixels(), first)
-        visible_stays(page, image)
+        page.assert_visible_stays(image)
         hidden, shown = page.hidden(), page.pixels()[..., 0]
 
         run(cells.nth(1))
