@@ -10,6 +10,7 @@ import subprocess
 from itertools import product
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from oracle import Circuit
 from scipy import stats
 
 import einet
+from einet.datasets import fashion_mnist
 from einet.files import read
 from einet.inpaint import InpaintWidget, export
 
@@ -318,6 +320,20 @@ def test_a_bad_question_is_answered_with_the_reason(question, mask, message):
     assert content["id"] == 4 and message in content["error"]
 
 
+def test_the_samples_of_a_mixture_follow_its_posterior():
+    """Their mean is the conditional mean: components are drawn by their posterior, not by their weights."""
+    dark, light = (rectangles(einet.Bernoulli(), seed=seed) for seed in range(2))
+    for network, odds in ((dark, 0.2), (light, 0.7)):
+        torch.nn.init.constant_(network.leaves.parts[0].phi, odds)
+    model = einet.Mixture([dark, light], [0.9, 0.1])
+    x, observed = torch.ones(1, 4, 4), torch.arange(16).view(4, 4) < 2
+    widget = InpaintWidget(model, x, seed=0)
+    drawn = torch.stack([widget.fill(0, observed)[0] for _ in range(400)]).mean(0)[..., 0]
+    wanted = einet.conditional_mean(model, x, observed)[0]
+    assert 0.3 < wanted[3, 3] < 0.6 and torch.equal(drawn[observed], wanted[observed])
+    assert abs(drawn[~observed].mean() - wanted[~observed].mean()) < 5 * 0.25 / 400**0.5
+
+
 def test_a_mask_of_the_wrong_shape():
     for observed in (torch.ones(16, dtype=torch.bool), torch.ones(4, 4), None):
         with pytest.raises(ValueError, match=r"bool tensor of shape \(4, 4\)"):
@@ -379,6 +395,18 @@ def test_committed_models(path):
     content, _ = read(path)
     assert content["image"] and content["circuits"]
     einet.load(path)
+
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="no Fashion-MNIST here (apt-get install dataset-fashion-mnist)")
+def test_the_clothes_of_chapter_11():
+    """The sheet of images in book/_static: the first twenty of each kind of the test set."""
+    images, labels = fashion_mnist("test")
+    rows = [torch.cat(list(images[labels == kind][:20]), 1) for kind in range(10)]
+    sheet = plt.imread(Path(__file__).parents[1] / "book/_static/11_clothes.png")
+    np.testing.assert_array_equal((255 * sheet).round().astype(np.uint8), torch.cat(rows).numpy())
 
 
 def model_channels(model):

@@ -24,9 +24,9 @@ from einet.files import read, refusals
 from einet.inpaint.circuit import Range, check_images
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.queries import conditional_mean, conditional_variance, log_marginal
+from einet.queries import conditional_mean, conditional_variance
 from einet.sampling import sample_conditional
-from einet.trees import networks_of, values_of
+from einet.trees import check_evidence, networks_of, values_of
 
 FOLDER = Path(__file__).parent
 VIEWS = ("sample", "mean", "deviation", "explanation")
@@ -91,9 +91,12 @@ class InpaintWidget(anywidget.AnyWidget):
             raise ValueError(f"observed must be a bool tensor of shape {tuple(self.observed.shape)}, got {kind}")
         self.image, self.observed = image, observed
         x, mask = self.images[image : image + 1], observed.to(self.images.device)
-        numbers = {"logDensity": log_marginal(self.model, x, mask).item()}
-        if view == "sample":
-            self.filled = sample_conditional(self.model, x, mask, generator=self.generator)[0, 0]
+        joint = _log_joint(self.model, x, mask)
+        numbers = {"logDensity": torch.logsumexp(joint, 0).item()}
+        if view == "sample":  # as of the whole mixture, but the components' upward passes are not made again
+            component = torch.multinomial(joint.softmax(0), 1, generator=self.generator)
+            network = networks_of(self.model)[component]
+            self.filled = sample_conditional(network, x, mask, generator=self.generator)[0, 0]
         elif view == "explanation":
             best = mpe(self.model, x, mask)
             numbers |= {"logCompleted": best.log_density.item(), "upperBound": best.upper_bound.item()}
@@ -122,6 +125,14 @@ class InpaintWidget(anywidget.AnyWidget):
             f'<div class="einet-inpaint" data-page="{page}">This widget answers in the built book, '
             "where it needs no kernel, and in JupyterLab.</div>"
         )
+
+
+@torch.no_grad()
+def _log_joint(model: Einet | Mixture, x: Tensor, observed: Tensor) -> Tensor:
+    """log w_c + log P_c(evidence) of one row, for each component (C,), in float64."""
+    joint = model.log_joint(x, observed)[0] if isinstance(model, Mixture) else model(x, observed)
+    check_evidence(torch.logsumexp(joint, 0, keepdim=True))
+    return joint.double()
 
 
 def _answer(widget: InpaintWidget, question: dict, buffers: list) -> None:
