@@ -14,6 +14,9 @@ settings.load_profile("einet")
 
 
 @pytest.fixture(autouse=True)
-def _seed():
-    """Tests may draw from torch's global generator; each starts from the same state, in any order."""
+def _state_of_torch():
+    """Tests may draw from torch's global generator and run experiments, which flush denormal numbers: each starts from
+    the same state, in any order."""
     torch.manual_seed(0)
+    yield
+    torch.set_flush_denormal(False)

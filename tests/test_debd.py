@@ -57,7 +57,6 @@ def made(tmp_path, monkeypatch):
     yield debd.parse_arguments(
         ["--only", "toy", "--workers", "1", "--output", f"{tmp_path}/made.json", "--runs", f"{tmp_path}/runs"]
     )
-    torch.set_flush_denormal(False)
     torch.set_num_threads(threads)
 
 
