@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 
 import matplotlib.pyplot as plt
@@ -60,13 +61,22 @@ def panels(records: list[dict], measure: str, own: list[dict] = ()) -> None:
 
 
 def failures(records: list[dict]) -> list[str]:
-    """One line for each contestant and point that brought no number, or one that needs a remark."""
-    said = []
+    """One line for each contestant and thing that went wrong or needs a remark, with the points where it did."""
+    where: dict[tuple[str, str], list[dict]] = {}
     for r in records:
         what = r["status"] if r["status"] != "ok" else r.get("remark")
         if what:
-            said.append(f"{r['implementation']:19} K={at(r)[0]:<3} depth={at(r)[1]} R={at(r)[2]:<3} {what[:60]}")
-    return said
+            without_numbers = re.sub(r"[\d.]+%", "some", what)
+            where.setdefault((r["implementation"], without_numbers), []).append(r)
+    return [f"{who}: {what} ({_points(at_these, records)})" for (who, what), at_these in where.items()]
+
+
+def _points(some: list[dict], records: list[dict]) -> str:
+    """Where that was: at all points of a contestant, or at these."""
+    raced = [r for r in records if r["implementation"] == some[0]["implementation"]]
+    if len(some) == len(raced):
+        return f"at all its {len(raced)} points"
+    return "at K, depth, R = " + ", ".join("/".join(map(str, at(r))) for r in some)
 
 
 def table(records: list[dict]) -> list[dict]:
@@ -129,7 +139,7 @@ class Cost:
     def to_html(self) -> str:
         """The element that _static/cost.js turns into sliders."""
         numbers = json.dumps(asdict(self))
-        return f"<div class='cost-figure' data-cost='{numbers}'></div><script src='_static/cost.js'></script>"
+        return f"<div class='cost-figure' data-cost='{numbers}'></div><script src='../_static/cost.js'></script>"
 
 
 def worst(errors: list[float]) -> float:

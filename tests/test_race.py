@@ -1,0 +1,59 @@
+"""What chapter 9 makes of the race: book/race.py."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import einet
+
+sys.path.append(str(Path(__file__).parents[1] / "book"))
+import race  # noqa: E402
+
+
+def record(who, num_sums=10, depth=4, num_replicas=10, **facts):
+    point = {"num_sums": num_sums, "depth": depth, "num_replicas": num_replicas}
+    return {"implementation": who, **point, "status": "ok", "ratios": {}, "bars": {}, **facts}
+
+
+@pytest.mark.parametrize("point", [(3, 1, 2), (2, 4, 3), (5, 3, 1)])
+def test_counts_are_those_of_a_network(point):
+    num_sums, depth, num_replicas = point
+    graph = einet.random_binary_trees(race.D, depth, num_replicas, seed=0)
+    model = einet.Einet(graph, einet.Normal(), num_sums, seed=0)
+    counted = race.counts(*point)
+    weights = sum(level.einsums[0].weights.numel() for level in model.levels)
+    assert counted["einsums"] == race.B * weights
+    assert counted["leaves"] == race.B * model.leaves.parts[0].phi.numel()
+
+
+def test_prices_that_made_the_times_are_found_again():
+    def seconds(*point):
+        c = race.counts(*point)
+        return 3e-9 * c["einsums"] + 2e-8 * c["leaves"] + 1e-3 * c["layers"]
+
+    points = [(k, depth, r) for k in (1, 10, 40) for depth in (1, 4, 9) for r in (1, 10, 40)]
+    measured = [dict(epoch_seconds=seconds(*p), inference_seconds=1e-5, peak_bytes=1e6) for p in points]
+    records = [record("einet", *p, **m) for p, m in zip(points, measured, strict=True)]
+    records.append(record("spflow", epoch_seconds=1e9, inference_seconds=1.0, peak_bytes=1))
+    cost = race.Cost.fit(records)
+    assert race.worst(cost.errors(records, "epoch_seconds")) == pytest.approx(1, abs=1e-6)
+    assert cost(25, 5, 15)["epoch_seconds"] == pytest.approx(seconds(25, 5, 15), rel=1e-6)
+
+
+def test_what_went_wrong_is_told_once_with_its_points():
+    records = [record("a", k, remark=f"{k}.5% are clamped") for k in (1, 2)]
+    records += [record("b", 1), record("b", 2, status="out of memory: killed")]
+    assert race.failures(records) == [
+        "a: some are clamped (at all its 2 points)",
+        "b: out of memory: killed (at K, depth, R = 2/4/10)",
+    ]
+
+
+def test_a_bar_is_met_from_its_value_on():
+    records = [record("b", ratios={"training": t, "memory": 1.0}, bars={"training": 6}) for t in (5.9, 6.0)]
+    assert [row["met"] for row in race.table(records)] == [False, True]
+
+
+def test_the_worst_error_counts_in_both_directions():
+    assert race.worst([1.1, 0.5]) == pytest.approx(2)
