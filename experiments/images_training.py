@@ -199,7 +199,7 @@ def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, s
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
     parts = [data.train[order]]
     for each in [network] if recipe.leaves != "Normal" else [network, quiet(network)]:
-        draws = einet.sample(each, count, torch.Generator(each_device(each)).manual_seed(seed))
+        draws = einet.sample(each, count, torch.Generator(device_of(each)).manual_seed(seed))
         parts.append(outputs(draws.cpu(), recipe, data.train.shape[1:]))
     parts.append(data.train[nearest(parts[-1], data.train)])
     tiles = torch.cat(parts)
@@ -222,7 +222,7 @@ def quiet(network: einet.Einet | einet.Mixture) -> einet.Einet | einet.Mixture:
     return network
 
 
-def each_device(network) -> torch.device:
+def device_of(network) -> torch.device:
     return next(network.parameters()).device
 
 

@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 from hypothesis import settings
+from pages import chromium
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # without it, and pandas, scikit-learn skips some of its checks
@@ -20,3 +21,9 @@ def _state_of_torch():
     torch.manual_seed(0)
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened

@@ -1,25 +1,19 @@
 """Every built page in Chromium, from a server on this machine and from the disk: nothing is fetched from elsewhere."""
 
 import re
-import shutil
-import threading
-from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 import torch
 from inpainter import Inpainter
+from pages import served
 
 import einet
 
 HTML = Path(__file__).parents[1] / "_build/html"
 PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NETWORK_OFF = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-               "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))
 
@@ -55,34 +49,15 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no Chromium: pages were not opened (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=NETWORK_OFF)
-        yield chromium
-        chromium.close()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
 def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(HTML))) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}/"
-        httpd.shutdown()
+    with served(HTML) as address:
+        yield address
 
 
 @pytest.mark.parametrize("scheme", ["http", "file"])
 @every_page
 def test_page(browser, server, page, scheme):
-    origin = server if scheme == "http" else HTML.as_uri() + "/"
+    origin = (server if scheme == "http" else HTML.as_uri()) + "/"
     troubles = []
 
     def guard(route):
@@ -144,7 +119,7 @@ WITH_INPAINTER = [page for page in PAGES if 'class="einet-inpaint"' in page.read
 @pytest.mark.parametrize("page", WITH_INPAINTER, ids=lambda f: f.stem)
 def test_inpainter(browser, server, page, scheme):
     """Paint in the built page: what is covered is filled, what is visible stays, drawing again draws again."""
-    origin = server if scheme == "http" else HTML.as_uri() + "/"
+    origin = (server if scheme == "http" else HTML.as_uri()) + "/"
     with browser.new_context(viewport={"width": 1000, "height": 900}) as context:
         inpainter = Inpainter(context, origin + str(page.relative_to(HTML)), 28).ready()
         inpainter.press("clear")

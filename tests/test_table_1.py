@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -80,28 +79,18 @@ def test_html(table):
     assert all("experiments/debd.py" in r["origin"] for r in data["records"])
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
 @pytest.fixture(scope="module")
-def tab(tmp_path_factory):
+def tab(browser, tmp_path_factory):
     """The table with its script, opened from the disk."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium: the table was not opened (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
     page = tmp_path_factory.mktemp("page") / "table.html"
-    script = (ROOT / "book/_static/debd.js").read_text(encoding="utf-8")
+    script = "".join((ROOT / "book/_static" / name).read_text(encoding="utf-8") for name in ("figure.js", "debd.js"))
     body = table_1.Table(RECORDS).to_html()
     page.write_text(f"<!doctype html><meta charset='utf-8'><script>{script}</script>{body}", encoding="utf-8")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        tab = chromium.new_page()
-        tab.errors = []
-        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
-        tab.goto(page.as_uri())
-        yield tab
-        chromium.close()
+    tab = browser.new_page()
+    tab.errors = []
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    tab.goto(page.as_uri())
+    return tab
 
 
 def names(tab):

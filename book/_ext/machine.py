@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
+import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-PACKAGES = "torch numpy matplotlib scikit-learn jupyter-book myst-nb sphinx ipywidgets anywidget".split()
+sys.path.append(str(Path(__file__).resolve().parents[2] / "experiments"))
+from provenance import commit, machine, versions  # noqa: E402
+
+PACKAGES = ("torch", "numpy", "matplotlib", "scikit-learn", "jupyter-book", "myst-nb", "ipywidgets", "anywidget")
 
 
 class BuiltWith(SphinxDirective):
     """A definition list: when, from which commit, on what machine, with which versions."""
 
     def run(self) -> list[nodes.Node]:
-        return [definition_list(built_with(self.env.srcdir))]
+        return [definition_list(built_with())]
 
 
-def built_with(folder: str) -> dict[str, str]:
+def built_with() -> dict[str, str]:
+    """As in the records of experiments, with a commit that fits a phone."""
+    head, plus, changes = commit().partition("+")
     return {
         "Built": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "Commit": commit(folder),
-        "Machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "Python": platform.python_version(),
-        "Packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "Commit": head[:12] + plus + changes,
+        "Machine": machine(),
+        "Versions": ", ".join(f"{name} {number}" for name, number in versions(PACKAGES).items()),
     }
-
-
-def commit(folder: str) -> str:
-    try:
-        run = subprocess.run(["git", "-C", folder, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    except FileNotFoundError:  # there is no git
-        return "unknown"
-    return run.stdout.strip() or "unknown: not built from a clone"
-
-
-def processor() -> str:
-    """The processor's name, where Linux tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.machine()
 
 
 def definition_list(entries: dict[str, str]) -> nodes.definition_list:

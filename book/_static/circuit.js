@@ -134,15 +134,5 @@
     draw();
   }
 
-  function start() {
-    const roots = document.querySelectorAll(".circuit-figure:not([data-ready])");
-    if (!roots.length) return;
-    if (!document.getElementById("circuit-style")) {
-      const style = document.head.appendChild(document.createElement("style"));
-      style.id = "circuit-style";
-      style.textContent = STYLE;
-    }
-    roots.forEach((root) => { root.dataset.ready = ""; build(root); });
-  }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  einetFigure("circuit", STYLE, build);
 })();

@@ -37,14 +37,5 @@
     draw();
   }
 
-  function start() {
-    const roots = document.querySelectorAll(".cost-figure:not([data-ready])");
-    if (roots.length && !document.getElementById("cost-style")) {
-      const style = document.head.appendChild(document.createElement("style"));
-      style.id = "cost-style";
-      style.textContent = STYLE;
-    }
-    roots.forEach((root) => { root.dataset.ready = ""; build(root); });
-  }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  einetFigure("cost", STYLE, build);
 })();

@@ -146,15 +146,5 @@
     }
   }
 
-  function start() {
-    const roots = document.querySelectorAll(".debd-figure:not([data-ready])");
-    if (!roots.length) return;
-    if (!document.getElementById("debd-style")) {
-      const style = document.head.appendChild(document.createElement("style"));
-      style.id = "debd-style";
-      style.textContent = STYLE;
-    }
-    roots.forEach((root) => { root.dataset.ready = ""; build(root); });
-  }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  einetFigure("debd", STYLE, build);
 })();

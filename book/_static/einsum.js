@@ -91,12 +91,5 @@
     draw(chosen);
   }
 
-  function start() {
-    const roots = document.querySelectorAll(".einsum-figure");
-    if (!roots.length) return;
-    make(document.head, "style", "", "").textContent = STYLE;
-    roots.forEach(build);
-  }
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  einetFigure("einsum", STYLE, build);
 })();

@@ -122,15 +122,5 @@
     draw();
   }
 
-  function start() {
-    const roots = document.querySelectorAll(".em-figure:not([data-ready])");
-    if (!roots.length) return;
-    if (!document.getElementById("em-style")) {
-      const style = document.head.appendChild(document.createElement("style"));
-      style.id = "em-style";
-      style.textContent = STYLE;
-    }
-    roots.forEach((root) => { root.dataset.ready = ""; build(root); });
-  }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  einetFigure("em", STYLE, build);
 })();

@@ -141,15 +141,5 @@
     draw();
   }
 
-  function start() {
-    const roots = document.querySelectorAll(".layers-figure:not([data-ready])");
-    if (!roots.length) return;
-    if (!document.getElementById("layers-style")) {
-      const style = document.head.appendChild(document.createElement("style"));
-      style.id = "layers-style";
-      style.textContent = STYLE;
-    }
-    roots.forEach((root) => { root.dataset.ready = ""; build(root); });
-  }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  einetFigure("layers", STYLE, build);
 })();

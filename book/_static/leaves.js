@@ -97,15 +97,5 @@
     draw(START);
   }
 
-  function start() {
-    const roots = document.querySelectorAll(".leaves-figure:not([data-ready])");
-    if (!roots.length) return;
-    if (!document.getElementById("leaves-style")) {
-      const style = document.head.appendChild(document.createElement("style"));
-      style.id = "leaves-style";
-      style.textContent = STYLE;
-    }
-    roots.forEach((root) => { root.dataset.ready = ""; build(root); });
-  }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  einetFigure("leaves", STYLE, build);
 })();

@@ -81,15 +81,5 @@
     draw();
   }
 
-  function start() {
-    const roots = document.querySelectorAll(".magnitude-figure:not([data-ready])");
-    if (!roots.length) return;
-    if (!document.getElementById("magnitude-style")) {
-      const style = document.head.appendChild(document.createElement("style"));
-      style.id = "magnitude-style";
-      style.textContent = STYLE;
-    }
-    roots.forEach((root) => { root.dataset.ready = ""; build(root); });
-  }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  einetFigure("magnitude", STYLE, build);
 })();

@@ -56,16 +56,5 @@
     draw();
   }
 
-  function start() {
-    const data = document.getElementById("missing-data");
-    const roots = document.querySelectorAll(".missing-figure:not([data-ready])");
-    if (!roots.length || !data) return;
-    if (!document.getElementById("missing-style")) {
-      const style = document.head.appendChild(document.createElement("style"));
-      style.id = "missing-style";
-      style.textContent = STYLE;
-    }
-    roots.forEach((root) => { root.dataset.ready = ""; build(root, JSON.parse(data.textContent)); });
-  }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  einetFigure("missing", STYLE, (root) => build(root, JSON.parse(document.getElementById("missing-data").textContent)));
 })();

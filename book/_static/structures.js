@@ -83,15 +83,5 @@
     draw();
   }
 
-  function start() {
-    const roots = document.querySelectorAll(".structures-figure:not([data-ready])");
-    if (!roots.length) return;
-    if (!document.getElementById("structures-style")) {
-      const style = document.head.appendChild(document.createElement("style"));
-      style.id = "structures-style";
-      style.textContent = STYLE;
-    }
-    roots.forEach((root, id) => { root.dataset.ready = ""; build(root, id); });
-  }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+  einetFigure("structures", STYLE, build);
 })();
