@@ -9,19 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from images_recipes import Images, Recipe, bits_per_dimension, images, inputs, outputs
-from PIL import Image
+from images_recipes import LEVELS, Images, Recipe, bits_per_dimension, images, inputs, outputs
 from provenance import provenance
 from torch import Tensor
 
 import einet
+from einet import plotting as look
 from einet.files import read
 from einet.inpaint import export
 from einet.training import log_density
 
 EXPORTED_BYTES = 2_000_000  # of a model that is committed, at most
 DRAWN = 1000  # samples, whose time is taken
-COLUMNS, LINES = 16, 2  # of each part of a figure
+COLUMNS, LINES = 8, 2  # of each part of a figure
 PART = 1000  # rows that are looked at together
 
 
@@ -193,21 +193,28 @@ def exported(network: einet.Einet | einet.Mixture, path: Path) -> dict:
 
 
 def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, seed: int, path: Path) -> None:
-    """Figure 4 as a PNG of tiles, two lines each: training images, samples, the same samples without the noise of the
-    leaves where that is normal, and the training image that is nearest to each of those."""
+    """Figure 4: training images, samples, the same samples without the noise of the leaves where that is normal, and
+    the training image that is nearest to each of those."""
     count = COLUMNS * LINES
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
-    parts = [data.train[order]]
-    for each in [network] if recipe.leaves != "Normal" else [network, quiet(network)]:
+    parts = {"real": data.train[order]}
+    networks = {"samples": network} | ({"without noise": quiet(network)} if recipe.leaves == "Normal" else {})
+    for name, each in networks.items():
         draws = einet.sample(each, count, torch.Generator(device_of(each)).manual_seed(seed))
-        parts.append(outputs(draws.cpu(), recipe, data.train.shape[1:]))
-    parts.append(data.train[nearest(parts[-1], data.train)])
-    tiles = torch.cat(parts)
-    height, width = data.shape
-    lines = tiles.view(-1, COLUMNS, height, width, *tiles.shape[3:]).transpose(1, 2)
+        parts[name] = outputs(draws.cpu(), recipe, data.train.shape[1:])
+    parts["nearest"] = data.train[nearest(parts[name], data.train)]
+    draw(parts, path)
+
+
+def draw(parts: dict[str, Tensor], path: Path) -> None:
+    """A PNG of the parts below each other, each with its name at the left; transparent where there is no image."""
+    look.style(svg=False)
+    ax = look.image_grid(torch.cat(list(parts.values())) / (LEVELS - 1), columns=COLUMNS)
+    pixels = ax.images[0].get_array().shape[0] / len(parts)
+    for i, name in enumerate(parts):
+        ax.text(-2, (i + 0.5) * pixels, name, ha="right", va="center", rotation=90)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = lines.reshape(-1, COLUMNS * width, *tiles.shape[3:])
-    Image.fromarray(pixels.numpy()).save(path, optimize=True)
+    ax.figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 @torch.no_grad()
