@@ -15,6 +15,7 @@ from einet.layers import CACHE, Scaled
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.trees import (
+    Passed,
     as_evidence,
     as_labels,
     check_evidence,
@@ -26,6 +27,9 @@ from einet.trees import (
     upward,
     values,
 )
+
+# e^-45 is less than half the last bit of a float64, for a thousand networks together.
+NEGLIGIBLE = 45.0
 
 
 class Explanation(NamedTuple):
@@ -64,41 +68,97 @@ def mpe(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | in
     return Explanation(found, log_density, bound)
 
 
+class _Part(NamedTuple):
+    """A network of the model, and its sum pass.
+
+    modes    the leaves' vectors, as `_with_modes`
+    passed   B columns with the missing entries integrated out, then B with `modes`
+    base     log h of the evidence and the network's log weight, (B,)
+    score    log w P(evidence), (B,)
+    bound    log w P(completion) is never above it, (B,)
+    """
+
+    network: Einet
+    log_weight: float
+    modes: Scaled
+    passed: Passed
+    base: Tensor
+    score: Tensor
+    bound: Tensor
+
+
+def _part(network: Einet, log_weight: float, x: Tensor, observed: Tensor, labels: Tensor) -> _Part:
+    leaves = network.leaves(x, observed)
+    modes = _with_modes(network, leaves, observed)
+    passed = upward(network, Scaled(*(torch.cat(pair, -1) for pair in zip(leaves, modes, strict=True))))
+    base = network.leaves.log_base(x, observed) + log_weight
+    score, bound = _at_root(passed, labels.repeat(2)).chunk(2)
+    return _Part(network, log_weight, modes, passed, base, score + base, bound + base)
+
+
 def _explained(model, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The better of two completions, (B, D, C), with its log-density and the bound, (B,)."""
     log_weights = model.weights.double().log().tolist() if isinstance(model, Mixture) else [0.0]
-    best: list = [None, None]  # by maxima, by the sum pass: (score, completion)
-    bounds = []
-    for network, log_weight in zip(networks_of(model), log_weights, strict=True):
-        leaves = network.leaves(x, observed)
-        modes = _with_modes(network, leaves, observed)
-        base = network.leaves.log_base(x, observed) + log_weight
-        bounds.append(_at_root(upward(network, modes), labels) + base)
-        passes = upward(network, modes, _max_einsum, _max_mixing), upward(network, leaves)
-        for way, passed in enumerate(passes):
-            score = _at_root(passed, labels)
-            check_evidence(score)
-            found = score + base, _decoded(network, passed, labels)
-            best[way] = found if best[way] is None else _better(best[way], found)
-    bound = torch.logsumexp(torch.stack(bounds), 0)
-    completed = [torch.where(observed.T[..., None], x.permute(2, 0, 1), rows) for _, rows in best]
-    rescored = [(_of_label(model(rows, check=False), labels), rows) for rows in completed]
-    log_density, found = _better(*rescored)
-    return found, log_density, torch.maximum(bound.to(log_density.dtype), log_density)  # they may differ by rounding
+    weighted = zip(networks_of(model), log_weights, strict=True)
+    parts = [_part(network, log_weight, x, observed, labels) for network, log_weight in weighted]
+    check_evidence(torch.logsumexp(torch.stack([part.score for part in parts]), 0))
+    parts.sort(key=lambda part: part.bound.sum().item(), reverse=True)  # so that the first rule out the last
+    ways = [_by_maxima(parts, labels), _by_sums(parts, labels)]
+    ways = [torch.where(observed.T[..., None], x.permute(2, 0, 1), found) for found in ways]
+    found, log_density = torch.stack(ways), _log_density(parts, torch.cat(ways), labels).view(2, -1)
+    better = log_density.argmax(0), torch.arange(len(labels), device=labels.device)
+    bound = torch.logsumexp(torch.stack([part.bound for part in parts]), 0)
+    log_density = log_density[better]
+    return found[better], log_density, torch.maximum(bound.to(log_density.dtype), log_density)  # rounding aside
 
 
-def _at_root(passed, labels: Tensor) -> Tensor:
+def _by_maxima(parts: list[_Part], labels: Tensor) -> Tensor:
+    """The modes of the best tree of all, (B, D, C). A network whose bound is below a tree that was found has none."""
+    best, found = torch.full_like(parts[0].bound, -torch.inf), _empty(parts, labels)
+    for part in parts:
+        if (part.bound <= best).all():
+            continue
+        passed = upward(part.network, part.modes, _max_einsum, _max_mixing)
+        score = _at_root(passed, labels) + part.base
+        rows = (score > best).nonzero()[:, 0]
+        if len(rows):
+            best[rows], found[rows] = score[rows], _decoded(part.network, passed, labels[rows], rows)
+    return found
+
+
+def _by_sums(parts: list[_Part], labels: Tensor) -> Tensor:
+    """The modes of the tree that follows the largest odds, from the network of the largest posterior on: (B, D, C)."""
+    chosen, found = torch.stack([part.score for part in parts]).argmax(0), _empty(parts, labels)
+    for number in chosen.unique().tolist():
+        rows = (chosen == number).nonzero()[:, 0]
+        found[rows] = _decoded(parts[number].network, parts[number].passed, labels[rows], rows)
+    return found
+
+
+def _log_density(parts: list[_Part], rows: Tensor, labels: Tensor) -> Tensor:
+    """log P(rows) of the whole model, for two completions of each row: (2 B,), in the model's precision.
+
+    A network that, by its bound, adds less than e^-45 of what the others add up to would be lost to rounding anyway.
+    """
+    total, labels = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device), labels.repeat(2)
+    for part in parts:
+        if (part.bound.repeat(2) > total - NEGLIGIBLE).any():
+            log_density = part.network(rows, check=False)
+            total = torch.logaddexp(total, _of_label(log_density, labels) + part.log_weight)
+    return total.to(log_density.dtype)
+
+
+def _empty(parts: list[_Part], labels: Tensor) -> Tensor:
+    network = parts[0].network
+    return network.leaves.parts[0].phi.new_zeros(len(labels), network.graph.num_variables, network.channels)
+
+
+def _at_root(passed: Passed, labels: Tensor) -> Tensor:
     return passed.outputs[-1].log()[0].gather(0, labels[None])[0]
 
 
 def _of_label(log_density: Tensor, labels: Tensor) -> Tensor:
     return log_density if log_density.dim() == 1 else log_density.gather(1, labels[:, None])[:, 0]
-
-
-def _better(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """(score (B,), rows (B, D, C)) of the higher score, row by row; the first where they tie."""
-    higher = other[0] > one[0]
-    return torch.where(higher, other[0], one[0]), torch.where(higher[:, None, None], other[1], one[1])
 
 
 def _with_modes(network: Einet, leaves: Scaled, observed: Tensor) -> Scaled:
@@ -113,10 +173,9 @@ def _with_modes(network: Einet, leaves: Scaled, observed: Tensor) -> Scaled:
     return Scaled.from_log(total, leaves.value.dtype)
 
 
-def _decoded(network: Einet, passed, labels: Tensor) -> Tensor:
-    """The modes of the leaves of the tree that follows the largest odds: (B, D, C)."""
-    row = torch.arange(len(labels), device=labels.device)
-    visits = descend(network, labels, lambda odds, which: odds.argmax(1)[which], passed, row)
+def _decoded(network: Einet, passed: Passed, labels: Tensor, column: Tensor) -> Tensor:
+    """The modes of the leaves of the tree that follows the largest odds, in these columns of a pass: (N, D, C)."""
+    visits = descend(network, labels, lambda odds, which: odds.argmax(1)[which], passed, column)
     return values(network, visits, len(labels), lambda family, phi: family.mode(phi))
 
 

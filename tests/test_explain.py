@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 from oracle import Circuit
 from strategies import in_float64, masks, models, rows
 
-from einet import Bernoulli, Einet, Mixture, Normal, explain, mpe, poon_domingos, random_binary_trees, trees
+from einet import (
+    Bernoulli,
+    Categorical,
+    Einet,
+    Mixture,
+    Normal,
+    explain,
+    mpe,
+    poon_domingos,
+    random_binary_trees,
+    sample,
+    trees,
+)
 
 # Passes without gradients, as inside `mpe`.
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -43,6 +55,10 @@ def test_between_the_bound_and_the_best_of_all_completions(name):
     assert (log_density > best - 2).all(), "far from the best"
 
 
+def decoded(network, passed, labels):
+    return explain._decoded(network, passed, labels, torch.arange(len(labels)))[..., 0]
+
+
 def argmax_of_the_sum_pass(model, x, observed, **labels):
     """What is usually called MPE: argmax component, then the largest weighted value at every sum."""
     inside, mask = model.as_input(x, observed)
@@ -52,8 +68,8 @@ def argmax_of_the_sum_pass(model, x, observed, **labels):
     for b, c in enumerate(component):
         row = inside[:, :, b : b + 1], mask[:, b : b + 1]
         passed = trees.upward(networks[c], networks[c].leaves(*row))
-        decoded = explain._decoded(networks[c], passed, torch.tensor([labels.get("labels", 0)]))[0, :, 0]
-        found[b] = torch.where(observed[b], x[b], decoded)
+        modes = decoded(networks[c], passed, torch.tensor([labels.get("labels", 0)]))[0]
+        found[b] = torch.where(observed[b], x[b], modes)
     return of_label(model(found), labels)
 
 
@@ -66,6 +82,56 @@ def test_never_worse_than_the_argmax_of_the_sum_pass(name):
     _, log_density, _ = mpe(model, x, observed, **labels_of(model))
     usual = argmax_of_the_sum_pass(model, x, observed, **labels_of(model))
     assert (log_density >= usual - 1e-12).all()
+
+
+def test_networks_that_are_skipped_could_not_have_won(monkeypatch):
+    """Most networks are ruled out by their bounds; what remains is the explanation by all maxima and the whole sum."""
+    networks = [
+        Einet(random_binary_trees(30, 2, 2, seed=s), Bernoulli(), num_sums=3, seed=s).double() for s in range(4)
+    ]
+    for network in networks:
+        phi = network.leaves.parts[0].phi
+        phi.copy_(torch.rand_like(phi).round_().clamp_(1e-5, 1 - 1e-5))
+    model = Mixture(networks, [0.1, 0.2, 0.3, 0.4]).double()
+    x, observed = sample(model, 40, torch.Generator().manual_seed(0)), torch.arange(30) < 15
+    usual, by_maxima = argmax_of_the_sum_pass(model, x, observed.expand(40, -1)), []
+    for network, weight in zip(networks, model.weights, strict=True):
+        inside, mask = model.as_input(x, observed)
+        modes = explain._with_modes(network, network.leaves(inside, mask), mask)
+        passed = trees.upward(network, modes, explain._max_einsum, explain._max_mixing)
+        completed = torch.where(observed, x, decoded(network, passed, torch.zeros(40).long()))
+        by_maxima.append((passed.outputs[-1].log()[0, 0] + weight.log(), completed))
+    scores, rows = map(torch.stack, zip(*by_maxima, strict=True))
+    wanted = torch.maximum(usual, model(rows[scores.argmax(0), torch.arange(40)]))
+
+    maxima, sums = [], []
+    layers = sum(len(level.einsums) for level in networks[0].levels)
+    einsum = explain._max_einsum
+    monkeypatch.setattr(explain, "_max_einsum", lambda *given: maxima.append(1) or einsum(*given))
+    hooks = [network.register_forward_hook(lambda *_: sums.append(1)) for network in networks]
+    found = [mpe(model, row[None], observed) for row in x]
+    assert len(maxima) / layers < 2 * 40 and len(sums) < 4 * 40, (len(maxima) / layers, len(sums))
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(torch.cat([each.log_density for each in found]), wanted, **CLOSE)
+    for one, other in zip(mpe(model, x, observed), map(torch.cat, zip(*found, strict=True)), strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_evidence_that_one_network_rules_out():
+    """It is the other one's to explain; evidence that both rule out is refused."""
+    networks = [
+        Einet(random_binary_trees(4, 1, 1, seed=s), Categorical(categories=2), num_sums=2, seed=s) for s in (0, 1)
+    ]
+    networks[0].leaves.parts[0].phi[1] = 0.0
+    x, observed = torch.tensor([[1.0, 0, 0, 0]]), torch.arange(4) < 1
+    model = Mixture(networks, [0.5, 0.5])
+    found, alone = mpe(model, x, observed), mpe(networks[1], x, observed)
+    assert torch.equal(found.x, alone.x)
+    torch.testing.assert_close(found.log_density, alone.log_density - torch.log(torch.tensor(2.0)))
+    networks[1].leaves.parts[0].phi[1] = 0.0
+    with pytest.raises(ValueError, match="row 0 has density 0"):
+        mpe(model, x, observed)
 
 
 def test_better_than_either_decoding_alone():
@@ -81,7 +147,7 @@ def test_better_than_either_decoding_alone():
     inside, mask = model.as_input(x, observed)
     modes = explain._with_modes(model, model.leaves(inside, mask), mask)
     passed = trees.upward(model, modes, explain._max_einsum, explain._max_mixing)
-    by_maxima = torch.where(observed, x, explain._decoded(model, passed, torch.zeros(64).long())[..., 0])
+    by_maxima = torch.where(observed, x, decoded(model, passed, torch.zeros(64).long()))
     assert (log_density >= model(by_maxima) - 1e-12).all()
     torch.testing.assert_close(log_density, torch.maximum(usual, model(by_maxima)).detach(), **CLOSE)
 
