@@ -122,10 +122,9 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
         below.setdefault(("region", p.region), []).append(("partition", i))
 
     at: dict[tuple, tuple[float, float]] = {}
-    widest = max(map(len, rows))
+    widest, met = max(map(len, rows)), _met(graph)
     for y, row in enumerate(rows):
-        scope_of = {node: graph.regions[node[1]].scope for node in row if node[0] == "region"}
-        want = {node: sum(at[c][0] for c in below[node]) / len(below[node]) if y else scope_of[node] for node in row}
+        want = {node: sum(at[c][0] for c in below[node]) / len(below[node]) if y else met[node[1]] for node in row}
         for x, node in enumerate(sorted(row, key=want.__getitem__)):
             at[node] = ((x + 0.5) * widest / len(row), y)
 
@@ -146,6 +145,18 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
     ax.set(xlim=(0, widest), ylim=(-0.5, len(rows) - 0.5))
     ax.set_axis_off()
     return ax
+
+
+def _met(graph: RegionGraph) -> dict[int, int]:
+    """When a walk down from the root, left before right, first meets each region: trees come out side by side."""
+    met: dict[int, int] = {}
+    waiting = [graph.root]
+    while waiting:
+        region = waiting.pop()
+        if met.setdefault(region, len(met)) == len(met) - 1:
+            halves = [half for partition in graph.partitions_of[region] for half in partition[1:]]
+            waiting += reversed(halves)
+    return met
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:

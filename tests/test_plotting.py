@@ -72,6 +72,13 @@ def test_region_graph_shows_every_node_once(graph):
     assert top == [" ".join(map(str, range(graph.num_variables)))]
 
 
+def test_trees_stand_side_by_side():
+    ax = plotting.draw_region_graph(random_binary_trees(8, 3, 3, seed=0))
+    leaves = sorted((t.get_position()[0], int(t.get_text())) for t in ax.texts if t.get_position()[1] == 0)
+    variables = [variable for _, variable in leaves]
+    assert [sorted(variables[start : start + 8]) for start in (0, 8, 16)] == [list(range(8))] * 3
+
+
 def test_region_graph_refuses_a_large_one():
     with pytest.raises(ValueError, match="150.*300"):
         plotting.draw_region_graph(poon_domingos((4, 4), 1))
