@@ -1,8 +1,10 @@
 """What chapter 9 makes of the race: tables, the panels of the paper's Figures 3 and 6, a formula for cost.
 
 records = origin.read("efficiency")          as experiments/efficiency.py wrote them
-panels(records, "epoch_seconds")             time against memory, a panel each for K, depth and R
+panels(records)                              time against memory, a row each for K, depth and R
+picture(records)                             the time of an epoch alone, small, for the intro and the README
 table(records)                               by what factors einet is ahead, beside what was promised
+own = own_machine([(10, 4, 10), (40, 4, 10)])   einet timed here; panels(records, own) draws it into the panels
 Cost.fit(records)                            seconds and bytes from K, depth and R
 """
 
@@ -11,15 +13,23 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from einet import plotting as look
 
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 DEFAULT = {"num_sums": 10, "depth": 4, "num_replicas": 10}
 LETTERS = {"num_sums": "K", "depth": "depth", "num_replicas": "R"}
+LARGEST = {"num_sums": 40, "depth": 9, "num_replicas": 40}
+TIMES = {"epoch_seconds": "seconds an epoch", "inference_seconds": "seconds a row, inference"}
 MARKS = {  # colour and marker of each contestant
     "einet": (look.SUM_INK, "o"),
     "libcirkit": (look.PRODUCT, "s"),
@@ -43,21 +53,61 @@ def along(records: list[dict], name: str) -> list[dict]:
     return sorted(kept, key=lambda r: r[name])
 
 
-def panels(records: list[dict], measure: str, own: list[dict] = ()) -> None:
-    """Three panels of `measure` against memory, log-log; the size of a blob is the hyper-parameter. `own`: rings."""
-    figure, axes = plt.subplots(3, 1, figsize=(6.4, 10), layout="constrained")
+def panels(records: list[dict], own: Sequence[dict] = ()) -> None:
+    """Time against memory, log-log: a row each for K, depth and R, training to the left and inference to the right.
+
+    The size of a blob is the hyper-parameter. `own`, from `own_machine`: einet's blobs of this machine, as rings.
+    """
+    figure, axes = plt.subplots(3, 2, figsize=(6.4, 7.6), dpi=100, sharex="col", sharey="row", layout="constrained")
+    for row, (name, letter) in zip(axes, LETTERS.items(), strict=True):
+        for ax, measure in zip(row, TIMES, strict=True):
+            for who, look_of in MARKS.items():
+                mine = [r for r in along(records, name) if r["implementation"] == who]
+                _blobs(ax, mine, name, measure, who, *look_of)
+            if own:
+                _rings(ax, along(own, name), name, measure)
+            ax.set(xscale="log", yscale="log", title=f"{letter} varies")
+        row[0].set_ylabel("MB above the model")
+    for ax, label in zip(axes[-1], TIMES.values(), strict=True):
+        ax.set_xlabel(label)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+
+def _blobs(ax, records: list[dict], name: str, measure: str, who: str, colour: str, marker: str) -> None:
+    """The sweep of one contestant; points without a time or a memory are `failures`, and left out."""
+    mine = [r for r in records if r[measure] and r["peak_bytes"]]
+    x, y = [r[measure] for r in mine], [r["peak_bytes"] / 1e6 for r in mine]
+    ax.plot(x, y, color=colour, lw=0.8, alpha=0.5)
+    ax.scatter(x, y, [_size(r, name) for r in mine], color=colour, marker=marker, alpha=0.75, label=who)
+
+
+def _rings(ax, own: list[dict], name: str, measure: str) -> None:
+    """Rings around where blobs of these sizes would be; where memory is unknown, ticks on the lower edge."""
+    style = {"marker": "o", "facecolor": "none", "edgecolor": look.SUM_INK, "lw": 1.5, "label": "einet, this machine"}
+    if all(r["peak_bytes"] for r in own):
+        x, y = [r[measure] for r in own], [r["peak_bytes"] / 1e6 for r in own]
+        ax.plot(x, y, color=look.SUM_INK, lw=0.8, ls="--")
+    else:
+        x, y = [r[measure] for r in own], [0] * len(own)
+        style |= {"transform": ax.get_xaxis_transform(), "clip_on": False}
+    ax.scatter(x, y, [50 + _size(r, name) for r in own], **style)
+
+
+def _size(record: dict, name: str) -> float:
+    return 6 + 60 * record[name] / LARGEST[name]
+
+
+def picture(records: list[dict]) -> None:
+    """Three small panels side by side: seconds of an epoch against K, the depth and R, a line for each contestant."""
+    figure, axes = plt.subplots(1, 3, figsize=(5.2, 3.4), sharey=True, layout="constrained")
     for ax, (name, letter) in zip(axes, LETTERS.items(), strict=True):
         for who, (colour, marker) in MARKS.items():
-            mine = [r for r in along(records, name) if r["implementation"] == who and r[measure] and r["peak_bytes"]]
-            x, y = [r[measure] for r in mine], [r["peak_bytes"] / 1e6 for r in mine]
-            sizes = [12 + 110 * r[name] / max(40 if letter != "depth" else 9, 1) for r in mine]
-            ax.plot(x, y, color=colour, lw=0.8, alpha=0.5)
-            ax.scatter(x, y, sizes, color=colour, marker=marker, alpha=0.75, label=who)
-        for r in along(own, name):
-            ax.scatter([r[measure]], [r["peak_bytes"] / 1e6], 150, facecolor="none", edgecolor=look.SUM_INK, lw=2)
-        ax.set(xscale="log", yscale="log", title=f"{letter} varies", ylabel="MB above the model")
-    axes[-1].set_xlabel({"epoch_seconds": "seconds an epoch"}.get(measure, "seconds a row, inference"))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+            mine = [r for r in along(records, name) if r["implementation"] == who and r["epoch_seconds"]]
+            x, y = [r[name] for r in mine], [r["epoch_seconds"] for r in mine]
+            ax.plot(x, y, color=colour, marker=marker, ms=4, lw=2 if who == "einet" else 1, label=who)
+        ax.set(yscale="log", xlabel=letter, xticks=(1, 3, 5, 7, 9) if letter == "depth" else (1, 20, 40))
+    axes[0].set_ylabel("seconds an epoch")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 def failures(records: list[dict]) -> list[str]:
@@ -82,7 +132,7 @@ def _points(some: list[dict], records: list[dict]) -> str:
 def table(records: list[dict]) -> list[dict]:
     """Rows of ratios with a bar: who, where, what, the factor, the bar, and whether it is met."""
     return [
-        {"rival": r["implementation"], "K, depth, R": at(r), "what": what, "factor": round(factor, 1)}
+        {"rival": r["implementation"], "K, depth, R": at(r), "what": what, "factor": round(factor, 2)}
         | {"bar": r["bars"][what], "met": factor >= r["bars"][what]}
         for r in records
         for what, factor in r.get("ratios", {}).items()
@@ -90,13 +140,45 @@ def table(records: list[dict]) -> list[dict]:
     ]
 
 
+def timed(num_sums: int, depth: int, num_replicas: int, threads: int = 1, seconds: float = 0.4) -> dict:
+    """einet's record at one point, on this machine and in this process, by the race's own worker.
+
+    Medians of as many training steps as fit into `seconds`, and of as many inferences as fit into half of that, but of
+    at least three. `peak_bytes` is None where the system cannot tell.
+    """
+    if str(EXPERIMENTS) not in sys.path:
+        sys.path.append(str(EXPERIMENTS))
+    from worker import Worker  # here, since it knows no Windows
+
+    point = dict(zip(LETTERS, (num_sums, depth, num_replicas), strict=True))
+    worker = Worker("einet", {"num_variables": D, **point}, "cpu", 0, threads, B * BATCHES, B, "own machine")
+    built = worker.build()
+    steps = max(3, int(seconds / built["batch_seconds"]))
+    calls = max(3, int(seconds / 2 / built["inference_seconds"]))
+    return {
+        "implementation": "einet",
+        **point,
+        "epoch_seconds": BATCHES * median(worker.train(1)["seconds"] for _ in range(steps)),
+        "inference_seconds": median(worker.infer(calls)["seconds"]) / B,
+        "peak_bytes": built["peak_bytes"],
+    }
+
+
+def own_machine(points: Sequence[tuple[int, int, int]], threads: int = 1, at_most: float = 20) -> list[dict]:
+    """Records of the points (K, depth, R), in their order, until `at_most` seconds have passed."""
+    started, records = time.perf_counter(), []
+    for point in points:
+        if not records or time.perf_counter() - started < at_most:
+            records.append(timed(*point, threads=threads))
+    return records
+
+
 def counts(num_sums: int, depth: int, num_replicas: int) -> dict[str, float]:
-    """Of a forward pass of one batch: multiply-adds of the einsums and of the leaves, numbers in all vectors, nodes."""
+    """Of a forward pass of one batch: multiply-adds of the einsums and the leaves, numbers in vectors, layers."""
     inner = num_replicas * (2**depth - 2)
     einsums = (inner * num_sums**3 + num_replicas * num_sums**2) * B
     return {
         "einsums": einsums,
-        "outer": num_replicas * (2**depth - 1) * num_sums**2 * B,
         "leaves": 2 * D * num_replicas * num_sums * B,
         "vectors": num_replicas * (2 ** (depth + 1) - 1) * num_sums * B,
         "layers": depth + 1,
@@ -131,10 +213,11 @@ class Cost:
         c = counts(num_sums, depth, num_replicas)
         return {what: sum(x * c[name] for name, x in terms.items()) for what, terms in asdict(self).items()}
 
-    def errors(self, records: list[dict], measure: str) -> list[float]:
-        """Predicted over measured, for all of einet's points."""
+    @classmethod
+    def errors(cls, records: list[dict], measure: str) -> list[float]:
+        """Predicted over measured, for einet's points, each predicted from all the others."""
         mine = [r for r in records if r["implementation"] == "einet" and r["status"] == "ok" and r[measure]]
-        return [self(*at(r))[measure] / r[measure] for r in mine]
+        return [cls.fit([r for r in mine if r is not one])(*at(one))[measure] / one[measure] for one in mine]
 
     def to_html(self) -> str:
         """The element that _static/cost.js turns into sliders."""

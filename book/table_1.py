@@ -1,12 +1,14 @@
-"""Table 1 of the paper beside ours, for chapter 8.
+"""Table 1 of the paper beside ours, for chapter 8, and in short for the intro and the README.
 
     table = table_1.Table(origin.read("debd"))
     table.paper, table.ours, table.errors    # nats, a row for each data set; NaN where it has not been run yet
     table.gains                              # ours minus the paper's, in percent of the paper's
     table.rows("nltcs", "einet")             # log-likelihoods of the test rows
     table.to_html()                          # what _static/debd.js turns into a table that answers
+    table.summary(), table.picture(), table.to_markdown()   # the table in short, for the intro and the README
 
-The paper's values are in table_1.tsv, which experiments/debd_table.py reads, too.
+In short: our best learner beside the better one of the paper's two columns. The paper's values are in table_1.tsv,
+which experiments/debd_table.py reads, too.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import origin
 import pandas as pd
+
+from einet import plotting as look
 
 PAPER = Path(__file__).resolve().parent / "table_1.tsv"
 LEARNERS = {"rat-spn": "full batch", "einet": "stochastic", "best": "best"}
@@ -53,6 +58,48 @@ class Table:
         with np.load(origin.RESULTS / "debd_rows" / f"{dataset}.npz", allow_pickle=False) as arrays:
             return arrays[learner].astype(np.float64)
 
+    def summary(self) -> str:
+        """How many sets are complete, on how many ours is ahead or behind, and beyond one standard error of ours."""
+        gain, error = self._in_short()
+
+        def count(these: pd.Series) -> str:
+            far = (these.abs() > error[these.index]).sum()
+            return f"{len(these)}, on {far} by more than a standard error" if len(these) else "none"
+
+        ahead, behind = count(gain[gain >= 0]), count(gain[gain < 0])
+        complete = f"{len(gain)} of {len(self.paper)} sets are complete."
+        return f"{complete}\nOurs is ahead on {ahead},\nand behind on {behind}."
+
+    def _in_short(self) -> tuple[pd.Series, pd.Series]:
+        """Gains and standard errors, in percent of the paper's better column, of the complete sets."""
+        complete = ~self.ours.isna().any(axis=1)
+        errors = 100 * self.errors["best"] / self.paper["better"].abs()
+        return self.gains["best"][complete], errors[complete]
+
+    def picture(self) -> None:
+        """A dot for each complete set: what ours gains in percent, with a bar of one standard error to both sides."""
+        gain, error = self._in_short()
+        _, ax = plt.subplots(figsize=(5.2, 3), layout="constrained")
+        for name, percent in gain.items():
+            colour = look.PRODUCT if percent < 0 else look.SUM_INK
+            place = self.paper.index.get_loc(name)
+            ax.errorbar(place, percent, yerr=error[name], fmt="o", color=colour, ms=5, lw=1.5)
+        ax.axhline(0, color=look.INK, lw=1)
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_yticks((-10, -1, 0, 1, 10, 100), ("−10", "−1", "0", "+1", "+10", "+100"))
+        ax.set(xlim=(-0.6, 19.6), ylabel="percent")
+        ax.set_xticks(range(20), self.paper["name"], rotation=60, ha="right", rotation_mode="anchor")
+
+    def to_markdown(self) -> str:
+        """Two sets to a line: the paper's better column and our best learner, nats, the larger one in bold."""
+        pairs = zip(self.paper["better"], self.ours["best"], strict=True)
+        named = zip(self.paper["name"], pairs, strict=True)
+        cells = [f"{name} | {' | '.join(_compared(*pair))}" for name, pair in named]
+        half = len(cells) // 2
+        head = "set | the paper | ours"
+        lines = [f"| {head} | {head} |", "|---|---|---|---|---|---|"]
+        return "\n".join(lines + [f"| {a} | {b} |" for a, b in zip(cells[:half], cells[half:], strict=True)])
+
     def to_html(self) -> str:
         """A plain table, and as JSON the records with their origins: _static/debd.js makes it sort, filter and tell."""
         columns = {"set": self.paper["name"]}
@@ -66,3 +113,10 @@ class Table:
             del record["provenance"]
         data = json.dumps({"datasets": list(self.paper.index), "records": told})
         return f'<div class="debd-figure">{plain}<script type="application/json">{data}</script></div>'
+
+
+def _compared(theirs: float, ours: float) -> list[str]:
+    """Two numbers as Markdown, the larger one in bold; a gap for ours where there is none."""
+    if np.isnan(ours):
+        return [f"{theirs:.3f}", GAP]
+    return [f"**{x:.3f}**" if x >= y else f"{x:.3f}" for x, y in ((theirs, ours), (ours, theirs))]

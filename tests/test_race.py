@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 import einet
@@ -39,6 +40,17 @@ def test_prices_that_made_the_times_are_found_again():
     cost = race.Cost.fit(records)
     assert race.worst(cost.errors(records, "epoch_seconds")) == pytest.approx(1, abs=1e-6)
     assert cost(25, 5, 15)["epoch_seconds"] == pytest.approx(seconds(25, 5, 15), rel=1e-6)
+
+
+def test_the_picture_has_a_line_for_each_contestant_and_sweep():
+    points = [(1, 4, 10), (10, 4, 10), (40, 4, 10), (10, 9, 10)]
+    records = [record(who, *p, epoch_seconds=0.5 + i) for who in ("einet", "spflow") for i, p in enumerate(points)]
+    records.append(record("spflow", 20, epoch_seconds=None))  # failed there
+    race.picture(records)
+    drawn = [{line.get_label(): line.get_xydata().tolist() for line in ax.lines} for ax in plt.gcf().axes]
+    assert drawn[0]["spflow"] == drawn[0]["einet"] == [[1, 0.5], [10, 1.5], [40, 2.5]]
+    assert drawn[1]["einet"] == [[4, 1.5], [9, 3.5]] and drawn[2]["einet"] == [[10, 1.5]]
+    plt.close()
 
 
 def test_what_went_wrong_is_told_once_with_its_points():

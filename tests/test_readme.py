@@ -1,4 +1,4 @@
-"""The README: its example runs as shown, and what it points to exists."""
+"""The README: its examples run as shown, what it points to exists, and its numbers are those of book/results."""
 
 import json
 import re
@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "book"))
+import readme  # noqa: E402
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
 
@@ -18,12 +22,28 @@ def test_there_is_a_short_example():
     assert len(lines) == 5
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
-def test_example_runs_as_shown(code, tmp_path):
-    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+def run(code, folder):
+    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=folder)
     assert out.returncode == 0, out.stderr
-    everything, half = map(float, re.findall(r"-\d+\.\d+", out.stdout))
+    return out.stdout
+
+
+def test_first_example_runs_as_shown(tmp_path):
+    everything, half = map(float, re.findall(r"-\d+\.\d+", run(EXAMPLES[0], tmp_path)))
     assert everything < half < 0, "eight binary variables are more probable than those and eight others"
+
+
+def test_own_csv(tmp_path):
+    """The second example, on a file with a gap in the first row and one row that does not belong."""
+    random = np.random.default_rng(0)
+    length = random.normal(170, 10, 200)
+    lines = [f"{x:.1f},{x - 100 + random.normal():.1f},{i % 2}" for i, x in enumerate(length)]
+    lines[0], lines[77] = "180,,1", "150,99,0"
+    (tmp_path / "own.csv").write_text("\n".join(["height,weight,answer", *lines]))
+    oddest, filled = run(EXAMPLES[1], tmp_path).rsplit("[", 1)
+    assert re.search(r"weight +99\.0", oddest) and "Name: 77" in oddest
+    height, weight, answer = map(float, filled.strip(" ]\n").split())
+    assert (height, answer) == (180, 1) and 70 < weight < 90
 
 
 def test_links_lead_somewhere():
@@ -35,6 +55,49 @@ def test_links_lead_somewhere():
 def test_commands_are_targets():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"`?\bmake ([a-z]+)`?", README)) <= targets
+
+
+def test_what_is_copied_is_fresh():
+    """The table from book/results, pictures from the outputs of the intro: `python book/readme.py` writes them."""
+    assert readme.with_table(README) == README
+    pictures = readme.pictures()
+    assert sorted(pictures) == ["readme_race.svg", "readme_strip.png"]
+    for name, content in pictures.items():
+        assert (ROOT / "book/_static" / name).read_bytes() == content, name
+        assert f"](book/_static/{name})" in README
+
+
+def test_table_1_is_that_of_the_results():
+    """Read without book/table_1.py: ours is that of the record, the paper's the better of its two, the larger bold."""
+    records = json.loads((ROOT / "book/results/debd.json").read_text(encoding="utf-8"))
+    best = {r["dataset"]: f"{r['test_log_likelihood']:.3f}" for r in records if r["learner"] == "best"}
+    lines = (ROOT / "book/table_1.tsv").read_text(encoding="utf-8").splitlines()
+    names, *rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    paper = [dict(zip(names, row, strict=True)) for row in rows]
+    cells = re.findall(r"\| ([\w-]+) \| (\**-[\d.]+\**) (?=\| (\**-[\d.]+\**|–) \|)", README)
+    assert len(cells) == len(paper) == 20
+    shown = {name: (theirs, ours) for name, theirs, ours in cells}
+    for row in paper:
+        theirs, ours = shown[row["name"]]
+        assert float(theirs.strip("*")) == max(float(row["RAT-SPN"]), float(row["EiNet"]))
+        assert ours.strip("*") == best.get(row["dataset"], "–")
+        if ours != "–":
+            ahead = float(ours.strip("*")) - float(theirs.strip("*"))
+            assert ours.startswith("*") == (ahead >= 0) and theirs.startswith("*") == (ahead <= 0), row["name"]
+
+
+@pytest.mark.parametrize("text", ["", readme.START, readme.END + readme.START * 2])
+def test_a_readme_without_its_comments_is_refused(text):
+    with pytest.raises(ValueError, match="once each"):
+        readme.with_table(text)
+
+
+def test_a_notebook_that_was_not_run_is_refused(tmp_path, monkeypatch):
+    cell = {"metadata": {"tags": ["readme-race"]}, "outputs": []}
+    (tmp_path / "intro.ipynb").write_text(json.dumps({"cells": [cell]}))
+    monkeypatch.setattr(readme, "BOOK", tmp_path)
+    with pytest.raises(ValueError, match="readme-race of intro.ipynb has no picture"):
+        readme.pictures()
 
 
 def test_the_race_is_that_of_the_results():

@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -59,6 +60,29 @@ def test_values(table):
 def test_without_any_result():
     table = table_1.Table([])
     assert len(table.missing()) == 20 and table.gains.isna().all(axis=None) and "nan<" not in table.to_html()
+
+
+def test_in_short(table):
+    assert table.summary() == (
+        "1 of 20 sets are complete.\nOurs is ahead on 1, on 1 by more than a standard error,\nand behind on none."
+    )
+    lines = table.to_markdown().splitlines()
+    assert len(lines) == 2 + 10 and lines[2].startswith("| nltcs | -6.011 | **-5.900** | dna | ")
+    assert lines[-1] == f"| pumsb-star | -31.954 | {table_1.GAP} | ad | -26.273 | {table_1.GAP} |"
+    behind = table_1.Table([*RECORDS[:2], record("nltcs", "best", -6.03)])  # by less than the standard error, 0.05
+    assert behind.summary().endswith("ahead on none,\nand behind on 1, on 0 by more than a standard error.")
+    assert lines[2].replace("-6.011 | **-5.900**", "**-6.011** | -6.030") == behind.to_markdown().splitlines()[2]
+
+
+@pytest.mark.parametrize("records", [RECORDS, []])
+def test_picture_has_a_dot_for_each_complete_set(records):
+    table_1.Table(records).picture()
+    bars = plt.gca().containers
+    assert len(bars) == len([r for r in records if r["learner"] == "best"])
+    for bar in bars:
+        assert bar.lines[0].get_xydata()[0] == pytest.approx([0, 100 * 0.111 / 6.011])
+    assert [label.get_text() for label in plt.gca().get_xticklabels()][::19] == ["nltcs", "ad"]
+    plt.close()
 
 
 def test_rows(table, tmp_path, monkeypatch):
