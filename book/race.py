@@ -90,7 +90,7 @@ def _rings(ax, own: list[dict], name: str, measure: str) -> None:
     else:
         x, y = [r[measure] for r in own], [0] * len(own)
         style |= {"transform": ax.get_xaxis_transform(), "clip_on": False}
-    ax.scatter(x, y, [50 + _size(r, name) for r in own], **style)
+    ax.scatter(x, y, [30 + _size(r, name) for r in own], **style)
 
 
 def _size(record: dict, name: str) -> float:
@@ -140,7 +140,7 @@ def table(records: list[dict]) -> list[dict]:
     ]
 
 
-def timed(num_sums: int, depth: int, num_replicas: int, threads: int = 1, seconds: float = 0.4) -> dict:
+def timed(num_sums: int, depth: int, num_replicas: int, threads: int = 1, seconds: float = 0.3) -> dict:
     """einet's record at one point, on this machine and in this process, by the race's own worker.
 
     Medians of as many training steps as fit into `seconds`, and of as many inferences as fit into half of that, but of

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 import einet
 
@@ -69,3 +70,60 @@ def test_a_bar_is_met_from_its_value_on():
 
 def test_the_worst_error_counts_in_both_directions():
     assert race.worst([1.1, 0.5]) == pytest.approx(2)
+
+
+def test_a_point_does_not_help_to_predict_itself():
+    points = [(k, depth, r) for k in (1, 10, 40) for depth in (1, 4, 9) for r in (1, 10, 40)]
+    measured = {p: race.counts(*p)["vectors"] * 1e-6 for p in points}
+    measured[10, 4, 10] *= 3
+    records = [record("einet", *p, epoch_seconds=s, inference_seconds=s, peak_bytes=s) for p, s in measured.items()]
+    factors = dict(zip(points, race.Cost.errors(records, "epoch_seconds"), strict=True))
+    assert factors[10, 4, 10] == pytest.approx(1 / 3, rel=1e-6)
+
+
+# The reader's own machine
+
+POINTS = [(10, 4, 10), (20, 4, 10), (10, 2, 10)]  # one in all rows, one in the first, one in the second
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_this_machine_is_timed_at_all_points(one_thread):
+    own = race.own_machine(POINTS)
+    assert [race.at(r) for r in own] == POINTS
+    for r in own:
+        assert 0 < r["inference_seconds"] < r["epoch_seconds"]
+        vectors = 4 * race.counts(*race.at(r))["vectors"]  # float32, all kept between the passes
+        assert r["peak_bytes"] is None or vectors < r["peak_bytes"] < 100 * vectors
+    assert torch.get_num_threads() == 1
+
+
+def test_when_time_is_up_no_other_point_is_begun(one_thread):
+    assert [race.at(r) for r in race.own_machine(POINTS, at_most=0)] == POINTS[:1]
+
+
+def drawn(peak_bytes):
+    """The centres of the rings in each panel, row by row, and whether they are at the edge instead of in the plane."""
+    facts = {"epoch_seconds": 2.0, "inference_seconds": 1e-4, "peak_bytes": peak_bytes}
+    race.panels([record("spflow", *p, **facts) for p in POINTS], [record("einet", *p, **facts) for p in POINTS])
+    rings = [ax.collections[-1] for ax in plt.gcf().axes]
+    found = [ring.get_offsets().tolist() for ring in rings]
+    edge = {ring.get_offset_transform() != ax.transData for ring, ax in zip(rings, plt.gcf().axes, strict=True)}
+    plt.close("all")
+    return found, edge
+
+
+def test_this_machine_is_a_ring_in_the_panels_of_its_sweeps():
+    training, inference = [2.0, 3.0], [1e-4, 3.0]
+    centres = [[x] * count for count in (2, 2, 1) for x in (training, inference)]
+    assert drawn(peak_bytes=3e6) == (centres, {False})
+
+
+def test_without_a_memory_the_ring_is_at_the_edge():
+    centres, edge = drawn(peak_bytes=None)
+    assert centres[0] == [[2.0, 0.0]] * 2 and edge == {True}

@@ -15,8 +15,8 @@
 
   function counts(K, depth, R) { // as counts() in race.py
     const inner = R * (2 ** depth - 2);
-    return { einsums: (inner * K ** 3 + R * K ** 2) * B, outer: R * (2 ** depth - 1) * K ** 2 * B,
-      leaves: 2 * D * R * K * B, vectors: R * (2 ** (depth + 1) - 1) * K * B, layers: depth + 1 };
+    return { einsums: (inner * K ** 3 + R * K ** 2) * B, leaves: 2 * D * R * K * B,
+      vectors: R * (2 ** (depth + 1) - 1) * K * B, layers: depth + 1 };
   }
   const short = (x) => (x >= 100 ? Math.round(x).toLocaleString("en") : x.toPrecision(2));
 
