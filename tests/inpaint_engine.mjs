@@ -1,4 +1,4 @@
-// Answers questions to the engine of einet/inpaint/inpaint.js: JSON on standard input, JSON on standard output.
+// Answers questions to the engine of einet/inpaint/engine.js: JSON on standard input, JSON on standard output.
 //   node inpaint_engine.mjs engine.js model.safetensors < [{"x", "observed", "samples", "moments", "explanation"}, ...]
 import { readFileSync } from "node:fs";
 

@@ -22,7 +22,7 @@ from einet.datasets import fashion_mnist
 from einet.files import read
 from einet.inpaint import InpaintWidget, export
 
-ENGINE = Path(einet.__file__).parent / "inpaint/inpaint.js"
+ENGINE = Path(einet.__file__).parent / "inpaint/engine.js"
 NODE = shutil.which("node") or shutil.which("nodejs")
 needs_node = pytest.mark.skipif(not NODE, reason="no node: the engine was not run (apt-get install nodejs)")
 

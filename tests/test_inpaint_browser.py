@@ -184,11 +184,13 @@ def test_a_model_that_cannot_be_read_is_a_message(browser, digits, name):
 
 
 def test_the_page_has_the_one_source(digits):
-    """What pages run is the module, line by line, less its exports."""
-    module = (Path(einet.__file__).parent / "inpaint/inpaint.js").read_text()
-    kept = [line for line in module.splitlines() if not line.startswith("export ")]
-    assert len(kept) == len(module.splitlines()) - 2
-    assert "\n".join(kept) in (digits / "inpaint.js").read_text()
+    """What pages run, and what JupyterLab runs, are the two modules, line by line, less how one imports the other."""
+    for name in ("engine", "widget"):
+        module = (Path(einet.__file__).parent / f"inpaint/{name}.js").read_text().splitlines()
+        kept = [line for line in module if not line.startswith(("import ", "export "))]
+        assert len(module) - len(kept) == (1 if name == "engine" else 3)
+        assert "\n".join(kept) in (digits / "inpaint.js").read_text()
+        assert "\n".join(kept) in InpaintWidget._esm
 
 
 # JupyterLab

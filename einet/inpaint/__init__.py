@@ -6,7 +6,8 @@
     circuit     `export`: a model as one file, with all that an engine in JavaScript needs to evaluate it
     widget      `InpaintWidget`: images, a mask that is painted, and Python that answers
     pages       `write_page_files`: what a built page needs to answer by itself
-    inpaint.js  the engine and the front end, one ES module without dependencies; inpaint.css
+    engine.js   the circuit in JavaScript, without dependencies
+    widget.js   what is seen, clicked and painted; inpaint.css
 
 With a kernel Python computes, without one the engine does; tests hold that they agree. Needs anywidget.
 

@@ -1,7 +1,7 @@
 """What built pages need to answer without a kernel, over http and from the disk.
 
-A page that was opened from the disk may load classic scripts alone: no modules, and nothing by `fetch`. So the one
-module of the widget is wrapped, and each model becomes a script that holds the file in base64.
+A page that was opened from the disk may load classic scripts alone: no modules, and nothing by `fetch`. So engine and
+widget are joined into one script, and each model becomes a script that holds the file in base64.
 
 Paper: not in it
 Chapter: book/11_inpainting
@@ -41,7 +41,17 @@ def write_page_files(folder: str | os.PathLike, models: Iterable[str | os.PathLi
         (folder / f"{model.stem}.js").write_text(script, encoding="utf-8")
 
 
+def joined() -> str:
+    """Engine and widget in one file, without imports and exports: neither anywidget nor a page loads a second one."""
+    modules = ((SOURCE / name).read_text(encoding="utf-8") for name in ("engine.js", "widget.js"))
+    return re.sub(r"^(import|export) .*\n", "", "".join(modules), flags=re.M)
+
+
+def es_module() -> str:
+    """What anywidget loads."""
+    return joined() + "export default { render };\n"
+
+
 def classic_script() -> str:
-    """The module of the widget as a script of its own, which starts all widgets of the page."""
-    module = re.sub(r"^export .*\n", "", (SOURCE / "inpaint.js").read_text(encoding="utf-8"), flags=re.M)
-    return f'(() => {{\n"use strict";\n{module}\n{START}}})();\n'
+    """What pages load: it starts all widgets of the page."""
+    return f'(() => {{\n"use strict";\n{joined()}{START}}})();\n'

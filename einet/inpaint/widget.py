@@ -22,13 +22,13 @@ from einet.checkpoint import load
 from einet.explain import mpe
 from einet.files import read, refusals
 from einet.inpaint.circuit import Range, check_images
+from einet.inpaint.pages import SOURCE, es_module
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries import conditional_mean, conditional_variance
 from einet.sampling import sample_conditional
 from einet.trees import check_evidence, networks_of, values_of
 
-FOLDER = Path(__file__).parent
 VIEWS = ("sample", "mean", "deviation", "explanation")
 
 
@@ -50,8 +50,8 @@ class InpaintWidget(anywidget.AnyWidget):
     Chapter: book/11_inpainting
     """
 
-    _esm = FOLDER / "inpaint.js"
-    _css = FOLDER / "inpaint.css"
+    _esm = es_module()
+    _css = SOURCE / "inpaint.css"
     page = traitlets.Dict().tag(sync=True)  # what the front end knows, with a kernel or without
 
     def __init__(

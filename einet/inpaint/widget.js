@@ -1,0 +1,425 @@
+// The widget: images, a mask that is painted over one of them, and what the model says about what it covers. A kernel
+// answers (anywidget calls `render`), or in pages without one the engine (`start`, called by the script that
+// einet/inpaint/pages.py makes). `page` is what InpaintWidget knows, as in einet/inpaint/widget.py.
+
+import { clamp, random, readModel, total } from "./engine.js";
+
+const VIEWS = {
+  sample: { name: "sample", about: "drawn from the exact conditional distribution" },
+  mean: { name: "mean", about: "the exact conditional mean" },
+  deviation: { name: "standard deviation", about: "the exact conditional standard deviation" },
+  explanation: { name: "most probable", about: "the most probable completion that was found, an approximation" },
+};
+const PRESETS = {
+  "left half": (row, column, height, width) => column < width / 2,
+  "right half": (row, column, height, width) => column >= width / 2,
+  "upper half": (row, column, height) => row < height / 2,
+  "lower half": (row, column, height) => row >= height / 2,
+  "every other pixel": (row, column) => (row + column) % 2 === 0,
+  clear: () => false,
+};
+const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+const PATIENCE = 10000; // milliseconds until a silent kernel is given up
+
+// Small tools
+
+function decoded(base64) {
+  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+}
+
+function element(parent, tag, attributes = {}, text = "") {
+  const made = parent.appendChild(document.createElement(tag));
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.textContent = text;
+  return made;
+}
+
+// Colours: functions from the number of a pixel to its [red, green, blue], 0 to 255
+
+function coloursOf(x, { low, high, channels }) {
+  const byte = (value) => (255 * (value - low)) / (high - low);
+  return (pixel) => [0, 1, 2].map((colour) => byte(x[pixel * channels + Math.min(colour, channels - 1)]));
+}
+
+// As the gradient in inpaint.css
+const HEAT = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39],
+  [252, 255, 164]];
+
+// By the root mean square over a pixel's channels
+function heatOf(deviation, { channels }) {
+  const each = Array.from({ length: deviation.length / channels }, (_, pixel) =>
+    Math.hypot(...deviation.subarray(pixel * channels, (pixel + 1) * channels)) / Math.sqrt(channels));
+  const top = Math.max(...each), steps = HEAT.length - 1;
+  const colour = (pixel) => {
+    const place = top && (each[pixel] / top) * steps, i = Math.min(Math.floor(place), steps - 1);
+    return HEAT[i].map((low, c) => low + (place - i) * (HEAT[i + 1][c] - low));
+  };
+  return { colour, top };
+}
+
+// Onto a canvas, `size` times as large: each pixel stays a sharp square
+function drawPixels(canvas, { height, width }, colour, size) {
+  const small = document.createElement("canvas"), pixels = new ImageData(width, height);
+  [small.width, small.height] = [width, height];
+  for (let pixel = 0; pixel < height * width; pixel++) pixels.data.set([...colour(pixel), 255], 4 * pixel); // it clamps
+  small.getContext("2d").putImageData(pixels, 0, 0);
+  if (canvas.width !== width * size) [canvas.width, canvas.height] = [width * size, height * size];
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  return context;
+}
+
+// Painting: places are (x, y), measured in pixels
+
+// A mouse, a pen or a finger: along(places) for each piece of a stroke, then end()
+function listenToStrokes(canvas, { height, width }, along, end) {
+  let stroke = null;
+  const place = ({ clientX, clientY }) => {
+    const box = canvas.getBoundingClientRect();
+    return [((clientX - box.left) / box.width) * width, ((clientY - box.top) / box.height) * height];
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    if (event.button) return;
+    canvas.setPointerCapture(event.pointerId);
+    stroke = { pointer: event.pointerId, at: place(event) };
+    along([stroke.at]);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (stroke?.pointer !== event.pointerId) return;
+    const moves = event.getCoalescedEvents?.() ?? []; // some browsers have none
+    const places = [stroke.at, ...(moves.length ? moves : [event]).map(place)];
+    stroke.at = places.at(-1);
+    along(places);
+  });
+  for (const over of ["pointerup", "pointercancel"]) {
+    canvas.addEventListener(over, (event) => {
+      if (stroke?.pointer !== event.pointerId) return;
+      stroke = null;
+      end();
+    });
+  }
+}
+
+// Whether a pixel's centre is within reach of a line, or the line ends in the pixel, however thin the brush
+function isOn([x0, y0], [x1, y1], reach, row, column) {
+  if (row === Math.floor(y1) && column === Math.floor(x1)) return true;
+  const dx = x1 - x0, dy = y1 - y0, x = column + 0.5 - x0, y = row + 0.5 - y0;
+  const along = clamp((x * dx + y * dy) / (dx * dx + dy * dy || 1), 0, 1);
+  return Math.hypot(x - along * dx, y - along * dy) <= reach;
+}
+
+// `answer(question)` promises {values, logDensity, ...} for a question {image, x, observed, view}
+class Widget {
+  constructor(root, page, answer) {
+    Object.assign(this, { root, page, answer });
+    Object.assign(this, { image: 0, view: "sample", hiding: true, painting: false, cursor: null, answers: 0 });
+    this.images = page.images.map((image) => Float64Array.from(decoded(image), (byte) => {
+      const value = page.low + ((page.high - page.low) * byte) / page.steps;
+      return page.discrete ? Math.round(value) : value;
+    }));
+    this.observed = new Uint8Array(page.height * page.width);
+    this.cell = Math.max(4, Math.floor(448 / page.width)); // of the canvas, which the style sheet fits to the page
+    this.#layOut();
+    this.preset("lower half");
+  }
+
+  // The elements
+
+  #layOut() {
+    this.root.textContent = "";
+    this.root.classList.add("einet-inpaint-ready");
+    this.#layOutImages();
+    this.#layOutPanels();
+    this.#layOutBrush();
+    this.#buttons("Mask", Object.keys(PRESETS), (name) => this.preset(name));
+    this.#layOutViews();
+    this.numbers = element(this.root, "p", { class: "numbers" });
+    this.message = element(this.root, "p", { class: "message", role: "alert" });
+    this.spoken = element(this.root, "p", { class: "spoken", "aria-live": "polite" });
+  }
+
+  // A row of buttons below its name, which call act(text, number)
+  #buttons(label, texts, act) {
+    const group = element(this.root, "div", { class: "group", role: "group", "aria-label": label });
+    element(group, "span", { class: "name", "aria-hidden": "true" }, label);
+    const items = element(group, "div", { class: "items" });
+    return texts.map((text, i) => {
+      const button = element(items, "button", { type: "button" }, text);
+      button.addEventListener("click", () => act(text, i));
+      return button;
+    });
+  }
+
+  #layOutImages() {
+    this.thumbnails = this.#buttons("Image", this.images.map(() => ""), (_, i) => this.choose(i));
+    this.thumbnails.forEach((button, i) => {
+      button.className = "thumbnail";
+      button.ariaLabel = this.page.labels[i];
+      const canvas = element(button, "canvas", { "aria-hidden": "true" });
+      drawPixels(canvas, this.page, coloursOf(this.images[i], this.page), 1);
+    });
+  }
+
+  #layOutPanels() {
+    const { height, width } = this.page, panels = element(this.root, "div", { class: "panels" });
+    const panel = (caption, attributes) => {
+      const figure = element(panels, "figure");
+      this.caption = element(figure, "figcaption", {}, caption); // the last one's is changed
+      return element(figure, "canvas", attributes);
+    };
+    this.editor = panel("paint here", {
+      class: "editor", tabindex: "0", role: "application", "aria-roledescription": "mask editor",
+      "aria-label": `Mask of ${height} by ${width} pixels. Arrow keys move the cursor, space paints, `
+        + "shift with an arrow paints along.",
+    });
+    this.picture = panel("", { class: "answer", role: "img" });
+    this.scale = element(this.picture.parentNode, "div", { class: "scale", hidden: "" });
+    this.#listen();
+  }
+
+  #layOutBrush() {
+    this.modes = this.#buttons("Brush", ["hide", "show"], (name) => this.setMode(name === "hide"));
+    this.modes[0].ariaLabel = "hide pixels";
+    this.modes[1].ariaLabel = "show pixels again";
+    this.setMode(true);
+    const { height } = this.page, value = Math.max(1, Math.round(height / 7));
+    const label = element(this.modes[0].parentNode, "label", {}, "size ");
+    this.brush = element(label, "input", { type: "range", min: 1, max: Math.ceil(height / 2), step: 1, value });
+  }
+
+  #layOutViews() {
+    const names = Object.keys(VIEWS), again = "↻ draw again";
+    const texts = [...names.map((view) => VIEWS[view].name), again];
+    this.views = this.#buttons("Answer", texts, (_, i) => this.show(names[i] ?? "sample"));
+    this.views.pop().classList.add("again");
+  }
+
+  // What the user does
+
+  choose(image) {
+    this.image = image;
+    this.ask();
+  }
+
+  setMode(hiding) {
+    this.hiding = hiding;
+    press(this.modes, hiding ? 0 : 1);
+  }
+
+  preset(name) {
+    this.#setMask((row, column) => !PRESETS[name](row, column, this.page.height, this.page.width));
+  }
+
+  show(view) {
+    this.view = view;
+    this.ask();
+  }
+
+  paint(places) {
+    const reach = Number(this.brush.value) / 2;
+    const isPainted = (...pixel) => places.some((to, i) => isOn(places[Math.max(i - 1, 0)], to, reach, ...pixel));
+    this.#setMask((row, column, seen) => (isPainted(row, column) ? !this.hiding : seen));
+  }
+
+  #setMask(visible) {
+    const { width } = this.page;
+    this.observed = this.observed.map((seen, i) => visible(Math.floor(i / width), i % width, seen));
+    this.ask();
+  }
+
+  #listen() {
+    const along = (places) => {
+      this.painting = true;
+      this.cursor = null;
+      this.paint(places);
+    };
+    const end = () => {
+      this.painting = false;
+      this.#speak();
+    };
+    listenToStrokes(this.editor, this.page, along, end);
+    this.editor.addEventListener("keydown", (event) => this.#key(event));
+    this.editor.addEventListener("blur", () => {
+      this.cursor = null;
+      this.#drawEditor();
+    });
+  }
+
+  #key(event) {
+    const arrow = ARROWS[event.key], { height, width } = this.page;
+    if ((!arrow && event.key !== " ") || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    const from = this.cursor ?? [Math.floor(height / 2), Math.floor(width / 2)];
+    const [down, right] = (this.cursor && arrow) ?? [0, 0]; // the first key only shows the cursor
+    const to = [clamp(from[0] + down, 0, height - 1), clamp(from[1] + right, 0, width - 1)];
+    this.cursor = to;
+    if (!arrow || event.shiftKey) this.paint([from, to].map(([row, column]) => [column + 0.5, row + 0.5]));
+    else this.#drawEditor();
+    this.spoken.textContent = `Row ${to[0] + 1}, column ${to[1] + 1}`;
+  }
+
+  // Questions and answers: one in flight, and of those that come meanwhile only the last
+
+  ask() {
+    this.#drawEditor();
+    const { image, images, observed, view } = this;
+    this.waiting = { image, x: images[image], observed, view };
+    if (!this.running) this.#run();
+  }
+
+  async #run() {
+    this.running = true;
+    while (this.waiting) {
+      const question = this.waiting;
+      this.waiting = null;
+      try {
+        this.answered = { ...question, ...(await this.answer(question)) };
+        this.message.textContent = "";
+        this.#drawAnswer();
+      } catch (error) {
+        this.message.textContent = error.message;
+      }
+      this.root.dataset.answers = ++this.answers;
+    }
+    this.running = false;
+    if (!this.painting && !this.cursor) this.#speak();
+  }
+
+  // Drawing
+
+  #drawEditor() {
+    const { cell, page: { width } } = this, dot = Math.ceil(cell / 5), style = getComputedStyle(this.root);
+    const context = drawPixels(this.editor, this.page, coloursOf(this.images[this.image], this.page), cell);
+    const fill = (variable, size, [row, column]) => {
+      context.fillStyle = style.getPropertyValue(variable).trim() || "#888";
+      const margin = (cell - size) / 2;
+      context.fillRect(column * cell + margin, row * cell + margin, size, size);
+    };
+    this.observed.forEach((seen, i) => {
+      if (seen) return;
+      const place = [Math.floor(i / width), i % width];
+      fill("--cover", cell, place);
+      fill("--mark", dot, place);
+    });
+    if (this.cursor) this.#drawCursor(context);
+    press(this.thumbnails, this.image);
+    press(this.views, Object.keys(VIEWS).indexOf(this.view));
+  }
+
+  #drawCursor(context) {
+    const { cell, cursor: [row, column] } = this;
+    for (const [strokeStyle, lineWidth] of [["#fff", 5], ["#000", 2]]) { // seen on any ground
+      Object.assign(context, { strokeStyle, lineWidth });
+      context.strokeRect(column * cell, row * cell, cell, cell);
+    }
+  }
+
+  #drawAnswer() {
+    const { page, answered: { values, view, image } } = this;
+    const { colour, top } = view === "deviation" ? heatOf(values, page) : { colour: coloursOf(values, page) };
+    drawPixels(this.picture, page, colour, this.cell);
+    this.scale.hidden = top === undefined;
+    this.scale.textContent = `black: 0, lightest: ${top?.toPrecision(2)}`;
+    this.caption.textContent = VIEWS[view].name;
+    this.picture.ariaLabel = `The answer for ${page.labels[image]}: ${VIEWS[view].about}`;
+    this.numbers.textContent = this.#summary();
+  }
+
+  #summary() {
+    const { observed, logDensity, view, logCompleted, upperBound } = this.answered;
+    const nats = (x) => `${x.toFixed(1).replace("-", "−")} nats`;
+    const seen = `${total(observed)} of ${observed.length} pixels visible, log-density ${nats(logDensity)}.`;
+    const shown = `${seen} Shown: ${VIEWS[view].about}.`;
+    if (view !== "explanation") return shown;
+    return `${shown} As a whole it has ${nats(logCompleted)}, and no completion more than ${nats(upperBound)}.`;
+  }
+
+  #speak() {
+    if (this.answered) this.spoken.textContent = this.#summary();
+  }
+}
+
+function press(buttons, pressed) {
+  buttons.forEach((button, i) => (button.ariaPressed = String(i === pressed)));
+}
+
+// Who answers: the engine, or a kernel
+
+function engineAnswers(model) {
+  const next = random(Date.now());
+  let key = "", given = null;
+  return async ({ image, x, observed, view }) => {
+    await new Promise(requestAnimationFrame); // the stroke is drawn before the engine works
+    const asked = `${image} ${observed}`;
+    if (asked !== key) [key, given] = [asked, model.given(x, observed)];
+    const { logDensity } = given;
+    if (view === "sample") return { logDensity, values: given.sample(next) };
+    if (view !== "explanation") return { logDensity, values: given.moments()[view] };
+    const best = given.explanation();
+    return { logDensity, values: best.x, logCompleted: best.logDensity, upperBound: best.upperBound };
+  };
+}
+
+function kernelAnswers(model) {
+  let count = 0;
+  return ({ image, observed, view }) => new Promise((resolve, reject) => {
+    const id = ++count;
+    const finish = (settle, result) => {
+      clearTimeout(timer);
+      model.off("msg:custom", listen);
+      settle(result);
+    };
+    const listen = (content, buffers) => {
+      if (content.id !== id) return;
+      if (content.error) return finish(reject, new Error(content.error));
+      const { buffer, byteOffset, byteLength } = buffers[0];
+      finish(resolve, { ...content, values: new Float32Array(buffer.slice(byteOffset, byteOffset + byteLength)) });
+    };
+    const silent = new Error("The kernel does not answer. Is it busy, or gone?");
+    const timer = setTimeout(() => finish(reject, silent), PATIENCE);
+    model.on("msg:custom", listen);
+    model.send({ id, image, view }, undefined, [observed.buffer]);
+  });
+}
+
+function render({ model, el }) {
+  new Widget(element(el, "div", { class: "einet-inpaint" }), model.get("page"), kernelAnswers(model));
+}
+
+// A page without a kernel: models come as classic scripts that hold base64, since a page from the disk may not fetch
+
+const loading = {};
+
+function loadModel(file, base) {
+  loading[file] ??= new Promise((resolve, reject) => {
+    const script = element(document.head, "script", { src: new URL(`${encodeURIComponent(file)}.js`, base) });
+    script.onload = () => resolve(globalThis.einetModels?.[file]);
+    script.onerror = () => reject(new Error("there is no such file"));
+  }).then((text) => readModel(decoded(text ?? "").buffer));
+  return loading[file];
+}
+
+async function startOne(root, base) {
+  const page = JSON.parse(root.dataset.page);
+  root.removeAttribute("data-page");
+  root.textContent = "The model is being loaded.";
+  try {
+    const model = await loadModel(page.file, base);
+    const [own, wanted] = [model, page].map(({ height, width, channels }) => `${height} x ${width} x ${channels}`);
+    if (own !== wanted) throw new Error(`it is a model of images of ${own}, these are of ${wanted}`);
+    new Widget(root, page, engineAnswers(model));
+  } catch (error) {
+    root.textContent = "";
+    const text = `The model “${page.file}” could not be read: ${error.message}. `
+      + "Build the book anew, or run this page in JupyterLab.";
+    element(root, "p", { class: "message", role: "alert" }, text);
+  }
+}
+
+function start(base) {
+  document.querySelectorAll(".einet-inpaint[data-page]").forEach((root) => startOne(root, base));
+}
+
+export { start };
+export default { render };
