@@ -23,7 +23,7 @@
     .circuit-figure { --ink: var(--pst-color-text-base, #333); --quiet: #7b7f87; border: 1px solid var(--pst-color-border, #ccc);
       border-radius: .4rem; padding: .8rem; margin: 1rem 0; }
     .circuit-figure .controls { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center; margin-bottom: .6rem; }
-    .circuit-figure select, .circuit-figure button { font: inherit; color: var(--ink); background: transparent; border: 2px solid #4053c4;
+    .circuit-figure select, .circuit-figure button { font: inherit; color: var(--ink); background: transparent; border: 2px solid var(--einet-sum, #4053c4);
       border-radius: 4px; padding: .1em .5em; }
     .circuit-figure option { color: #222; background: #fff; }
     .circuit-figure button { cursor: pointer; }
@@ -113,7 +113,7 @@
       output.innerHTML = seen[asked] === UNSEEN
         ? `One pass: ${P(given)} = ${show(both)}.<br>To ask about ${NAMES[asked]}, click its leaves until they say yes or no.`
         : `Pass 1: ${P(list(seen))} = ${show(both)}.<br>Pass 2, with the leaves of ${NAMES[asked]} at 1: ${P(given)} = ${show(alone)}.<br>` +
-          `Eq. (1): P(${query}${given ? ` | ${given}` : ""}) = ${show(both)} / ${show(alone)} = ${show(both / alone)}.`;
+          `The conditional: P(${query}${given ? ` | ${given}` : ""}) = ${show(both)} / ${show(alone)} = ${show(both / alone)}.`;
     }
     const turn = (target) => {
       const button = target.closest("[data-leaf]");
