@@ -27,7 +27,7 @@
     .einsum-figure .product.idle { background: color-mix(in srgb, #e9a03b 25%, transparent); color: var(--ink); }
     .einsum-figure small { display: block; font-size: .8em; }
     .einsum-figure .sums { display: flex; flex-wrap: wrap; gap: 6px; }
-    .einsum-figure button { flex: 1 1 0; min-width: 5.5em; border: 2px solid #4053c4; border-radius: 4px; padding: .35em; cursor: pointer;
+    .einsum-figure button { flex: 1 1 0; min-width: 5.5em; border: 2px solid var(--einet-sum, #4053c4); border-radius: 4px; padding: .35em; cursor: pointer;
       background: transparent; color: var(--ink); font: inherit; font-variant-numeric: tabular-nums; }
     .einsum-figure button[aria-pressed="true"] { background: #4053c4; color: #fff; }
     .einsum-figure output { display: block; margin-top: .8rem; min-height: 1.6em; font-variant-numeric: tabular-nums; }
