@@ -44,7 +44,6 @@ class Explanation(NamedTuple):
     upper_bound: Tensor
 
 
-@torch.no_grad()
 def mpe(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | int | None = None) -> Explanation:
     """A probable completion of the missing entries: argmax over x_missing of p(x_missing, x_observed), approximately.
 
@@ -58,14 +57,22 @@ def mpe(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | in
     Paper: Section 2
     Chapter: book/12_queries
     """
+    return mpe_and_evidence(model, x, observed, labels)[0]
+
+
+@torch.no_grad()
+def mpe_and_evidence(
+    model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | int | None = None
+) -> tuple[Explanation, Tensor]:
+    """`mpe`, and log p(x_observed), (B,) in float64, which it needs on its way."""
     inside, mask = as_evidence(model, x, observed)
     labels = as_labels(model.num_classes, labels, len(x), inside.device)
     parts = [_explained(model, *rows, labels[some]) for some, *rows in portions(model, inside, mask)]
-    found, log_density, bound = map(torch.cat, zip(*parts, strict=True))
+    found, log_density, bound, evidence = map(torch.cat, zip(*parts, strict=True))
     found = found.to(result_dtype(networks_of(model)[0], x))
     seen = mask.T[..., None]
     found = torch.where(seen, x.reshape(found.shape).to(found.dtype), found).reshape(x.shape)
-    return Explanation(found, log_density, bound)
+    return Explanation(found, log_density, bound), evidence
 
 
 class _Part(NamedTuple):
@@ -96,20 +103,21 @@ def _part(network: Einet, log_weight: float, x: Tensor, observed: Tensor, labels
     return _Part(network, log_weight, modes, passed, base, score + base, bound + base)
 
 
-def _explained(model, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The better of two completions, (B, D, C), with its log-density and the bound, (B,)."""
+def _explained(model, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The better of two completions, (B, D, C), with its log-density, the bound, and that of the evidence, (B,)."""
     log_weights = model.weights.double().log().tolist() if isinstance(model, Mixture) else [0.0]
     weighted = zip(networks_of(model), log_weights, strict=True)
     parts = [_part(network, log_weight, x, observed, labels) for network, log_weight in weighted]
-    check_evidence(torch.logsumexp(torch.stack([part.score for part in parts]), 0))
+    evidence = torch.logsumexp(torch.stack([part.score for part in parts]), 0)
+    check_evidence(evidence)
     parts.sort(key=lambda part: part.bound.sum().item(), reverse=True)  # so that the first rule out the last
     ways = [_by_maxima(parts, labels), _by_sums(parts, labels)]
     ways = [torch.where(observed.T[..., None], x.permute(2, 0, 1), found) for found in ways]
     found, log_density = torch.stack(ways), _log_density(parts, torch.cat(ways), labels).view(2, -1)
     better = log_density.argmax(0), torch.arange(len(labels), device=labels.device)
-    bound = torch.logsumexp(torch.stack([part.bound for part in parts]), 0)
-    log_density = log_density[better]
-    return found[better], log_density, torch.maximum(bound.to(log_density.dtype), log_density)  # rounding aside
+    log_density, bound = log_density[better], torch.logsumexp(torch.stack([part.bound for part in parts]), 0)
+    bound = torch.maximum(bound.to(log_density.dtype), log_density)  # rounding aside
+    return found[better], log_density, bound, evidence
 
 
 def _by_maxima(parts: list[_Part], labels: Tensor) -> Tensor:

@@ -334,6 +334,27 @@ def test_the_samples_of_a_mixture_follow_its_posterior():
     assert abs(drawn[~observed].mean() - wanted[~observed].mean()) < 5 * 0.25 / 400**0.5
 
 
+def test_components_that_the_evidence_rules_out_change_nothing():
+    """Moments are passed through the likely components alone, explanations through all that could win."""
+    networks = [rectangles(einet.Bernoulli(), seed=seed) for seed in range(4)]
+    for network, odds in zip(networks, (1e-5, 0.3, 0.6, 1 - 1e-5), strict=True):
+        torch.nn.init.constant_(network.leaves.parts[0].phi, odds)
+    model = einet.Mixture(networks, [0.1, 0.2, 0.3, 0.4]).double()
+    x, observed = (torch.arange(16).view(1, 4, 4) % 2).double(), torch.arange(16).view(4, 4) < 8
+    widget = InpaintWidget(model, x)
+    passed = []
+    networks[0].leaves.register_forward_hook(lambda *_: passed.append(1))
+    wanted = einet.conditional_marginals(model, x, observed)
+    for view, numbers in (("mean", wanted.mean()), ("deviation", wanted.variance().sqrt())):
+        passed.clear()
+        filled, found = widget.fill(0, observed, view)
+        torch.testing.assert_close(filled, numbers[0, ..., None], atol=1e-9, rtol=0)
+        assert len(passed) == 1, "once for the posterior, not again"
+        assert found["logDensity"] == pytest.approx(einet.log_marginal(model, x, observed).item(), abs=1e-9)
+    _, found = widget.fill(0, observed, "explanation")
+    assert found["logDensity"] == pytest.approx(einet.log_marginal(model, x, observed).item(), abs=1e-9)
+
+
 def test_a_mask_of_the_wrong_shape():
     for observed in (torch.ones(16, dtype=torch.bool), torch.ones(4, 4), None):
         with pytest.raises(ValueError, match=r"bool tensor of shape \(4, 4\)"):

@@ -19,7 +19,7 @@ import traitlets
 from torch import Tensor
 
 from einet.checkpoint import load
-from einet.explain import mpe
+from einet.explain import mpe_and_evidence
 from einet.files import read, refusals
 from einet.inpaint.circuit import Range, check_images
 from einet.inpaint.pages import SOURCE, es_module
@@ -91,21 +91,27 @@ class InpaintWidget(anywidget.AnyWidget):
             raise ValueError(f"observed must be a bool tensor of shape {tuple(self.observed.shape)}, got {kind}")
         self.image, self.observed = image, observed
         x, mask = self.images[image : image + 1], observed.to(self.images.device)
-        joint = _log_joint(self.model, x, mask)
+        fill = self._explain if view == "explanation" else self._fill
+        self.filled, numbers = fill(x, mask, view)
+        return self.filled, numbers
+
+    def _explain(self, x: Tensor, observed: Tensor, _: str) -> tuple[Tensor, dict[str, float]]:
+        best, evidence = mpe_and_evidence(self.model, x, observed)
+        numbers = {"logDensity": evidence, "logCompleted": best.log_density, "upperBound": best.upper_bound}
+        return best.x[0], {name: number.item() for name, number in numbers.items()}
+
+    def _fill(self, x: Tensor, observed: Tensor, view: str) -> tuple[Tensor, dict[str, float]]:
+        """All but explanations. Components that the evidence rules out are passed through once, not again."""
+        joint = _log_joint(self.model, x, observed)
         numbers = {"logDensity": torch.logsumexp(joint, 0).item()}
-        if view == "sample":  # as of the whole mixture, but the components' upward passes are not made again
+        if view == "sample":
             component = torch.multinomial(joint.softmax(0), 1, generator=self.generator)
             network = networks_of(self.model)[component]
-            self.filled = sample_conditional(network, x, mask, generator=self.generator)[0, 0]
-        elif view == "explanation":
-            best = mpe(self.model, x, mask)
-            numbers |= {"logCompleted": best.log_density.item(), "upperBound": best.upper_bound.item()}
-            self.filled = best.x[0]
-        else:
-            query = conditional_mean if view == "mean" else conditional_variance
-            self.filled = query(self.model, x, mask)[0]
-            self.filled = self.filled if view == "mean" else self.filled.sqrt()
-        return self.filled, numbers
+            return sample_conditional(network, x, observed, generator=self.generator)[0, 0], numbers
+        likely = _likely(self.model, joint.softmax(0))
+        if view == "mean":
+            return conditional_mean(likely, x, observed)[0], numbers
+        return conditional_variance(likely, x, observed)[0].sqrt(), numbers
 
     def _repr_mimebundle_(self, **arguments):
         bundle = super()._repr_mimebundle_(**arguments)
@@ -133,6 +139,15 @@ def _log_joint(model: Einet | Mixture, x: Tensor, observed: Tensor) -> Tensor:
     joint = model.log_joint(x, observed)[0] if isinstance(model, Mixture) else model(x, observed)
     check_evidence(torch.logsumexp(joint, 0, keepdim=True))
     return joint.double()
+
+
+def _likely(model: Einet | Mixture, posterior: Tensor) -> Einet | Mixture:
+    """The mixture of those components whose posterior probability (C,) is not below 1e-12."""
+    chosen = (posterior >= 1e-12).nonzero()[:, 0].tolist()
+    if len(chosen) == len(networks_of(model)):
+        return model
+    weights = model.weights.detach()[chosen].double()
+    return Mixture([model.components[c] for c in chosen], weights / weights.sum())
 
 
 def _answer(widget: InpaintWidget, question: dict, buffers: list) -> None:
