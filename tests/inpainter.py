@@ -1,8 +1,11 @@
-"""An inpainter in a browser's tab, as tests use it: on a page of their own, in JupyterLab, in the built book."""
+"""An inpainter in a browser's tab, as tests use it, and what holds for it on any page without a kernel."""
 
 import re
+from contextlib import contextmanager
 
 import torch
+
+COVER = torch.tensor([0xF0, 0xB6, 0x60])  # --cover in inpaint.css
 
 
 class Inpainter:
@@ -35,8 +38,9 @@ class Inpainter:
         while before != (before := self.answers):
             self.tab.wait_for_timeout(200)
 
-    def press(self, name):
-        self.after(self.tab.get_by_role("button", name=name, exact=True).click)
+    def press(self, name, asks=True):
+        click = self.tab.get_by_role("button", name=name, exact=True).click
+        self.after(click) if asks else click()
 
     def pixels(self, kind="answer"):
         """The canvas as (H, W, 3), one colour a pixel, taken off its centre to the upper left."""
@@ -49,9 +53,8 @@ class Inpainter:
         return torch.tensor(self.tab.evaluate(code, [kind, self.size])).view(self.size, self.size, 3)
 
     def hidden(self):
-        """(H, W): where the editor shows the cover, which is orange, and no grey of an image is."""
-        pixels = self.pixels("editor")
-        return pixels[..., 0] != pixels[..., 2]
+        """(H, W): where the editor shows the cover, an orange that no test image has."""
+        return (self.pixels("editor") == COVER).all(-1)
 
     def assert_visible_stays(self, before):
         """What is visible in the editor is in the answer as it was before."""
@@ -59,6 +62,7 @@ class Inpainter:
         assert torch.equal(self.pixels()[seen], before[seen])
 
     def centre(self, row, column):
+        self.tab.locator(".einet-inpaint .editor").scroll_into_view_if_needed()
         box = self.tab.locator(".einet-inpaint .editor").bounding_box()
         return box["x"] + (column + 0.5) * box["width"] / self.size, box["y"] + (row + 0.5) * box["height"] / self.size
 
@@ -73,3 +77,118 @@ class Inpainter:
     def close(self):
         self.tab.close()
         assert not self.troubles, "\n".join(self.troubles)
+
+
+class WithoutAKernel:
+    """A class of tests brings fixtures: `page`, an `Inpainter` that is ready; `phone`, one on a narrow touch screen.
+
+    Strokes are given in eighths of the image, which are the width of the brush or a little less.
+    """
+
+    def test_a_stroke_covers_pixels_and_the_model_fills_them(self, page):
+        page.press("clear")
+        image, u = page.pixels(), page.size // 8
+        assert not page.hidden().any() and torch.equal(image, page.pixels("editor"))
+        page.after(page.stroke, (2 * u, u), (2 * u, 6 * u))
+        hidden = page.hidden()
+        assert hidden[2 * u, u : 6 * u + 1].all() and not hidden[4 * u :].any(), "a jump of the mouse leaves no gap"
+        page.assert_visible_stays(image)
+        page.press("show pixels again", asks=False)
+        page.after(page.stroke, (2 * u, 3 * u), (2 * u, 4 * u))
+        again = page.hidden()
+        assert not again[2 * u, 3 * u : 4 * u + 1].any() and again[2 * u, u]
+        page.press("hide pixels", asks=False)
+        page.assert_visible_stays(image)
+
+    def test_what_is_covered_changes(self, page):
+        page.press("clear")
+        image = page.pixels()
+        page.press("lower half")
+        hidden = page.hidden()
+        assert not torch.equal(page.pixels()[hidden], image[hidden])
+        page.assert_visible_stays(image)
+
+    def test_draw_again_draws_another_sample(self, page):
+        page.press("clear")
+        image = page.pixels()
+        page.press("lower half")
+        drawn = [page.pixels()]
+        for _ in range(3):
+            page.press("↻ draw again")
+            drawn.append(page.pixels())
+            page.assert_visible_stays(image)
+        assert len({tuple(d.flatten().tolist()) for d in drawn}) == 4
+
+    def test_presets(self, page):
+        size = page.size
+        rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+        halves = {"left half": 2 * columns < size, "right half": 2 * columns >= size}
+        halves |= {"upper half": 2 * rows < size, "lower half": 2 * rows >= size}
+        halves |= {"every other pixel": (rows + columns) % 2 == 0, "clear": rows < 0}
+        for name, wanted in halves.items():
+            page.press(name)
+            assert torch.equal(page.hidden(), wanted), name
+
+    def test_keyboard(self, page):
+        page.press("clear")
+        page.tab.focus(".editor")
+        page.after(page.tab.keyboard.press, "Space")
+        first = page.hidden()
+        assert first.any()
+        for _ in range(3):
+            page.tab.keyboard.press("ArrowUp")
+        page.after(page.tab.keyboard.press, "Space")
+        assert page.hidden().sum() > first.sum()
+        page.after(page.tab.keyboard.press, "Shift+ArrowLeft")
+        middle = page.size // 2
+        assert f"Row {middle - 2}, column {middle}" in page.tab.inner_text(".spoken")
+        page.tab.focus(".einet-inpaint button:text('mean')")
+        page.after(page.tab.keyboard.press, "Enter")
+        name = page.tab.locator(".thumbnail").first.get_attribute("aria-label")
+        assert page.tab.get_attribute(".answer", "aria-label") == f"The answer for {name}: the exact conditional mean"
+
+    def test_everything_has_a_name(self, page):
+        """A screen reader finds names on all controls, and the answer in words."""
+        unnamed = """[...document.querySelectorAll('.einet-inpaint :is(button, input, canvas[role], [role=group])')]
+          .filter(e => !`${e.ariaLabel ?? ''}${e.textContent}${e.closest('label')?.textContent ?? ''}`.trim()).length"""
+        assert page.tab.evaluate(unnamed) == 0
+        assert page.tab.get_attribute(".spoken", "aria-live") == "polite"
+        page.press("left half")
+        pixels = page.size**2
+        words = f"{pixels // 2} of {pixels} pixels visible"
+        page.tab.wait_for_function(f"document.querySelector('.spoken').textContent.includes('{words}')")
+
+    def test_touch(self, phone):
+        phone.press("clear")
+        finger, u = phone.tab.context.new_cdp_session(phone.tab), phone.size // 8
+        phone.centre(0, 0)  # scrolls there
+        box = phone.tab.locator(".editor").bounding_box()
+
+        def touch(kind, *place):
+            points = [dict(zip("xy", phone.centre(*place), strict=True))] if place else []
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        def swipe():
+            touch("touchStart", u, u)
+            touch("touchMove", u, 6 * u)
+            touch("touchMove", 6 * u, 6 * u)
+            touch("touchEnd")
+
+        phone.after(swipe)
+        hidden = phone.hidden()
+        assert hidden[u, u : 6 * u + 1].all() and hidden[u : 6 * u + 1, 6 * u].all()
+        assert not hidden[3 * u :, : 4 * u].any()
+        assert phone.tab.locator(".editor").bounding_box() == box, "painting does not scroll the page"
+        assert phone.tab.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+PHONE = {"viewport": {"width": 400, "height": 800}, "has_touch": True, "is_mobile": True}
+
+
+@contextmanager
+def opened(browser, url, size, **screen):
+    """An inpainter that is ready, in a context of its own; what goes wrong while it is open is an error."""
+    with browser.new_context(**screen) as context:
+        inpainter = Inpainter(context, url, size).ready()
+        yield inpainter
+        inpainter.close()

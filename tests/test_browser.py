@@ -6,8 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
-import torch
-from inpainter import Inpainter
+from inpainter import PHONE, WithoutAKernel, opened
 from pages import served
 
 import einet
@@ -112,24 +111,42 @@ def test_sizes_of_rectangles(browser, height, width, delta, rows_only):
     assert tuple(int(shown[name]) for name in ("regions", "leaves", "partitions", "parameters")) == numbers
 
 
-WITH_INPAINTER = [page for page in PAGES if 'class="einet-inpaint"' in page.read_text(encoding="utf-8")]
+def heights(pages):
+    """The names of pages with an inpainter, and the height of its images, which are square."""
+    start = re.compile(r'class="einet-inpaint" data-page="{&quot;height&quot;: (\d+)')
+    found = {f: start.search(f.read_text(encoding="utf-8")) for f in pages}
+    return {str(f.relative_to(HTML)): int(match[1]) for f, match in found.items() if match}
 
 
-@pytest.mark.parametrize("scheme", ["http", "file"])
-@pytest.mark.parametrize("page", WITH_INPAINTER, ids=lambda f: f.stem)
-def test_inpainter(browser, server, page, scheme):
-    """Paint in the built page: what is covered is filled, what is visible stays, drawing again draws again."""
-    origin = (server if scheme == "http" else HTML.as_uri()) + "/"
-    with browser.new_context(viewport={"width": 1000, "height": 900}) as context:
-        inpainter = Inpainter(context, origin + str(page.relative_to(HTML)), 28).ready()
-        inpainter.press("clear")
-        image = inpainter.pixels()
-        assert not inpainter.hidden().any()
-        inpainter.after(inpainter.stroke, (6, 8), (20, 20))
-        assert inpainter.hidden()[13, 14] and not inpainter.hidden()[:, 25:].any()
-        inpainter.assert_visible_stays(image)
-        first = inpainter.pixels()
-        inpainter.press("↻ draw again")
-        assert not torch.equal(first, inpainter.pixels())
-        inpainter.assert_visible_stays(image)
-        inpainter.close()
+INPAINTERS = heights(PAGES)
+
+
+@pytest.fixture(scope="class", params=["http", "file"])
+def origin(request, server):
+    return server if request.param == "http" else HTML.as_uri()
+
+
+@pytest.mark.parametrize("name", INPAINTERS, scope="class")
+class TestInpainter(WithoutAKernel):
+    """Paint in the built pages: the model answers without a kernel. A page is loaded once for all but the touch."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def page(cls, browser, origin, name):
+        screen = {"width": 1000, "height": 900}
+        with opened(browser, f"{origin}/{name}", INPAINTERS[name], viewport=screen) as inpainter:
+            yield inpainter
+
+    @pytest.fixture
+    def phone(self, browser, origin, name):
+        with opened(browser, f"{origin}/{name}", INPAINTERS[name], **PHONE) as inpainter:
+            yield inpainter
+
+
+def test_the_intro_and_chapter_11_share_a_model():
+    """It is in the book once, and not in the pages."""
+    pages = ["book/intro.html", "book/11_inpainting.html"]
+    assert set(pages) <= set(INPAINTERS)
+    models = [f.relative_to(HTML).as_posix() for f in HTML.rglob("fashion-mnist*")]
+    assert models == ["_static/inpaint/fashion-mnist.js"]
+    assert all((HTML / page).stat().st_size < (HTML / models[0]).stat().st_size / 4 for page in pages)

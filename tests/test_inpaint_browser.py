@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from inpainter import Inpainter
+from inpainter import PHONE, Inpainter, WithoutAKernel, opened
 from pages import served
 
 import einet
@@ -56,46 +56,15 @@ def server(digits):
 @pytest.fixture(params=["http", "file"])
 def page(request, browser, digits, server):
     origin = server if request.param == "http" else digits.as_uri()
-    with browser.new_context(viewport={"width": 900, "height": 900}) as context:
-        inpainter = Inpainter(context, f"{origin}/index.html", SIZE).ready()
+    with opened(browser, f"{origin}/index.html", SIZE, viewport={"width": 900, "height": 900}) as inpainter:
         yield inpainter
-        inpainter.close()
 
 
-def test_a_stroke_covers_pixels_and_the_model_fills_them(page):
-    page.press("clear")
-    image = page.pixels()
-    assert not page.hidden().any() and torch.equal(image, page.pixels("editor"))
-    page.after(page.stroke, (2, 1), (2, 6))
-    hidden = page.hidden()
-    assert hidden[2, 1:7].all() and not hidden[4:].any(), "a jump of the mouse leaves no gap"
-    page.assert_visible_stays(image)
-    page.tab.get_by_role("button", name="show pixels again").click()
-    page.after(page.stroke, (2, 3), (2, 4))
-    again = page.hidden()
-    assert not again[2, 3:5].any() and again[2, 1]
-    page.assert_visible_stays(image)
-
-
-def test_draw_again_draws_another_sample(page):
-    page.press("clear")
-    image = page.pixels()
-    page.press("lower half")
-    drawn = [page.pixels()]
-    for _ in range(3):
-        page.press("↻ draw again")
-        drawn.append(page.pixels())
-        page.assert_visible_stays(image)
-    assert len({tuple(d.flatten().tolist()) for d in drawn}) == 4
-
-
-def test_presets(page):
-    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
-    halves = {"left half": columns < 4, "right half": columns > 3, "upper half": rows < 4, "lower half": rows > 3}
-    halves |= {"every other pixel": (rows + columns) % 2 == 0, "clear": rows < 0}
-    for name, wanted in halves.items():
-        page.press(name)
-        assert torch.equal(page.hidden(), wanted), name
+class TestOnAPage(WithoutAKernel):
+    @pytest.fixture
+    def phone(self, browser, server):
+        with opened(browser, f"{server}/index.html", SIZE, **PHONE) as inpainter:
+            yield inpainter
 
 
 def test_views_are_what_python_says(page, digits):
@@ -121,57 +90,6 @@ def test_views_are_what_python_says(page, digits):
     brightness = page.pixels().double().sum(2)
     order = torch.stack((spread.flatten(), brightness.flatten())).argsort(1)
     assert torch.equal(brightness.flatten()[order[0]], brightness.flatten().sort()[0]), "brighter where less sure"
-
-
-def test_keyboard(page):
-    page.press("clear")
-    page.tab.focus(".editor")
-    page.after(page.tab.keyboard.press, "Space")
-    first = page.hidden()
-    assert first.any()
-    for _ in range(3):
-        page.tab.keyboard.press("ArrowUp")
-    page.after(page.tab.keyboard.press, "Space")
-    assert page.hidden().sum() > first.sum()
-    page.after(page.tab.keyboard.press, "Shift+ArrowLeft")
-    assert "Row 2, column 4" in page.tab.inner_text(".spoken")
-    page.tab.focus(".einet-inpaint button:text('mean')")
-    page.after(page.tab.keyboard.press, "Enter")
-    assert page.tab.get_attribute(".answer", "aria-label") == "The answer for zero: the exact conditional mean"
-
-
-def test_everything_has_a_name(page):
-    """A screen reader finds names on all controls, and the answer in words."""
-    unnamed = """[...document.querySelectorAll('.einet-inpaint :is(button, input, canvas[role], [role=group])')]
-      .filter(e => !`${e.ariaLabel ?? ''}${e.textContent}${e.closest('label')?.textContent ?? ''}`.trim()).length"""
-    assert page.tab.evaluate(unnamed) == 0
-    assert page.tab.get_attribute(".spoken", "aria-live") == "polite"
-    page.press("left half")
-    page.tab.wait_for_function("document.querySelector('.spoken').textContent.includes('32 of 64 pixels visible')")
-
-
-def test_touch(browser, digits, server):
-    with browser.new_context(viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True) as context:
-        page = Inpainter(context, f"{server}/index.html", SIZE).ready()
-        page.press("clear")
-        finger = context.new_cdp_session(page.tab)
-
-        def touch(kind, *place):
-            points = [dict(zip("xy", page.centre(*place), strict=True))] if place else []
-            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-        def swipe():
-            touch("touchStart", 1, 1)
-            touch("touchMove", 1, 6)
-            touch("touchMove", 6, 6)
-            touch("touchEnd")
-
-        page.after(swipe)
-        hidden = page.hidden()
-        assert hidden[1, 1:7].all() and hidden[1:7, 6].all() and not hidden[3:, :4].any()
-        assert page.tab.evaluate("window.scrollY") == 0, "painting does not scroll the page"
-        assert page.tab.evaluate("document.documentElement.scrollWidth") <= 400
-        page.close()
 
 
 @pytest.mark.parametrize("name", ["missing", "broken"])
