@@ -29,7 +29,7 @@ EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 DEFAULT = {"num_sums": 10, "depth": 4, "num_replicas": 10}
 LETTERS = {"num_sums": "K", "depth": "depth", "num_replicas": "R"}
 LARGEST = {"num_sums": 40, "depth": 9, "num_replicas": 40}
-TIMES = {"epoch_seconds": "seconds an epoch", "inference_seconds": "seconds a row, inference"}
+TIMES = {"epoch_seconds": "seconds an epoch", "inference_seconds": "seconds a row"}
 MARKS = {  # colour and marker of each contestant
     "einet": (look.SUM_INK, "o"),
     "libcirkit": (look.PRODUCT, "s"),
@@ -58,7 +58,7 @@ def panels(records: list[dict], own: Sequence[dict] = ()) -> None:
 
     The size of a blob is the hyper-parameter. `own`, from `own_machine`: einet's blobs of this machine, as rings.
     """
-    figure, axes = plt.subplots(3, 2, figsize=(6.4, 7.6), dpi=100, sharex="col", sharey="row", layout="constrained")
+    figure, axes = plt.subplots(3, 2, figsize=(5, 6.8), dpi=116, sharex="col", sharey="row", layout="constrained")
     for row, (name, letter) in zip(axes, LETTERS.items(), strict=True):
         for ax, measure in zip(row, TIMES, strict=True):
             for who, look_of in MARKS.items():
@@ -67,10 +67,10 @@ def panels(records: list[dict], own: Sequence[dict] = ()) -> None:
             if own:
                 _rings(ax, along(own, name), name, measure)
             ax.set(xscale="log", yscale="log", title=f"{letter} varies")
-        row[0].set_ylabel("MB above the model")
     for ax, label in zip(axes[-1], TIMES.values(), strict=True):
         ax.set_xlabel(label)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    axes[1, 0].set_ylabel("MB above the model")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 def _blobs(ax, records: list[dict], name: str, measure: str, who: str, colour: str, marker: str) -> None:
@@ -94,7 +94,7 @@ def _rings(ax, own: list[dict], name: str, measure: str) -> None:
 
 
 def _size(record: dict, name: str) -> float:
-    return 6 + 60 * record[name] / LARGEST[name]
+    return 5 + 45 * record[name] / LARGEST[name]
 
 
 def picture(records: list[dict]) -> None:
