@@ -141,7 +141,10 @@ def bits_per_dimension(log_densities: Tensor, recipe: Recipe, dimensions: int) -
     return bits + (torch.tensor(LEVELS).log2().item() if recipe.leaves == "Normal" else 0)
 
 
-_fashion = partial(Recipe, "fashion-mnist", clusters=1, delta=7, axes=(0, 1), batch=100, epochs=10, max_variance=1.0)
+_fashion = partial(
+    Recipe, "fashion-mnist", delta=7, axes=(0, 1), sums=16, batch=100, epochs=8, lr=0.3, pseudocount=0.01,
+    max_variance=1.0,
+)  # fmt: skip
 
 RUNS = {
     "house-numbers": Recipe("house-numbers", rows=40_000, test_rows=5_000, batch=100),
@@ -157,11 +160,10 @@ RUNS = {
     "fashion-normal": _fashion(leaves="Normal"),
     "fashion-binomial": _fashion(leaves="Binomial"),
     "fashion-categorical": _fashion(leaves="Categorical"),
-    "fashion-factorised": _fashion("factorised", leaves="Categorical", figure=False),
-    "fashion-gmm": _fashion("gmm", full=True, figure=False),
+    "fashion-factorised": _fashion("factorised", leaves="Categorical", pseudocount=1.0, figure=False),
+    "fashion-gmm": _fashion("gmm", sums=20, epochs=5, full=True, figure=False),
     "fashion-small": _fashion(
-        rows=30_000, test_rows=2_000, clusters=20, delta=14, sums=16, epochs=8, lr=0.3, pseudocount=0.01,
-        max_variance=0.05, export="fashion-mnist.safetensors",
+        rows=30_000, test_rows=2_000, delta=14, max_variance=0.05, export="fashion-mnist.safetensors"
     ),
     "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, delta=32, figure=False),
     "cifar10": Recipe("cifar10", rows=50_000, figure=False),
