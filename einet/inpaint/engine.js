@@ -28,7 +28,9 @@ function readFile(buffer) {
     if (!values.every(Number.isFinite)) throw new Error(`${name} has entries that are no numbers`);
     return { values, shape };
   };
-  return { content: JSON.parse(about.content.replaceAll(": Infinity", ": 1e999")), tensor }; // Python's spelling
+  const content = JSON.parse(about.content.replaceAll(": Infinity", ": 1e999")), read = {}; // Python's spelling
+  const weights = (name, axis) => (read[name] ??= normalized(tensor(name), axis, content.floor));
+  return { content, tensor, weights };
 }
 
 function missing(what) {
@@ -184,12 +186,9 @@ class Leaves {
   }
 
   logBase(x, observed) {
-    let sum = 0;
-    for (const d of this.variables) {
-      if (!observed[d]) continue;
-      for (let c = 0; c < this.C; c++) sum += this.family.base(x[d * this.C + c], this.fields);
-    }
-    return sum;
+    const places = (d) => Array.from({ length: this.C }, (_, c) => d * this.C + c);
+    const seen = this.variables.filter((d) => observed[d]).flatMap(places);
+    return total(seen.map((place) => this.family.base(x[place], this.fields)));
   }
 
   // Into x: `value(family, phi, fields)` for what is hidden in those leaf regions that are used, in one entry each
@@ -243,23 +242,18 @@ class Leaves {
 // One network. A node is a region or a partition: a vector of entries. In a pass all vectors lie in one array, a node's
 // from `start` on, and are to be multiplied by exp(scale[index]), so that nothing underflows.
 class Circuit {
-  constructor(description, layout, tensor, floor) {
+  constructor(description, layout, prefix, file) {
     this.size = this.count = 0; // numbers, and nodes
-    const phi = (p) => tensor(`leaves.parts.${p}.phi`);
+    const phi = (p) => file.tensor(`${prefix}leaves.parts.${p}.phi`);
     this.parts = layout.leaves.map((pairs, p) => new Leaves(description.leaf[p], pairs, phi(p)));
     const numLeaves = 1 + Math.max(...layout.leaves.flatMap((pairs) => pairs.regions));
-    this.leaves = Array.from({ length: numLeaves }, () => this.#node(description.num_leaves));
-    this.constant = this.#node(1); // the region about no variables
-    this.inner = []; // children before parents, the root last
+    this.regions = Array.from({ length: numLeaves }, () => this.#node(description.num_leaves)); // children come first
+    this.constant = this.#node(1); // the region about no variables, -1 in the file
     layout.levels.forEach((regions, depth) => {
-      const read = {};
-      const weights = (kind, [number, row], axis) => {
-        const { values, shape } = (read[kind + number] ??=
-          normalized(tensor(`levels.${depth}.${kind}.${number}.weights`), axis, floor));
-        return { weights: values.subarray(row * shape[1] * shape[2], (row + 1) * shape[1] * shape[2]), shape };
-      };
-      for (const region of regions) this.inner.push(this.#region(region, weights));
+      for (const region of regions) this.regions.push(this.#region(region, `${prefix}levels.${depth}`, file));
     });
+    this.leaves = this.regions.slice(0, numLeaves);
+    this.inner = this.regions.slice(numLeaves);
     this.root = this.inner.at(-1);
   }
 
@@ -270,17 +264,20 @@ class Circuit {
     return node;
   }
 
-  #region({ mixing, partitions }, weightsOf) {
-    const regions = [...this.leaves, ...this.inner];
-    const own = partitions.map(([number, row, ...children]) => {
-      const { weights, shape } = weightsOf("einsums", [number, row], 2);
-      const [left, right] = children.map((child) => (child < 0 ? this.constant : regions[child]));
-      if (shape[2] !== left.entries * right.entries) missing("weights of the right shape");
-      return this.#node(shape[1], { weights, left, right }); // weights (entries, left.entries * right.entries)
+  #region({ mixing, partitions }, level, file) {
+    const row = (kind, [number, row], axis) => {
+      const { values, shape: [, height, width] } = file.weights(`${level}.${kind}.${number}.weights`, axis);
+      return { weights: values.subarray(row * height * width, (row + 1) * height * width), height, width };
+    };
+    const own = partitions.map(([number, place, ...children]) => {
+      const { weights, height, width } = row("einsums", [number, place], 2); // (entries, pairs of the children's)
+      const [left, right] = children.map((child) => this.regions[child] ?? this.constant);
+      if (width !== left.entries * right.entries) missing("weights of the right shape");
+      return this.#node(height, { weights, left, right });
     });
-    const { entries } = own[0];
-    const weights = mixing ? weightsOf("mixings", mixing, 1).weights : new Float64Array(entries).fill(1);
-    return this.#node(entries, { weights, partitions: own }); // weights (partitions, entries)
+    const { entries } = own[0]; // of the weights, too, which are (partitions, entries)
+    const { weights } = mixing ? row("mixings", mixing, 1) : { weights: new Float64Array(entries).fill(1) };
+    return this.#node(entries, { weights, partitions: own });
   }
 
   // Log-densities of what is observed, and, where asked for, of the modes of what is hidden
@@ -291,10 +288,6 @@ class Circuit {
       if (withModes) part.addModes(logs, observed);
     }
     return logs;
-  }
-
-  logBase(x, observed) {
-    return total(this.parts.map((part) => part.logBase(x, observed)));
   }
 
   // From log-densities of the leaves to the vectors of all nodes. With `maximum`, maxima stand where the sums were.
@@ -425,13 +418,11 @@ function passOn(partition, pass, uses) {
 // A network or a mixture of them, over images of height x width pixels with values from low to high
 class Model {
   constructor(buffer) {
-    const { content, tensor } = readFile(buffer), { model, circuits, floor, image } = content;
+    const file = readFile(buffer), { model, circuits, image } = file.content;
     if (!circuits || !image) missing("the circuit");
-    this.components = (model.components ?? [0]).map((place, c) => {
-      const own = (name) => tensor(model.components ? `components.${c}.${name}` : name);
-      return new Circuit(model.networks[place], circuits[place], own, floor);
-    });
-    const weights = model.components ? normalized(tensor("weights"), 0, floor).values : [1];
+    this.components = (model.components ?? [0]).map((place, c) =>
+      new Circuit(model.networks[place], circuits[place], model.components ? `components.${c}.` : "", file));
+    const weights = model.components ? file.weights("weights", 0).values : [1];
     this.logWeights = Array.from(weights, Math.log);
     const { graph, leaf } = model.networks[0];
     [this.height, this.width] = graph.shape;
@@ -451,7 +442,8 @@ class Model {
 class Given {
   constructor(model, x, observed) {
     Object.assign(this, { model, x, observed });
-    this.bases = model.components.map((circuit, c) => model.logWeights[c] + circuit.logBase(x, observed));
+    this.bases = model.components.map(({ parts }, c) =>
+      model.logWeights[c] + total(parts.map((part) => part.logBase(x, observed))));
     this.passes = model.components.map((circuit) => circuit.upward(circuit.leafLogs(x, observed)));
     const joint = this.passes.map((pass, c) => pass.logRoot + this.bases[c]);
     this.logDensity = logSumExp(joint); // log p(observed), in nats

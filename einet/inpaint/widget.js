@@ -330,9 +330,8 @@ class Widget {
     const { observed, logDensity, view, logCompleted, upperBound } = this.answered;
     const nats = (x) => `${x.toFixed(1).replace("-", "−")} nats`;
     const seen = `${total(observed)} of ${observed.length} pixels visible, log-density ${nats(logDensity)}.`;
-    const shown = `${seen} Shown: ${VIEWS[view].about}.`;
-    if (view !== "explanation") return shown;
-    return `${shown} As a whole it has ${nats(logCompleted)}, and no completion more than ${nats(upperBound)}.`;
+    const limits = view === "explanation" ? ` of ${nats(logCompleted)}; none exceeds ${nats(upperBound)}` : "";
+    return `${seen} Shown: ${VIEWS[view].about}${limits}.`;
   }
 
   #speak() {
