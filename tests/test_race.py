@@ -94,12 +94,12 @@ def one_thread():
 
 
 def test_this_machine_is_timed_at_all_points(one_thread):
-    own = race.own_machine(POINTS)
+    own = race.own_machine(POINTS, at_most=float("inf"))  # however busy it is
     assert [race.at(r) for r in own] == POINTS
     for r in own:
         assert 0 < r["inference_seconds"] < r["epoch_seconds"]
         vectors = 4 * race.counts(*race.at(r))["vectors"]  # float32, all kept between the passes
-        assert r["peak_bytes"] is None or vectors < r["peak_bytes"] < 100 * vectors
+        assert r["peak_bytes"] is None or vectors < r["peak_bytes"] < 100e6
     assert torch.get_num_threads() == 1
 
 
