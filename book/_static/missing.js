@@ -17,6 +17,7 @@
     .missing-figure text { fill: var(--ink); }
     .missing-figure .blue { fill: var(--sum); }
     .missing-figure .grey { fill: var(--quiet); }
+    .cell_output:has(#missing-data) { display: none; }
     .missing-figure output { display: block; margin-top: .6rem; min-height: 3.2em; font-variant-numeric: tabular-nums; }`;
 
   function picture(pixels) { // "0" paper, "1" ink, "2" missing
