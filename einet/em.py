@@ -43,7 +43,7 @@ class EM(torch.optim.Optimizer):
     model        an `Einet`, or any module made of some, such as a `Mixture` or a `DistributedDataParallel`
     lr           the step from the old parameters to the batch's, in (0, 1]; 1 is classical EM, for which gradients of
                  all batches are accumulated before one `step`. A `torch.optim.lr_scheduler` may drive it.
-    pseudocount  at least 0: uses of every weight, and agreeable uses of every leaf entry, on top of the expected ones
+    pseudocount  at least 0: so many uses more of every weight, and of every leaf entry by rows that are as it expects
 
     `step` raises `ValueError`, before it changes anything, where there is no gradient, or one that is not finite or of
     the wrong sign, or where weights are parametrized for gradient training. While a CUDA graph is recorded gradients

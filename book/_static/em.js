@@ -95,7 +95,7 @@
     }
     const xs = Array.from({ length: 201 }, (_, i) => -5 + i / 20);
     const clipped = (x, p) => place(x, Math.min(p, 0.36));
-    const ticks = [-4, -2, 0, 2, 4].map((x) => `<text x="${place(x, 0)[0]}" y="206" text-anchor="middle">${x}</text>`).join("");
+    const ticks = [-4, -2, 0, 2, 4].map((x) => `<text x="${place(x, 0)[0]}" y="206" text-anchor="middle">${String(x).replace("-", "−")}</text>`).join("");
     return `<svg viewBox="0 0 310 228" role="img" aria-label="Histogram of the points and the density after the last step">${bars.join("")}` +
       [0, 1].map((k) => path("bump", xs.map((x) => clipped(x, parts(own.last, x)[k])))).join("") +
       path("stochastic", xs.map((x) => { const p = parts(own.last, x); return clipped(x, p[0] + p[1]); })) +
