@@ -289,19 +289,16 @@ class Widget {
   // Drawing
 
   #drawEditor() {
-    const { cell, page: { width } } = this, dot = Math.ceil(cell / 5), style = getComputedStyle(this.root);
+    const { cell, page: { width } } = this, style = getComputedStyle(this.root);
     const context = drawPixels(this.editor, this.page, coloursOf(this.images[this.image], this.page), cell);
-    const fill = (variable, size, [row, column]) => {
-      context.fillStyle = style.getPropertyValue(variable).trim() || "#888";
+    for (const [colour, size] of [["--cover", cell], ["--mark", Math.ceil(cell / 5)]]) {
+      context.fillStyle = style.getPropertyValue(colour).trim() || "#888";
       const margin = (cell - size) / 2;
-      context.fillRect(column * cell + margin, row * cell + margin, size, size);
-    };
-    this.observed.forEach((seen, i) => {
-      if (seen) return;
-      const place = [Math.floor(i / width), i % width];
-      fill("--cover", cell, place);
-      fill("--mark", dot, place);
-    });
+      this.observed.forEach((seen, i) => {
+        const x = (i % width) * cell + margin, y = Math.floor(i / width) * cell + margin;
+        if (!seen) context.fillRect(x, y, size, size);
+      });
+    }
     if (this.cursor) this.#drawCursor(context);
     press(this.thumbnails, this.image);
     press(this.views, Object.keys(VIEWS).indexOf(this.view));
@@ -320,7 +317,7 @@ class Widget {
     const { colour, top } = view === "deviation" ? heatOf(values, page) : { colour: coloursOf(values, page) };
     drawPixels(this.picture, page, colour, this.cell);
     this.scale.hidden = top === undefined;
-    this.scale.textContent = `black: 0, lightest: ${top?.toPrecision(2)}`;
+    this.scale.textContent = `black: 0, lightest: ${top?.toPrecision(2) ?? ""}`;
     this.caption.textContent = VIEWS[view].name;
     this.picture.ariaLabel = `The answer for ${page.labels[image]}: ${VIEWS[view].about}`;
     this.numbers.textContent = this.#summary();
