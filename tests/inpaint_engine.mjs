@@ -1,5 +1,5 @@
 // Answers questions to the engine of einet/inpaint/engine.js: JSON on standard input, JSON on standard output.
-//   node inpaint_engine.mjs engine.js model.safetensors < [{"x", "observed", "samples", "moments", "explanation"}, ...]
+//   node inpaint_engine.mjs engine.js model.safetensors < [{"x", "observed", "samples", "pairs", "moments", "explanation"}, ...]
 import { readFileSync } from "node:fs";
 
 const [engine, file] = process.argv.slice(2);
@@ -17,6 +17,8 @@ try {
     return {
       logDensity: given.logDensity,
       samples: Array.from({ length: question.samples ?? 0 }, () => Array.from(given.sample(next))),
+      pairs: Array.from({ length: question.pairs ?? 0 }, (_, seed) =>
+        [true, false].map((noise) => Array.from(given.sample(random(seed), noise)))),
       mean: Array.from(mean),
       deviation: Array.from(deviation),
       best: best && { ...best, x: Array.from(best.x) },

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+import numpy as np
 import pytest
 from inpainter import PHONE, WithoutAKernel, opened
 from pages import served
@@ -109,6 +110,24 @@ def test_sizes_of_rectangles(browser, height, width, delta, rows_only):
     model = einet.Einet(graph, einet.Bernoulli(), num_sums=3)
     numbers = len(graph.regions), len(graph.leaves), len(graph.partitions), sum(p.numel() for p in model.parameters())
     assert tuple(int(shown[name]) for name in ("regions", "leaves", "partitions", "parameters")) == numbers
+
+
+def test_a_region_is_drawn_anew(browser):
+    """Chapter 10: pixels of the region that was pressed change, and no others; the page is read from the disk."""
+    tab = browser.new_page()
+    tab.goto((HTML / "book/10_images.html").as_uri())
+    figure = tab.locator(".regions-figure")
+    figure.get_by_role("checkbox").uncheck()
+    pixels = """canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]"""
+    before = np.reshape(figure.locator("canvas").evaluate(pixels), (32, 32, 4))
+    assert len(np.unique(before)) > 20, "nothing is drawn"
+    figure.get_by_role("button", name="draw rows 9 to 24 anew").press("Enter")
+    after = np.reshape(figure.locator("canvas").evaluate(pixels), (32, 32, 4))
+    kept = float(figure.evaluate("root => root.dataset.logDensity"))
+    tab.close()
+    changed = (before != after).any((1, 2))
+    assert changed.tolist() == [8 <= row < 24 for row in range(32)]
+    assert 500 < kept < 3000  # nats, of half an image
 
 
 def heights(pages):

@@ -150,6 +150,18 @@ def test_engine_agrees_with_enumeration(tmp_path):
         np.testing.assert_allclose(answer["deviation"], np.sqrt((mean * (1 - mean)).clip(0)), atol=1e-6)
 
 
+def test_a_sample_without_noise_is_of_the_same_leaves(tmp_path):
+    """All leaves have standard deviation 0.01 and are far apart: noise moves no value to another leaf's mean."""
+    leaf = einet.Normal(min_variance=0.99e-4, max_variance=1e-4)
+    model = einet.Einet(einet.poon_domingos((3, 3), 1), leaf, num_sums=4, seed=0)
+    export(model, tmp_path / "model.safetensors", value_range=(-3, 3))
+    question = {"x": [0.5] * 9, "observed": [True] * 3 + [False] * 6, "pairs": 50}
+    noisy, quiet = np.array(ask(tmp_path / "model.safetensors", [question])[0]["pairs"]).transpose(1, 0, 2)
+    assert (noisy[:, :3] == 0.5).all() and (quiet[:, :3] == 0.5).all()
+    assert 0.005 < np.abs(noisy - quiet)[:, 3:].mean() < 0.011
+    assert max(len(np.unique(values)) for values in quiet[:, 3:].T) in (2, 3, 4), "means of a leaf's four entries"
+
+
 @needs_node
 @pytest.mark.parametrize("name", ["Bernoulli", "mixed"])
 def test_samples_match_the_posterior(name, tmp_path):

@@ -1,4 +1,5 @@
 """Pages that show an `InpaintWidget` get what it needs to answer without a kernel: its script, its style, its models.
+So does chapter 10, whose figure asks the same engine.
 
 All of it is made while the book is built: the script from the one source in einet/inpaint, the models from book/models.
 """
@@ -18,7 +19,7 @@ def write_files(app) -> None:
 
 
 def add_files(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    if 'class="einet-inpaint"' in context.get("body", ""):
+    if any(f'class="{name}"' in context.get("body", "") for name in ("einet-inpaint", "regions-figure")):
         app.add_css_file("inpaint/inpaint.css")
         app.add_js_file("inpaint/inpaint.js", loading_method="defer")
 

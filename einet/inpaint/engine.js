@@ -450,10 +450,11 @@ class Given {
     this.posterior = joint.map((log) => Math.exp(log - this.logDensity)); // of the components
   }
 
-  // The hidden part, drawn from its exact conditional distribution
-  sample(random) {
+  // The hidden part, drawn from its exact conditional distribution; without noise, the modes of the leaves that were drawn
+  sample(random, noise = true) {
     const pick = (odds) => drawn(odds, random), c = pick(this.posterior);
-    return this.#filled(c, this.passes[c], pick, (family, phi, fields) => family.sample(phi, fields, random));
+    const value = (family, phi, fields) => (noise ? family.sample(phi, fields, random) : family.mode(phi, fields));
+    return this.#filled(c, this.passes[c], pick, value);
   }
 
   // The exact conditional mean and standard deviation of each value. Components of probability 1e-12 are left out.

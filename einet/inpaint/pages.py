@@ -18,6 +18,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent
 START = """const base = document.currentScript.src;
+globalThis.einetInpaint = { loadModel: (file) => loadModel(file, base), random }; // for figures of other kinds
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", () => start(base));
 else start(base);
 """

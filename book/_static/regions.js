@@ -1,0 +1,89 @@
+// The figure of chapter 10 that answers: an image that a model drew, and the regions of its circuit. Press a region, and
+// its pixels are drawn anew given all others, by the engine of the inpainter (einet/inpaint/engine.js). A classic script,
+// so that it also runs from file://. It fills every element of class "regions-figure", and leaves the last region's rows
+// and the log-density of what was kept in data attributes, which tests/test_browser.py looks at.
+(() => {
+  "use strict";
+  const STYLE = `
+    .regions-figure { --ink: var(--pst-color-text-base, #333); --line: var(--pst-color-border, #ccc); --sum: var(--einet-sum, #4053c4);
+      --leaf: var(--einet-leaf, #2a9d8f); border: 1px solid var(--line); border-radius: .4rem; padding: 1rem; margin: 1rem 0;
+      font-variant-numeric: tabular-nums; }
+    .regions-figure .stage { display: flex; gap: .6rem; max-width: 34rem; }
+    .regions-figure .picture { flex: 1 1 0; min-width: 0; position: relative; }
+    .regions-figure canvas { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; }
+    .regions-figure .frame { position: absolute; left: 0; right: 0; outline: 3px solid var(--einet-product, #e9a03b); pointer-events: none; }
+    .regions-figure .regions { flex: 0 0 40%; display: grid; grid-template-rows: repeat(4, 1fr); grid-template-columns: repeat(6, 1fr); gap: 4px; }
+    .regions-figure .regions button { border: 0; border-radius: .25rem; background: var(--sum); cursor: pointer; padding: 0; min-width: 0; }
+    .regions-figure .regions button.leaf { background: var(--leaf); }
+    .regions-figure .regions button:is(:hover, :focus-visible) { outline: 3px solid var(--einet-product, #e9a03b); outline-offset: 0; }
+    .regions-figure label { display: inline-flex; gap: .4rem; align-items: center; margin-top: .7rem; }
+    .regions-figure output { display: block; margin-top: .3rem; min-height: 3.2em; }`;
+  const MODEL = "house-numbers", BANDS = 4;
+  // All runs of neighbouring bands, from first to last, and the column in which a run is drawn: runs in a column do not overlap.
+  const RUNS = [
+    [0, 0, 1], [1, 1, 1], [2, 2, 1], [3, 3, 1], [0, 1, 2], [2, 3, 2], [1, 2, 3], [0, 2, 4], [1, 3, 5], [0, 3, 6],
+  ];
+
+  function paint(canvas, { height, width, channels, low, high }, values) {
+    const picture = new ImageData(width, height);
+    for (let pixel = 0; pixel < height * width; pixel++) {
+      for (let c = 0; c < 3; c++) {
+        picture.data[4 * pixel + c] = (255 * (values[pixel * channels + (c % channels)] - low)) / (high - low);
+      }
+      picture.data[4 * pixel + 3] = 255;
+    }
+    canvas.getContext("2d").putImageData(picture, 0, 0);
+  }
+
+  function live(root, model, random) {
+    const rows = model.height / BANDS, length = model.height * model.width;
+    root.innerHTML = `<div class="stage"><div class="picture"><canvas width="${model.width}" height="${model.height}" role="img"
+      aria-label="A house number that the model drew"></canvas><div class="frame" hidden></div></div>
+      <div class="regions" role="group" aria-label="Regions: press one to draw it anew">` + RUNS.map(([first, last, column]) =>
+      `<button type="button" class="${first === last ? "leaf" : "sum"}" style="grid-area: ${first + 1} / ${column} / ${last + 2} / ${column + 1}"
+        data-first="${first}" data-last="${last}" title="rows ${first * rows + 1} to ${(last + 1) * rows}"
+        aria-label="draw rows ${first * rows + 1} to ${(last + 1) * rows} anew"></button>`).join("") +
+      `</div></div><label><input type="checkbox" checked> without the noise of the leaves</label><output aria-live="polite"></output>`;
+    const [canvas, frame, quiet, output] = ["canvas", ".frame", "input", "output"].map((s) => root.querySelector(s));
+    let seed = 4, drawn = new Float64Array(length * model.channels), modes = drawn;
+
+    function show() {
+      paint(canvas, model, quiet.checked ? modes : drawn);
+    }
+
+    // What is kept is evidence as it was drawn, with its noise, whatever is shown.
+    function redraw(first, last) {
+      const from = first * rows, to = (last + 1) * rows;
+      const observed = Array.from({ length }, (_, pixel) => pixel < from * model.width || pixel >= to * model.width);
+      const given = model.given(drawn, observed), kept = modes;
+      seed += 1;
+      modes = given.sample(random(seed), false).map((value, i) => (observed[Math.floor(i / model.channels)] ? kept[i] : value));
+      drawn = given.sample(random(seed));
+      frame.hidden = false;
+      frame.style.top = `${(100 * first) / BANDS}%`;
+      frame.style.height = `${(100 * (last + 1 - first)) / BANDS}%`;
+      Object.assign(root.dataset, { rows: `${from}-${to}`, logDensity: given.logDensity });
+      show();
+      output.textContent = from === 0 && to === model.height ? "All of it is new: a sample of the model."
+        : `Rows ${from + 1} to ${to} are new. The rest, which was kept, has a log-density of ${given.logDensity.toFixed(0)} nats.`;
+    }
+
+    root.addEventListener("click", ({ target }) => {
+      if (target.dataset.first) redraw(Number(target.dataset.first), Number(target.dataset.last));
+    });
+    quiet.addEventListener("change", show);
+    redraw(0, BANDS - 1);
+  }
+
+  async function build(root) {
+    root.textContent = "The model is being loaded.";
+    try {
+      const { loadModel, random } = globalThis.einetInpaint;
+      live(root, await loadModel(MODEL), random);
+    } catch (error) {
+      root.textContent = `The model “${MODEL}” could not be read: ${error.message}. Build the book anew.`;
+    }
+  }
+
+  einetFigure("regions", STYLE, build);
+})();
