@@ -174,7 +174,7 @@ class Widget {
         + "shift with an arrow paints along.",
     });
     this.picture = panel("", { class: "answer", role: "img" });
-    this.scale = element(this.picture.parentNode, "div", { class: "scale", hidden: "" });
+    this.scale = element(this.picture.parentNode, "div", { class: "scale" });
     this.#listen();
   }
 
@@ -316,7 +316,7 @@ class Widget {
     const { page, answered: { values, view, image } } = this;
     const { colour, top } = view === "deviation" ? heatOf(values, page) : { colour: coloursOf(values, page) };
     drawPixels(this.picture, page, colour, this.cell);
-    this.scale.hidden = top === undefined;
+    this.scale.style.visibility = top === undefined ? "hidden" : ""; // its place is kept: the buttons below stay
     this.scale.textContent = `black: 0, lightest: ${top?.toPrecision(2) ?? ""}`;
     this.caption.textContent = VIEWS[view].name;
     this.picture.ariaLabel = `The answer for ${page.labels[image]}: ${VIEWS[view].about}`;
