@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from einet.families import ExponentialFamily
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.trees import (
@@ -34,11 +35,14 @@ def sample(
     num_samples: int,
     generator: torch.Generator | None = None,
     labels: Tensor | int | None = None,
+    noise: bool = True,
 ) -> Tensor:
     """Independent draws x ~ p(x): (N, D), or (N, D, C) for families with C channels.
 
     generator   on the model's device; without it every call draws anew. The global random state is left alone
     labels      for a model with several classes: (N,), or one for all; the rows are drawn from p(x | label)
+    noise       if False, leaves answer with their modes. That is no draw from p(x), but shows what the sums chose: an
+                equal generator chooses the same leaves either way
 
     `ValueError` unless num_samples >= 1.
 
@@ -47,7 +51,7 @@ def sample(
     """
     _check_count(num_samples)
     device = next(model.parameters()).device
-    draw = _Draw(generator, device)
+    draw = _Draw(generator, device, noise)
     labels = as_labels(model.num_classes, labels, num_samples, device)
     if isinstance(model, Einet):
         drawn = _draw_rows(model, labels, draw)
@@ -132,7 +136,7 @@ def _draw_rows(network: Einet, labels: Tensor, draw: _Draw, x=None, observed=Non
         check_evidence(passed.outputs[-1].value[0].T.gather(1, labels[:, None])[:, 0].log())
         labels = labels[row]
     visits = descend(network, labels, draw, passed, row)
-    return values(network, visits, len(labels), lambda family, phi: family.sample(phi, draw.generator))
+    return values(network, visits, len(labels), draw.value)
 
 
 def _log_density(network: Einet, x: Tensor, observed: Tensor) -> Tensor:
@@ -143,11 +147,16 @@ def _log_density(network: Einet, x: Tensor, observed: Tensor) -> Tensor:
 class _Draw:
     """Picks by lot: the inverse of each row's distribution function, at a uniform number for each visit."""
 
-    def __init__(self, generator: torch.Generator | None, device: torch.device):
+    def __init__(self, generator: torch.Generator | None, device: torch.device, noise: bool = True):
         if generator is None:
             generator = torch.Generator(device)
             generator.seed()
-        self.generator = generator
+        self.generator, self.noise = generator, noise
+
+    def value(self, family: ExponentialFamily, phi: Tensor) -> Tensor:
+        """A value for each leaf entry. Without noise one is drawn, too: later choices are then those with noise."""
+        drawn = family.sample(phi, self.generator)
+        return drawn if self.noise else family.mode(phi)
 
     def __call__(self, odds: Tensor, which: Tensor) -> Tensor:
         num_rows, width = odds.shape

@@ -158,8 +158,8 @@ RUNS = {
         export="house-numbers.safetensors",
     ),
     "fashion-normal": _fashion(leaves="Normal"),
-    "fashion-binomial": _fashion(leaves="Binomial"),
-    "fashion-categorical": _fashion(leaves="Categorical"),
+    "fashion-binomial": _fashion(leaves="Binomial", figure=False),
+    "fashion-categorical": _fashion(leaves="Categorical", figure=False),
     "fashion-factorised": _fashion("factorised", leaves="Categorical", pseudocount=1.0, figure=False),
     "fashion-gmm": _fashion("gmm", sums=20, epochs=5, full=True, figure=False),
     "fashion-small": _fashion(

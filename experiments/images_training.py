@@ -193,14 +193,14 @@ def exported(network: einet.Einet | einet.Mixture, path: Path) -> dict:
 
 
 def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, seed: int, path: Path) -> None:
-    """Figure 4: training images, samples, the same samples without the noise of the leaves where that is normal, and
-    the training image that is nearest to each of those."""
+    """Figure 4: training images, samples, the same samples without the noise of their leaves, and the training image
+    that is nearest to each of those."""
     count = COLUMNS * LINES
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
     parts = {"real": data.train[order]}
-    networks = {"samples": network} | ({"without noise": quiet(network)} if recipe.leaves == "Normal" else {})
-    for name, each in networks.items():
-        draws = einet.sample(each, count, torch.Generator(device_of(each)).manual_seed(seed))
+    for name, noise in (("samples", True), ("without noise", False)):
+        generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+        draws = einet.sample(network, count, generator, noise=noise)
         parts[name] = outputs(draws.cpu(), recipe, data.train.shape[1:])
     parts["nearest"] = data.train[nearest(parts[name], data.train)]
     draw(parts, path)
@@ -215,22 +215,6 @@ def draw(parts: dict[str, Tensor], path: Path) -> None:
         ax.text(-2, (i + 0.5) * pixels, name, ha="right", va="center", rotation=90)
     path.parent.mkdir(parents=True, exist_ok=True)
     ax.figure.savefig(path, dpi=120, bbox_inches="tight")
-
-
-@torch.no_grad()
-def quiet(network: einet.Einet | einet.Mixture) -> einet.Einet | einet.Mixture:
-    """A copy whose normal leaves have the smallest variance they may have: what it draws are the leaves' means."""
-    import copy
-
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        if isinstance(getattr(module, "family", None), einet.Normal):
-            module.phi[1] = module.family.min_variance
-    return network
-
-
-def device_of(network) -> torch.device:
-    return next(network.parameters()).device
 
 
 def nearest(some: Tensor, others: Tensor) -> Tensor:

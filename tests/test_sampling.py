@@ -348,6 +348,16 @@ def test_samples_of_each_label():
         assert table.p_value(drawn[label]) > 0.001
 
 
+def test_without_noise_the_same_leaves_answer_with_their_modes():
+    """Standard deviations are 0.01, and means of a leaf's entries far apart; components draw one after the other."""
+    leaf, graph = Normal(min_variance=0.99e-4, max_variance=1e-4), poon_domingos((3, 3), 1)
+    model = Mixture([Einet(graph, leaf, num_sums=4, seed=seed) for seed in range(3)], [0.2, 0.3, 0.5])
+    noisy, quiet = sample(model, 500, seeded(0)), sample(model, 500, seeded(0), noise=False)
+    assert (noisy - quiet).abs().max() < 0.05 and 0.009 < (noisy - quiet).std() < 0.011
+    means = torch.cat([network.leaves.parts[0].phi[0].flatten() for network in model.components])
+    assert torch.isin(quiet, means).all()
+
+
 # Randomness, state, cost
 
 

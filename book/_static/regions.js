@@ -1,6 +1,6 @@
 // The figure of chapter 10 that answers: an image that a model drew, and the regions of its circuit. Press a region, and
-// its pixels are drawn anew given all others, by the engine of the inpainter (einet/inpaint/engine.js). A classic script,
-// so that it also runs from file://. It fills every element of class "regions-figure", and leaves the last region's rows
+// its pixels are drawn anew given all others, by the engine of the inpainter (einet/inpaint), and shown by its means. A classic
+// script, so that it also runs from file://. It fills every element of class "regions-figure", and leaves the last region's rows
 // and the log-density of what was kept in data attributes, which tests/test_browser.py looks at.
 (() => {
   "use strict";
@@ -24,18 +24,8 @@
     [0, 0, 1], [1, 1, 1], [2, 2, 1], [3, 3, 1], [0, 1, 2], [2, 3, 2], [1, 2, 3], [0, 2, 4], [1, 3, 5], [0, 3, 6],
   ];
 
-  function paint(canvas, { height, width, channels, low, high }, values) {
-    const picture = new ImageData(width, height);
-    for (let pixel = 0; pixel < height * width; pixel++) {
-      for (let c = 0; c < 3; c++) {
-        picture.data[4 * pixel + c] = (255 * (values[pixel * channels + (c % channels)] - low)) / (high - low);
-      }
-      picture.data[4 * pixel + 3] = 255;
-    }
-    canvas.getContext("2d").putImageData(picture, 0, 0);
-  }
-
-  function live(root, model, random) {
+  function live(root, model) {
+    const { random, drawPixels, coloursOf } = globalThis.einetInpaint;
     const rows = model.height / BANDS, length = model.height * model.width;
     root.innerHTML = `<div class="stage"><div class="picture"><canvas width="${model.width}" height="${model.height}" role="img"
       aria-label="A house number that the model drew"></canvas><div class="frame" hidden></div></div>
@@ -48,7 +38,7 @@
     let seed = 4, drawn = new Float64Array(length * model.channels), modes = drawn;
 
     function show() {
-      paint(canvas, model, quiet.checked ? modes : drawn);
+      drawPixels(canvas, model, coloursOf(quiet.checked ? modes : drawn, model), 1);
     }
 
     // What is kept is evidence as it was drawn, with its noise, whatever is shown.
@@ -78,8 +68,7 @@
   async function build(root) {
     root.textContent = "The model is being loaded.";
     try {
-      const { loadModel, random } = globalThis.einetInpaint;
-      live(root, await loadModel(MODEL), random);
+      live(root, await globalThis.einetInpaint.loadModel(MODEL));
     } catch (error) {
       root.textContent = `The model “${MODEL}” could not be read: ${error.message}. Build the book anew.`;
     }

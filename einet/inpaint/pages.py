@@ -18,7 +18,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent
 START = """const base = document.currentScript.src;
-globalThis.einetInpaint = { loadModel: (file) => loadModel(file, base), random }; // for figures of other kinds
+// for figures of other kinds
+globalThis.einetInpaint = { loadModel: (file) => loadModel(file, base), random, drawPixels, coloursOf };
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", () => start(base));
 else start(base);
 """
