@@ -23,6 +23,7 @@ lab: $(INSTALLED)  ## the chapters in JupyterLab
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --exclude "*.ipynb" .
 
 experiments: $(INSTALLED)  ## race einet against the other libraries on this machine
 	$(BIN)/python experiments/efficiency.py --quick

@@ -287,7 +287,7 @@ def _child_gradients(
 ):  # fmt: skip
     """One node's gradients of its children for TILE_B rows. For each i in turn, q_j = sum_k g_k W_kij gives both:
 
-        dl_i = sum_j q_j r_j,   dr_j += q_j l_i
+    dl_i = sum_j q_j r_j,   dr_j += q_j l_i
     """
     tiles = tl.cdiv(batch, TILE_B)
     node = (tl.program_id(0) // tiles).to(tl.int64)

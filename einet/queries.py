@@ -64,7 +64,6 @@ def _mask(model: Einet | Mixture, x: Tensor, mask: Tensor) -> Tensor:
     return mask if len(mask) == len(x) else mask[0]
 
 
-
 # The posterior of every variable
 
 
