@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/.installed
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
+install: $(INSTALLED)  ## what everything here needs, into .venv
+
 book: $(INSTALLED)  ## run every chapter and build the book, from scratch and strictly
 	rm -rf _build
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -37,4 +39,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-.PHONY: help book test lab lint experiments clean
+.PHONY: help install book test lab lint experiments clean

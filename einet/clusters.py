@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from einet.em import EM
 from einet.families import ExponentialFamily
 from einet.files import read, refusals, write
 from einet.graph import RegionGraph
@@ -42,6 +43,7 @@ def fit_mixture(
     batch_size: int | None = 100,
     lr: float = 0.5,
     pseudocount: float = 0.0,
+    decay: float = 1.0,
     start_from_rows: bool = False,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -54,6 +56,7 @@ def fit_mixture(
     observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
     num_sums, num_leaves   of `Einet`
     epochs, batch_size, lr, pseudocount   of `fit`
+    decay       what the step size is multiplied with after every epoch
     start_from_rows   the entries of a leaf region's vector begin around rows of the cluster, see `start`
     seed        of the clusters, of the networks' parameters (seed + 0, seed + 1, ...) and of the orders of rows
     device      where the networks are trained; `x` may be elsewhere
@@ -69,15 +72,18 @@ def fit_mixture(
     """
     check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
     rows = Rows(Einet(graph, leaf, num_sums=1, seed=0), x, observed)
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be within (0, 1], got {decay}")
     if num_components > len(x):
         raise ValueError(f"num_components must be at most the number of rows, {len(x)}, got {num_components}")
     folder = None if checkpoint_folder is None else Path(checkpoint_folder)
     clusters = _clusters(rows, num_components, seed, folder)
-    training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "pseudocount": pseudocount, "seed": seed}
+    training = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    steps = {"lr": lr, "pseudocount": pseudocount, "decay": decay}
     networks = [(graph, leaf, num_sums, num_leaves, 1, seed + c) for c in range(len(clusters))]
     files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (
-        (network, *_arrays(rows, cluster), str(device), start_from_rows, {**training, "checkpoint": file})
+        (network, *_arrays(rows, cluster), str(device), start_from_rows, steps, {**training, "checkpoint": file})
         for network, cluster, file in zip(networks, clusters, files, strict=True)
     )
     states = progress_bar(_results(jobs, processes), progress, len(clusters), "component")
@@ -139,12 +145,14 @@ def _filled(rows: Rows) -> Tensor:
 
 def _train(job: tuple) -> dict:
     """The parameters of one network, trained on one cluster, as arrays: those pass between processes by value."""
-    network, x, observed, device, start_from_rows, training = job
+    network, x, observed, device, start_from_rows, steps, training = job
     model, x = Einet(*network).to(device), torch.from_numpy(x)
     observed = None if observed is None else torch.from_numpy(observed)
     if start_from_rows:
         start(model, x, observed, seed=training["seed"])
-    fit(model, x, observed, progress=False, **training)
+    optimizer = EM(model, lr=steps["lr"], pseudocount=steps["pseudocount"])
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, steps["decay"])
+    fit(model, x, observed, optimizer=optimizer, scheduler=scheduler, progress=False, **training)
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
 
 

@@ -220,7 +220,7 @@ class _Run:
             "model": description(self.model, _families(self.model)),
             "initial parameters": digest(self.model.state_dict()),
             "optimizer": optimizer_state(self.optimizer)[0],
-            "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+            "scheduler": None if self.scheduler is None else _told(self.scheduler),
         }
         if not os.path.lexists(path):
             self.save(path)  # now, so that a path where nothing can be written is found before an epoch is lost
@@ -340,6 +340,11 @@ class _Graph:
             value = _step(self.rows, self.optimizer, batch)
         current.wait_stream(self.stream)
         return value
+
+
+def _told(scheduler: torch.optim.lr_scheduler.LRScheduler) -> str:
+    """Its name and numbers, before its first step."""
+    return f"{type(scheduler).__name__} {sorted(scheduler.state_dict().items(), key=lambda item: item[0])}"
 
 
 def _families(model: Einet | Mixture) -> set[type]:

@@ -18,6 +18,8 @@ import einet
 from einet.datasets import fashion_mnist, find, house_numbers, image_folder
 
 LEVELS = 256
+PARTS = ("real", "samples", "without noise", "nearest")  # of a figure
+DRAWN = PARTS[1:3]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Recipe:
     leaves   Normal, Binomial or Categorical
     rows     of training, the first so many; test_rows likewise
     sums     K; of a "gmm" the number of Gaussians, with full covariances if `full`
-    delta, axes   of `einet.poon_domingos`, axis 0 being cut into upper and lower parts
+    delta, axes   of `einet.poon_domingos`, several deltas from coarse to fine; axis 0 is cut into upper and lower parts
     """
 
     dataset: str
@@ -37,26 +39,28 @@ class Recipe:
     rows: int = 60_000
     test_rows: int = 10_000
     clusters: int = 20
-    delta: int = 8
+    delta: tuple[int, ...] = (8,)
     axes: tuple[int, ...] = (0,)
     sums: int = 40
     epochs: int = 25
     batch: int = 500
     lr: float = 0.5
+    decay: float = 1.0
     pseudocount: float = 0.0
     min_variance: float = 1e-6
     max_variance: float = 1e-2
+    floor: float = 1e-5  # of the probability of a category
     start_from_rows: bool = True  # as `einet.fit_mixture` has it; the paper starts at random
     full: bool = False
     export: str = ""  # the file below book/models that the model is written to, in float16
-    figure: bool = True  # a picture of real images, samples and neighbours may be passed on
+    figure: tuple[str, ...] = PARTS  # what is drawn of it; of some data sets no images may be passed on
 
     def family(self, channels: int) -> einet.Normal | einet.Binomial | einet.Categorical:
         if self.leaves == "Normal":
             return einet.Normal(channels=channels, min_variance=self.min_variance, max_variance=self.max_variance)
         if self.leaves == "Binomial":
             return einet.Binomial(LEVELS - 1, channels=channels)
-        return einet.Categorical(LEVELS, channels=channels)
+        return einet.Categorical(LEVELS, channels=channels, floor=self.floor)
 
 
 KINDS = ("dataset", "model", "start_from_rows", "full", "export", "figure")  # what is no number
@@ -142,7 +146,7 @@ def bits_per_dimension(log_densities: Tensor, recipe: Recipe, dimensions: int) -
 
 
 _fashion = partial(
-    Recipe, "fashion-mnist", delta=7, axes=(0, 1), sums=16, batch=100, epochs=8, lr=0.3, pseudocount=0.01,
+    Recipe, "fashion-mnist", delta=(7,), axes=(0, 1), sums=16, batch=100, epochs=8, lr=0.3, pseudocount=0.01,
     max_variance=1.0,
 )  # fmt: skip
 
@@ -158,13 +162,13 @@ RUNS = {
         export="house-numbers.safetensors",
     ),
     "fashion-normal": _fashion(leaves="Normal"),
-    "fashion-binomial": _fashion(leaves="Binomial", figure=False),
-    "fashion-categorical": _fashion(leaves="Categorical", figure=False),
-    "fashion-factorised": _fashion("factorised", leaves="Categorical", pseudocount=1.0, figure=False),
-    "fashion-gmm": _fashion("gmm", sums=20, epochs=5, full=True, figure=False),
+    "fashion-binomial": _fashion(leaves="Binomial", figure=()),
+    "fashion-categorical": _fashion(leaves="Categorical", figure=()),
+    "fashion-factorised": _fashion("factorised", leaves="Categorical", pseudocount=1.0, figure=()),
+    "fashion-gmm": _fashion("gmm", sums=20, epochs=5, full=True, figure=()),
     "fashion-small": _fashion(
-        rows=30_000, test_rows=2_000, delta=14, max_variance=0.05, export="fashion-mnist.safetensors"
+        rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
     ),
-    "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, delta=32, figure=False),
-    "cifar10": Recipe("cifar10", rows=50_000, figure=False),
+    "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), figure=DRAWN),
+    "cifar10": Recipe("cifar10", rows=50_000, clusters=100, figure=DRAWN),
 }  # fmt: skip

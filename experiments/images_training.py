@@ -68,7 +68,7 @@ def results(log_densities: Tensor, recipe: Recipe, dimensions: int) -> dict:
 
 def folder_of(name: str, recipe: Recipe, options) -> Path:
     """Where a training is kept. Another recipe or seed has another folder."""
-    told = {**asdict(recipe), "seed": options.seed, "export": "", "figure": True, "test_rows": 0}
+    told = {**asdict(recipe), "seed": options.seed, "export": "", "figure": (), "test_rows": 0}
     return options.runs / "images" / f"{name}-{hashlib.sha256(repr(told).encode()).hexdigest()[:8]}"
 
 
@@ -131,6 +131,7 @@ def train_einet(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) 
         epochs=recipe.epochs,
         batch_size=recipe.batch,
         lr=recipe.lr,
+        decay=recipe.decay,
         pseudocount=recipe.pseudocount,
         start_from_rows=recipe.start_from_rows,
         seed=options.seed,
@@ -194,7 +195,7 @@ def exported(network: einet.Einet | einet.Mixture, path: Path) -> dict:
 
 def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, seed: int, path: Path) -> None:
     """Figure 4: training images, samples, the same samples without the noise of their leaves, and the training image
-    that is nearest to each of those."""
+    that is nearest to each of those; as many of these as the recipe allows."""
     count = COLUMNS * LINES
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
     parts = {"real": data.train[order]}
@@ -202,8 +203,8 @@ def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, s
         generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
         draws = einet.sample(network, count, generator, noise=noise)
         parts[name] = outputs(draws.cpu(), recipe, data.train.shape[1:])
-    parts["nearest"] = data.train[nearest(parts[name], data.train)]
-    draw(parts, path)
+    parts["nearest"] = data.train[nearest(parts["without noise"], data.train)]
+    draw({name: parts[name] for name in recipe.figure}, path)
 
 
 def draw(parts: dict[str, Tensor], path: Path) -> None:

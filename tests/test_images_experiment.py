@@ -116,7 +116,7 @@ def test_bytes_come_back(leaves):
 
 
 def test_the_factorised_baseline_is_the_histogram_of_each_class():
-    data, recipe = drawn(60, 20, 0), Recipe("", model="factorised", leaves="Categorical", delta=2)
+    data, recipe = drawn(60, 20, 0), Recipe("", model="factorised", leaves="Categorical", delta=(2,))
     x = recipes.inputs(data.train, recipe, 0)
     options = experiment.parse_arguments(["--quiet"])
     model, _ = training.train_factorised(recipe, data, x, options, None)
@@ -135,7 +135,7 @@ def test_every_number_is_an_argument():
     words = ["--only", "lfw", "--delta", "16", "--axes", "0", "1", "--max-variance", "0.1", "--clusters", "100"]
     options = experiment.parse_arguments(words)
     recipe = options.recipes["lfw"]
-    assert (recipe.delta, recipe.axes, recipe.max_variance, recipe.clusters) == (16, (0, 1), 0.1, 100)
+    assert (recipe.delta, recipe.axes, recipe.max_variance, recipe.clusters) == ((16,), (0, 1), 0.1, 100)
     assert options.output == experiment.KEPT / "images.json"  # not the book's
     assert experiment.parse_arguments([]).output == experiment.RESULTS
     assert experiment.parse_arguments(["--quick"]).output == experiment.KEPT / "quick" / "images.json"

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
 import numpy as np
+import pandas
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +20,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
 
 
 def test_there_is_a_short_example():
-    lines = [line for line in EXAMPLES[0].splitlines() if line.strip() and not line.startswith("import ")]
+    lines = [line for line in EXAMPLES[0].splitlines() if line.strip() and not line.startswith(("import ", "torch.set"))]
     assert len(lines) == 5
 
 
@@ -34,16 +36,21 @@ def test_first_example_runs_as_shown(tmp_path):
 
 
 def test_own_csv(tmp_path):
-    """The second example, on a file with a gap in the first row and one row that does not belong."""
+    """The second example, on a file with a gap in the first row and one held-out row that does not belong."""
     random = np.random.default_rng(0)
-    length = random.normal(170, 10, 200)
+    length = random.normal(170, 10, 400)
     lines = [f"{x:.1f},{x - 100 + random.normal():.1f},{i % 2}" for i, x in enumerate(length)]
-    lines[0], lines[77] = "180,,1", "150,99,0"
+    odd = int(pandas.Series(range(400)).sample(frac=0.2, random_state=0).iloc[5])
+    lines[0], lines[odd] = "180,,1", "150,99,0"
     (tmp_path / "own.csv").write_text("\n".join(["height,weight,answer", *lines]))
-    oddest, filled = run(EXAMPLES[1], tmp_path).rsplit("[", 1)
-    assert re.search(r"weight +99\.0", oddest) and "Name: 77" in oddest
-    height, weight, answer = map(float, filled.strip(" ]\n").split())
-    assert (height, answer) == (180, 1) and 70 < weight < 90
+    out = run(EXAMPLES[1], tmp_path)
+    assert re.search(rf"the oddest row\nheight +150.0\nweight +99.0\nanswer +0.0\nName: {odd}", out)
+    filled = re.search(r"^0 +180.0 +([\d.]+) +1.0$", out, re.M)
+    assert 70 < float(filled[1]) < 90
+    assert len(re.findall(r"^[0-4] +1\d\d\.\d+ +\d+\.\d+ +[01]\.0$", out, re.M)) == 3 + 5
+    assert -4 < float(re.search(r"given the height: (-[\d.]+)", out)[1]) < -1
+    scores = joblib.load(tmp_path / "own.joblib").score_samples(pandas.read_csv(tmp_path / "own.csv"))
+    assert scores.argmin() == odd
 
 
 def test_links_lead_somewhere():

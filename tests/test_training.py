@@ -183,8 +183,12 @@ def test_another_schedule_is_refused(tmp_path):
     train(by_scheduled_em, 2, tmp_path / "run")
     em = EM(network(), lr=0.8)
     em.param_groups[0]["initial_lr"] = 0.8
-    with pytest.raises(ValueError, match="scheduler was MultiStepLR, and is None"):
+    with pytest.raises(ValueError, match="scheduler was MultiStepLR .* and is None"):
         train(by_em, 2, tmp_path / "run", batch_size=100, optimizer=em)
+    em = EM(network(), lr=0.8)
+    faster = torch.optim.lr_scheduler.MultiStepLR(em, [2, 3], 0.25)
+    with pytest.raises(ValueError, match="scheduler was"):
+        train(by_em, 2, tmp_path / "run", batch_size=100, optimizer=em, scheduler=faster)
 
 
 def test_what_is_no_run(tmp_path):
@@ -278,6 +282,15 @@ def test_one_component_is_one_network():
     single = Einet(GRAPH, Normal(), num_sums=2, seed=4)
     fit(single, x, epochs=3, batch_size=25, seed=4, progress=False)
     assert same(model.components[0], single) and model.weights.tolist() == [1]
+
+
+def test_the_step_size_falls():
+    x = clustered()
+    model = fit_mixture(x, 1, GRAPH, Normal(), lr=0.8, decay=0.25, **ARGUMENTS)
+    single = Einet(GRAPH, Normal(), num_sums=2, seed=4)
+    for epoch in range(3):
+        fit(single, x, epochs=1, batch_size=25, lr=0.8 * 0.25**epoch, seed=4 + epoch, progress=False)
+    assert same(model.components[0], single)
 
 
 def test_clusters_without_rows_are_left_out_and_tiny_ones_are_not():
@@ -432,6 +445,8 @@ def test_another_mixture_is_refused(tmp_path):
     ({"x": torch.zeros(0, 6)}, "at least one row"),
     ({"observed": torch.ones(60, 5, dtype=torch.bool)}, "observed must have shape"),
     ({"lr": 2.0}, "lr must be within"),
+    ({"decay": 0.0}, "decay must be within"),
+    ({"decay": 1.1}, "decay must be within"),
     ({"leaf": "Normal"}, "leaf must be"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_bad_input(change, reason):
