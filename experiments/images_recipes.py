@@ -165,10 +165,13 @@ RUNS = {
     "fashion-binomial": _fashion(leaves="Binomial", figure=()),
     "fashion-categorical": _fashion(leaves="Categorical", figure=()),
     "fashion-factorised": _fashion("factorised", leaves="Categorical", pseudocount=1.0, figure=()),
-    "fashion-gmm": _fashion("gmm", sums=20, epochs=5, full=True, figure=()),
+    "fashion-gmm": _fashion("gmm", sums=53, epochs=5, full=True, figure=()),
+    "fashion-pixels": _fashion(
+        leaves="Categorical", clusters=1, delta=(16, 8, 4, 2, 1), epochs=6, lr=0.4, decay=0.68, pseudocount=0.0
+    ),
     "fashion-small": _fashion(
         rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
     ),
-    "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), figure=DRAWN),
-    "cifar10": Recipe("cifar10", rows=50_000, clusters=100, figure=DRAWN),
+    "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), epochs=10, figure=DRAWN),
+    "cifar10": Recipe("cifar10", rows=50_000, clusters=100, epochs=10, figure=DRAWN),
 }  # fmt: skip
