@@ -116,7 +116,10 @@ def load_optimizer(path: str | os.PathLike, optimizer: torch.optim.Optimizer) ->
 def description(model: nn.Module, families: Families = ()) -> dict:
     """All of a model but its parameters, ready for JSON."""
     if not isinstance(model, (Einet, Mixture)):
-        raise ValueError(f"only an Einet or a Mixture can be saved, got {type(model).__name__}")
+        raise ValueError(
+            f"only an Einet or a Mixture can be saved, got {type(model).__name__}; a scikit-learn estimator is saved "
+            "by joblib.dump, its network alone by einet.save(estimator.model_, path)"
+        )
     known, networks, places = _by_name(families), [], []
     for network in model.components if isinstance(model, Mixture) else [model]:
         described = _described(network, known)

@@ -12,7 +12,6 @@ Chapter: book/12_queries
 
 from __future__ import annotations
 
-import math
 from numbers import Integral
 
 import numpy as np
@@ -23,18 +22,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from einet.families import Bernoulli, Categorical, ExponentialFamily, Normal
+from einet.columns import Columns, refuse_text
+from einet.families import ExponentialFamily
 from einet.network import Einet
 from einet.queries import conditional_marginals
 from einet.sampling import sample
 from einet.structures import random_binary_trees
 from einet.training import fit, log_density
 
-# leaf="auto": the smallest variance of a standardised column, and when a column of integers is one of categories.
-MIN_VARIANCE = 0.01
-MOST_CATEGORIES, ROWS_PER_CATEGORY = 10, 5
-# The probability that a column of categories holds a value that was not in the training data.
-UNSEEN = 1e-5
 # Fewer rows than this are too few to decide when to stop.
 FEWEST_VALIDATION_ROWS = 10
 # Rows that a leaf entry starts from, and rows that are completed at once.
@@ -76,6 +71,7 @@ class _EinetEstimator(BaseEstimator):
         return tags
 
     def _validated(self, X, *y, reset: bool = False):
+        refuse_text(X)
         return validate_data(self, X, *y, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset)
 
     def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int):
@@ -83,7 +79,7 @@ class _EinetEstimator(BaseEstimator):
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
         depth = _depth(X.shape[1]) if isinstance(self.depth, str) and self.depth == "auto" else self.depth
-        columns = Columns(X, self.leaf)
+        columns = Columns(X, self.leaf, getattr(self, "feature_names_in_", None))
         graph = random_binary_trees(X.shape[1], _integer(depth), _integer(self.num_replicas), seed)
         sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes}
         model = Einet(graph, columns.families, **sizes, seed=seed).double()
@@ -112,16 +108,18 @@ class _EinetEstimator(BaseEstimator):
         check_is_fitted(self, "model_")
         X = self._validated(X)
         x, observed, offset = self.columns_.encode(X)
-        return log_density(self.model_, x, observed).numpy().reshape(len(X), -1) + offset[:, None]
+        return (log_density(self.model_, x, observed).reshape(len(X), -1) + offset[:, None]).numpy()
 
 
 class EinetDensity(DensityMixin, _EinetEstimator):
     """A density over the columns of a table, with exact marginals: NaN is a missing value, in training and in queries.
 
-    leaf          the family of the columns. "auto": a column of integers with few values (at most 10, each in at least
-                  5 rows on average) is Bernoulli or Categorical over the values seen, any other is Normal with a
-                  variance of at least 0.01 of the column's. Or one `ExponentialFamily` for all columns, or a dict
-                  {family: columns}: then the support is the family's, and a value outside it a ValueError.
+    leaf          the family of the columns. "auto": a column whose values in training are integers, at most 10
+                  different ones, is Bernoulli (one or two) or Categorical (more, if each occurs in at least 5 rows on
+                  average) over the values seen; any other is Normal with a variance of at least 0.01 of the column's.
+                  Or one `ExponentialFamily` for all columns, or a dict {family: columns}, these as numbers from 0 or,
+                  after a DataFrame, as names; columns that it leaves out are chosen as by "auto". Where a family is
+                  given, the support is the family's, and a value outside it a ValueError.
                   Normal columns are standardised inside; log-densities are in the units of the data all the same.
     depth         of the random binary trees; "auto" is 1 below 8 columns, else 2
     num_replicas, num_sums         trees, and length of the vectors
@@ -131,7 +129,8 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     random_state  an integer makes fits and samples repeatable
 
     Sets `model_` (an `Einet` in float64), `columns_`, `history_`, `n_features_in_` and, from a table with names,
-    `feature_names_in_`. `ValueError` for what scikit-learn refuses: infinities, text, another number of columns.
+    `feature_names_in_`. `ValueError` for what scikit-learn refuses: infinities, text, another number of columns;
+    and, in training, for a column without any value.
 
     A value that a column of categories never had in training has the probability 1e-5, whatever the other columns are.
 
@@ -217,60 +216,6 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
         return self.classes_[best]
 
 
-class Columns:
-    """How the columns of a table become variables of a network, and back.
-
-    families   {family: columns}, for `Einet`
-    discrete   the columns of all families but Normal
-    values     for each column, the values that its categories 0, 1, ... stand for; None where it has none
-    center, scale   (D,): z = (x - center) / scale; 0 and 1 but for Normal columns
-
-    Paper: not in it
-    Chapter: book/12_queries
-    """
-
-    def __init__(self, X: np.ndarray, leaf: str | ExponentialFamily | dict):
-        columns = [column[~np.isnan(column)] for column in X.T]
-        self.values: list[np.ndarray | None] = [None] * len(columns)
-        if isinstance(leaf, str) and leaf == "auto":
-            self.values = [_categories(column) for column in columns]
-            leaf = {}
-            for d, values in enumerate(self.values):
-                leaf.setdefault(_family(values), []).append(d)
-        if not isinstance(leaf, (dict, ExponentialFamily)):
-            raise ValueError(f'leaf must be "auto", an ExponentialFamily or a dict of them, got {leaf!r}')
-        self.families = leaf if isinstance(leaf, dict) else {leaf: list(range(len(columns)))}
-        normal = [d for family, own in self.families.items() if isinstance(family, Normal) for d in own]
-        self.discrete = [d for d in range(len(columns)) if d not in normal]
-        self.center, self.scale = np.zeros(len(columns)), np.ones(len(columns))
-        for d in normal:
-            if d in range(len(columns)) and len(columns[d]):
-                self.center[d], self.scale[d] = columns[d].mean(), _spread(columns[d])
-
-    def encode(self, X: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Rows for the network (B, D), what is observed of them (B, D), and what to add to their log-density (B,):
-        log |dz/dx|, and the logarithms of the probabilities that discrete columns hold a value seen before, or not."""
-        observed = ~np.isnan(X)
-        z = np.where(observed, (X - self.center) / self.scale, 0.0)
-        offset = -(observed * np.log(self.scale)).sum(1)
-        for d, values in enumerate(self.values):
-            if values is None:
-                continue
-            z[:, d] = np.searchsorted(values, X[:, d]).clip(max=len(values) - 1)
-            seen = values[z[:, d].astype(int)] == X[:, d]
-            offset += np.where(observed[:, d], np.where(seen, math.log1p(-UNSEEN), math.log(UNSEEN)), 0.0)
-            observed[:, d] = seen & (len(values) > 1)  # a constant column has nothing to be learned
-        return torch.as_tensor(z), torch.as_tensor(observed), offset
-
-    def decode(self, z: Tensor) -> np.ndarray:
-        """The network's rows in the units of the table."""
-        X = z.numpy() * self.scale + self.center
-        for d, values in enumerate(self.values):
-            if values is not None:
-                X[:, d] = values[z[:, d].long().clamp(max=len(values) - 1)]
-        return X
-
-
 def start_from_rows(model: Einet, x: Tensor, observed: Tensor, seed: int) -> None:
     """Start each leaf entry at the mean statistics of some random rows: of 50, or of a quarter of all if that is less.
 
@@ -297,25 +242,6 @@ def start_from_rows(model: Einet, x: Tensor, observed: Tensor, seed: int) -> Non
 
 def _depth(num_columns: int) -> int:
     return 1 if num_columns < 8 else 2  # deeper trees were slower and no better on tables of 4 to 64 columns
-
-
-def _categories(column: np.ndarray) -> np.ndarray | None:
-    """The values of a column of categories, sorted; None for a column of numbers."""
-    values = np.unique(column)
-    few = 1 <= len(values) <= min(MOST_CATEGORIES, max(2, len(column) // ROWS_PER_CATEGORY))
-    return values if few and (values == np.round(values)).all() else None
-
-
-def _family(values: np.ndarray | None) -> ExponentialFamily:
-    if values is None:
-        return Normal(min_variance=MIN_VARIANCE)
-    return Bernoulli() if len(values) <= 2 else Categorical(categories=len(values))
-
-
-def _spread(column: np.ndarray) -> float:
-    """The standard deviation, or 1 for what is constant but for rounding."""
-    deviation = float(column.std())
-    return deviation if deviation > 1e-12 * np.abs(column).max() else 1.0
 
 
 def _split(labels: np.ndarray, share: float, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:

@@ -112,5 +112,7 @@ def refusals(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except FOREIGN as error:
-        reason = error if isinstance(error, (ValueError, SafetensorError)) else repr(error)
+        reason = error if isinstance(error, ValueError) else repr(error)
+        if isinstance(error, SafetensorError):
+            reason = f"{error}: it is not a file of einet.save, or is damaged"
         raise ValueError(f"cannot read {path}: {reason}") from error

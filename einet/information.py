@@ -22,7 +22,7 @@ from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries import conditional_marginals, log_marginal
 from einet.sampling import sample
-from einet.trees import PORTION, left_and_right, networks_of, table_of, upward, values_of
+from einet.trees import PORTION, check_model, left_and_right, networks_of, table_of, upward, values_of
 
 # Enumerating more joint values than this is a mistake, not a question.
 MOST_WORLDS = 2**16
@@ -74,6 +74,7 @@ def _samples(model: Einet | Mixture, num_samples: int, generator: torch.Generato
 
 
 def _check_one_class(model: Einet | Mixture) -> None:
+    check_model(model)
     if model.num_classes != 1:
         raise ValueError(f"the model must have one class, got {model.num_classes}")
 

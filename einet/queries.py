@@ -18,7 +18,17 @@ from torch import Tensor
 
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.trees import PORTION, as_evidence, as_labels, check_evidence, networks_of, portions, table_of, values_of
+from einet.trees import (
+    PORTION,
+    as_evidence,
+    as_labels,
+    check_evidence,
+    check_model,
+    networks_of,
+    portions,
+    table_of,
+    values_of,
+)
 
 # Eq. (1)
 
@@ -32,6 +42,7 @@ def log_marginal(model: Einet | Mixture, x: Tensor, observed: Tensor | None = No
     Paper: Section 2
     Chapter: book/12_queries
     """
+    check_model(model)
     inside, mask = model.as_input(x, observed)
     found = []
     for _, rows, seen in portions(model, inside, mask):

@@ -20,6 +20,7 @@ from einet.trees import (
     as_evidence,
     as_labels,
     check_evidence,
+    check_model,
     descend,
     networks_of,
     portions,
@@ -49,6 +50,7 @@ def sample(
     Paper: Section 2
     Chapter: book/12_queries
     """
+    check_model(model)
     _check_count(num_samples)
     device = next(model.parameters()).device
     draw = _Draw(generator, device, noise)

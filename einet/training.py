@@ -24,6 +24,7 @@ from einet.files import digest, read, refusals, write
 from einet.leaves import MULTIPLIED, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
+from einet.trees import check_model
 
 # Rows of one pass that needs no gradients, and of one that does, where no batch size is given.
 INFERENCE_ROWS, GRADIENT_ROWS = 1000, 500
@@ -126,6 +127,7 @@ class Rows:
     """A data set for `model`, checked once: rows, their masks and their labels. Its data may be on another device."""
 
     def __init__(self, model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, labels: Tensor | None = None):
+        check_model(model)
         self.model, self.x, self.observed, self.labels = model, x, observed, labels
         first = x[:1] if isinstance(x, Tensor) and x.dim() else x
         self.num_variables = len(model.as_input(first, None, check=False)[0])

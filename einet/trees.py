@@ -257,8 +257,18 @@ def as_labels(num_classes: int, labels: Tensor | int | None, count: int, device:
     return labels.long().expand(count)
 
 
+def check_model(model) -> None:
+    """`ValueError` for what is neither network nor mixture, such as an estimator, which has one inside."""
+    if not hasattr(model, "as_input"):
+        raise ValueError(
+            f"expected an Einet or a Mixture, got {type(model).__name__}: of a scikit-learn estimator take its model_, "
+            "and rows from its columns_.encode"
+        )
+
+
 def as_evidence(model, x: Tensor, observed: Tensor, check: bool = True) -> tuple[Tensor, Tensor]:
     """`model.as_input`, for queries that need a mask: (D, C, B), and (D, B) or (D, 1)."""
+    check_model(model)
     if observed is None:
         raise ValueError("observed must be a bool tensor, got None")
     return model.as_input(x, observed, check)

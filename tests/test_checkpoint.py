@@ -305,6 +305,9 @@ def test_no_file(tmp_path):
     for name in ("empty", "pipe"):
         with pytest.raises(ValueError, match=f"cannot read .*{name}"):
             load(tmp_path / name)
+    (tmp_path / "of_joblib").write_bytes(b"\x80\x04\x95" * 100)
+    with pytest.raises(ValueError, match="cannot read .*joblib: .*not a file of einet.save"):
+        load(tmp_path / "of_joblib")
 
 
 def test_foreign_safetensors(tmp_path):

@@ -3,7 +3,9 @@
 import warnings
 
 import numpy as np
+import pandas
 import pytest
+import torch
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -11,8 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import einet
+from einet.columns import Columns
 from einet.estimator import EinetClassifier, EinetDensity
-from einet.families import Bernoulli, Categorical, Normal
+from einet.families import Bernoulli, Binomial, Categorical, Normal
 from experiments.missing import accuracies
 
 SMALL = {"num_replicas": 2, "num_sums": 3, "epochs": 10, "random_state": 0}
@@ -130,7 +134,7 @@ def test_all_missing_is_the_prior():
     assert np.allclose(classifier.predict_proba(np.full((1, 4), np.nan)), [[5 / 12, 5 / 12, 1 / 6]])
 
 
-@pytest.mark.parametrize("leaf", ["normal", [Normal()], None, {Normal(): [0, 1]}, Bernoulli()])
+@pytest.mark.parametrize("leaf", ["normal", [Normal()], None, {Normal(): [0, 0]}, {Normal(): [4]}, Bernoulli()])
 def test_leaves_that_do_not_fit_are_refused(leaf):
     with pytest.raises(ValueError, match="leaf must|must be 0 or 1"):
         EinetDensity(**SMALL, leaf=leaf).fit(load_iris().data)
@@ -160,3 +164,161 @@ def test_mixed_columns_have_mass_one():
     assert sum(np.trapezoid(curve, grid) for curve in curves) == pytest.approx(1, abs=1e-4)
     assert density.predict_missing([[20.0, np.nan], [0.0, np.nan]])[:, 1].tolist() == [2, 0]
     assert density.predict_missing([[np.nan, 1.0]])[0, 0] == pytest.approx(10, abs=3)
+
+
+# The columns of a table
+
+
+def houses(num_rows=60):
+    """A table with names: a number, a count from 0 to 2, and yes or no; a gap in each."""
+    random = np.random.RandomState(0)
+    rooms = random.randint(0, 3, num_rows)
+    table = {"area": 40 + 20 * rooms + random.randn(num_rows), "rooms": rooms, "garden": random.randint(0, 2, num_rows)}
+    return pandas.DataFrame(table, dtype=float).mask(np.eye(num_rows, 3, dtype=bool))
+
+
+def test_encode_takes_what_the_estimator_takes_and_decode_undoes_it():
+    table = houses()
+    columns = EinetDensity(**SMALL).fit(table).columns_
+    z, seen, offset = columns.encode(table)
+    for same in (table.to_numpy(), torch.tensor(table.to_numpy()), table.to_numpy().tolist()):
+        again, seen_again, offset_again = columns.encode(same)
+        assert torch.equal(z.nan_to_num(-9), again.nan_to_num(-9)) and torch.equal(seen, seen_again)
+        assert torch.equal(offset, offset_again)
+    np.testing.assert_allclose(columns.decode(z), table.to_numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t[["rooms", "area", "garden"]], "'area' is expected, got 'rooms'"),
+        (lambda t: t[["area", "rooms"]], "3 columns .*, got 2"),
+        (lambda t: t.assign(area=np.inf), "infinity"),
+        (lambda t: t.assign(garden="no"), "column 'garden' holds text"),
+    ],
+)
+def test_encode_refuses_what_the_estimator_refuses(change, message):
+    density = EinetDensity(**SMALL).fit(houses())
+    with pytest.raises(ValueError, match=message):
+        density.columns_.encode(change(houses()))
+    with pytest.raises(ValueError):
+        density.score_samples(change(houses()))
+
+
+def test_a_gap_is_nan_for_the_network_so_that_nobody_forgets_it():
+    table = houses()
+    density = EinetDensity(**SMALL).fit(table.assign(rate=5.0))
+    table = table.assign(rate=5.0).fillna({"area": 60})
+    table.loc[4, "rooms"] = 7  # never seen
+    z, seen, offset = density.columns_.encode(table)
+    assert torch.equal(z.isnan(), ~seen) and not seen[4, 1] and not seen[:, 3].any()
+    assert np.allclose(einet.log_marginal(density.model_, z, seen) + offset, density.score_samples(table))
+    with pytest.raises(ValueError, match="got nan"):
+        density.model_(z)
+
+
+def test_decode_takes_samples_of_every_row():
+    table = houses()
+    density = EinetDensity(**SMALL).fit(table)
+    z, seen, _ = density.columns_.encode(table)
+    drawn = density.columns_.decode(einet.sample_conditional(density.model_, z, seen, 7))
+    assert drawn.shape == (7, *table.shape) and np.isfinite(drawn).all() and set(np.unique(drawn[..., 1])) == {0, 1, 2}
+    assert np.allclose(drawn[:, seen], table.to_numpy()[seen])
+    assert density.columns_.decode(z[0]).shape == (3,)
+
+
+@pytest.mark.parametrize("estimator", [EinetDensity, EinetClassifier])
+@pytest.mark.parametrize("value", [3, -1, 0.5])
+def test_a_value_outside_its_family_is_refused_with_its_column(estimator, value):
+    leaf, table, y = {Categorical(3): ["rooms"]}, houses(), np.arange(60) % 2
+    wrong = table.copy()
+    wrong.loc[9, "rooms"] = value
+    with pytest.raises(ValueError, match=f"column 'rooms': .* from 0 to 2, got {value}"):
+        estimator(**SMALL, leaf=leaf).fit(wrong, y)
+    with pytest.raises(ValueError, match=f"column 1: .* from 0 to 2, got {value}"):
+        estimator(**SMALL, leaf={Categorical(3): [1]}).fit(wrong.to_numpy(), y)
+    fitted = estimator(**SMALL, leaf=leaf).fit(table, y)
+    with pytest.raises(ValueError, match=f"column 'rooms': .* from 0 to 2, got {value}"):
+        fitted.score(wrong, y)
+
+
+def test_a_column_without_a_value_is_refused():
+    empty = houses().assign(rooms=np.nan)
+    with pytest.raises(ValueError, match="column 'rooms' has no value in training"):
+        EinetDensity(**SMALL).fit(empty)
+    with pytest.raises(ValueError, match="column 1 has no value in training"):
+        EinetClassifier(**SMALL, leaf=Normal()).fit(empty.to_numpy(), np.arange(60) % 2)
+
+
+@pytest.mark.parametrize("dtype", [object, "str", "category"])
+def test_text_is_refused_with_its_column_and_what_to_do(dtype):
+    words = pandas.Series(["0", "1", "no"] * 20).astype(dtype)
+    with pytest.raises(ValueError, match=r"column 'garden' holds text \('no'\): .*X\['garden'\]\.map\(\{'no': 0, "):
+        EinetDensity(**SMALL).fit(houses().assign(garden=words))
+
+
+def test_numbers_written_as_text_are_numbers():
+    table = houses().astype({"garden": object})
+    table["garden"] = ["0", "1", None] * 20
+    assert EinetDensity(**SMALL).fit(table).columns_.discrete == [1, 2]
+
+
+def test_a_leaf_for_some_columns_by_name_or_number():
+    table = houses()
+    for columns in (["rooms"], "rooms", [1], np.array([1]), 1):
+        families = Columns(table.to_numpy(), {Binomial(2): columns}, list(table)).families
+        assert families == {Binomial(2): [1], Normal(min_variance=0.01): [0], Bernoulli(): [2]}
+    own = EinetDensity(**SMALL, leaf={Binomial(2): ["rooms"]}).fit(table)
+    assert own.model_.families == {Binomial(2): (1,), Normal(min_variance=0.01): (0,), Bernoulli(): (2,)}
+    every = EinetDensity(**SMALL, leaf={}).fit(table)
+    assert np.array_equal(every.score_samples(table), EinetDensity(**SMALL).fit(table).score_samples(table))
+
+
+def test_a_family_may_be_given_and_chosen_at_once():
+    table = houses().assign(odd=[3.0, 4.0] * 30)
+    density = EinetDensity(**SMALL, leaf={Bernoulli(): ["garden"]}).fit(table)
+    assert density.columns_.families[Bernoulli()] == [2, 3]
+    assert set(np.unique(density.sample(50)[:, 3])) == {3, 4}
+    with pytest.raises(ValueError, match="column 'garden': a Bernoulli"):
+        density.score_samples(table.assign(garden=3.0))
+    assert np.isfinite(density.score_samples(table.assign(odd=5.0))).all()
+
+
+@pytest.mark.parametrize("column", ["attic", 3, -1])
+def test_a_leaf_for_a_column_that_is_not_there(column):
+    leaf = {Normal(): ["area"], Binomial(2): [column]}
+    with pytest.raises(ValueError, match=rf"0 to 2, or \['area', 'rooms', 'garden'\], got {column!r}"):
+        EinetDensity(**SMALL, leaf=leaf).fit(houses())
+    with pytest.raises(ValueError, match="which are 0 to 2, got 'area'"):
+        EinetDensity(**SMALL, leaf=leaf).fit(houses().to_numpy())
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model, x, seen: einet.log_marginal(model, x),
+        lambda model, x, seen: einet.log_conditional(model, x, ~seen, seen),
+        lambda model, x, seen: einet.conditional_mean(model, x, seen),
+        lambda model, x, seen: einet.conditional_marginals(model, x, seen),
+        lambda model, x, seen: einet.sample(model, 5),
+        lambda model, x, seen: einet.sample_conditional(model, x, seen),
+        lambda model, x, seen: einet.mpe(model, x, seen),
+        lambda model, x, seen: einet.entropy(model),
+        lambda model, x, seen: einet.entropy_bounds(model),
+        lambda model, x, seen: einet.mutual_information(model, [0], [1]),
+        lambda model, x, seen: einet.log_density(model, x),
+        lambda model, x, seen: einet.fit(model, x),
+    ],
+)
+def test_questions_to_an_estimator_say_where_its_network_is(ask):
+    seen = torch.tensor([True, False])
+    for x in (torch.zeros(1, 2), houses()):
+        with pytest.raises(ValueError, match="an Einet or a Mixture, got EinetDensity: .* model_, .* columns_.encode"):
+            ask(EinetDensity(), x, seen)
+
+
+def test_einet_save_says_how_an_estimator_is_saved(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"got EinetClassifier; .* joblib.dump, .* einet.save\(estimator.model_, path\)"
+    ):
+        einet.save(EinetClassifier(), tmp_path / "m")

@@ -25,7 +25,7 @@ LAYER = {
     "mixture": 4, "em": 4, "trees": 4,
     "explain": 5, "queries": 5, "sampling": 5, "checkpoint": 5,
     "information": 6, "training": 6,
-    "clusters": 7,
+    "clusters": 7, "columns": 7,
     "inpaint": 8, "plotting": 8, "datasets": 8, "estimator": 8,
 }  # fmt: skip
 
