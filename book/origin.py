@@ -53,14 +53,23 @@ def line(record: dict) -> str:
 
 
 def show(records: Iterable[dict]) -> None:
-    """Print where records came from, once for all that came from the same command, commit, machine and seed."""
+    """Print where records came from, once for all that came from the same command, commit, machine and seed; what is
+    the same for all of these groups comes last."""
     groups: dict[tuple, list[dict]] = {}
     for record in records:
         groups.setdefault(tuple(facts(record).items()), []).append(record["provenance"])
+    common = set.intersection(*map(set, groups)) if len(groups) > 1 else set()
     for words, origins in groups.items():
         days = sorted({origin["date"][:10] for origin in origins})
         seconds = sum(origin["seconds"] for origin in origins)
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
         print(f"{len(origins)} record{'s' * (len(origins) > 1)}, {seconds:.1f} s, {when}")
-        for name, value in words:
-            print(f"  {name:9}{value}")
+        _list(pair for pair in words if pair not in common)
+    if common:
+        print("all of them")
+        _list(pair for pair in next(iter(groups)) if pair in common)
+
+
+def _list(words: Iterable[tuple[str, str]]) -> None:
+    for name, value in words:
+        print(f"  {name:9}{value}")

@@ -46,8 +46,17 @@ def test_records_of_one_run_are_told_once(capsys):
     assert [text for text in lines if not text.startswith(" ")] == [
         "2 records, 3.5 s, 2026-11-24 to 2026-11-25",
         "1 record, 7.0 s, 2026-11-26",
+        "all of them",
     ]
-    assert sum("seed     4" in text for text in lines) == 1 and len(lines) == 2 * (1 + len(origin.SHARED))
+    assert [text for text in lines if "seed" in text] == ["  seed     3", "  seed     4"]
+    shared = lines[lines.index("all of them") + 1 :]
+    assert [text.split()[0] for text in shared] == [name for name in origin.SHARED if name != "seed"]
+    assert len(lines) == 3 + 2 + len(shared)
+
+
+def test_a_single_run_is_told_whole(capsys):
+    origin.show([made(), made()])
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(origin.SHARED)
 
 
 def test_a_number_without_an_origin_is_refused(results):
