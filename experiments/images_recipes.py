@@ -150,6 +150,8 @@ _fashion = partial(
     max_variance=1.0,
 )  # fmt: skip
 
+_pixels = partial(_fashion, leaves="Categorical", delta=(16, 8, 4, 2, 1), lr=0.4, pseudocount=0.0)
+
 RUNS = {
     "house-numbers": Recipe("house-numbers", rows=40_000, test_rows=5_000, batch=100),
     "house-numbers-small": Recipe(
@@ -166,9 +168,8 @@ RUNS = {
     "fashion-categorical": _fashion(leaves="Categorical", figure=()),
     "fashion-factorised": _fashion("factorised", leaves="Categorical", pseudocount=1.0, figure=()),
     "fashion-gmm": _fashion("gmm", sums=53, epochs=5, full=True, figure=()),
-    "fashion-pixels": _fashion(
-        leaves="Categorical", clusters=1, delta=(16, 8, 4, 2, 1), epochs=6, lr=0.4, decay=0.68, pseudocount=0.0
-    ),
+    "fashion-pixels": _pixels(clusters=1, epochs=6, decay=0.68, sums=16, figure=()),
+    "fashion-pixels-10": _pixels(clusters=10, epochs=10, decay=0.79, sums=10),
     "fashion-small": _fashion(
         rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
     ),
