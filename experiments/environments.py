@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
-RIVALS = (".venv-bench", HERE / "requirements.txt", ("torch", "cirkit", "spflow", "safetensors"))
+RIVALS = (".venv-bench", HERE / "requirements-bench.txt", ("torch", "cirkit", "spflow", "safetensors"))
 ENVIRONMENTS = {"libspn-keras": (".venv-libspn", HERE / "requirements-libspn.txt", ("torch", "libspn_keras"))}
 
 
