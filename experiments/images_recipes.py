@@ -163,6 +163,10 @@ RUNS = {
         batch=100,
         export="house-numbers.safetensors",
     ),
+    "house-numbers-pixels": Recipe(
+        "house-numbers", rows=40_000, test_rows=5_000, delta=(16, 8, 4, 2, 1), axes=(0, 1), sums=10, epochs=10,
+        batch=100, lr=0.4, decay=0.79,
+    ),  # fmt: skip
     "fashion-normal": _fashion(leaves="Normal"),
     "fashion-binomial": _fashion(leaves="Binomial", figure=()),
     "fashion-categorical": _fashion(leaves="Categorical", figure=()),
@@ -173,6 +177,6 @@ RUNS = {
     "fashion-small": _fashion(
         rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
     ),
-    "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), epochs=10, figure=DRAWN),
+    "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), epochs=10, figure=()),
     "cifar10": Recipe("cifar10", rows=50_000, clusters=100, epochs=10, figure=DRAWN),
 }  # fmt: skip
