@@ -151,7 +151,8 @@ def _train(job: tuple) -> dict:
     if start_from_rows:
         start(model, x, observed, seed=training["seed"])
     optimizer = EM(model, lr=steps["lr"], pseudocount=steps["pseudocount"])
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, steps["decay"])
+    falls = steps["decay"] < 1
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, steps["decay"]) if falls else None
     fit(model, x, observed, optimizer=optimizer, scheduler=scheduler, progress=False, **training)
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
 

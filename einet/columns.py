@@ -70,7 +70,8 @@ class Columns:
 
         X is a table as the estimator's own methods take it: an array, a DataFrame with the columns of the training
         data, or rows as lists; NaN is missing. What is not observed is NaN in the network's rows, too: a gap, a value
-        of a category that was not in the training data, and a constant column, from which there is nothing to learn.
+        of a category that was not in the training data, and a constant column of integers, from which there is nothing
+        to learn: its leaf is as it began, so ask the network about `seen` entries alone.
         What to add is log |dz/dx|, and the logarithms of the probabilities that columns of categories hold a value
         seen before, or not.
 
@@ -94,14 +95,24 @@ class Columns:
         return z, observed, offset
 
     def decode(self, z: Tensor) -> np.ndarray:
-        """The network's rows (..., D), as queries return them, in the units of the table; NaN stays NaN."""
+        """The network's rows (..., D), as samples and completed rows are, in the units of the table; NaN stays NaN.
+
+        `ValueError` for a mean of categories, which is none of them; `predict_missing` gives the most probable one.
+        """
         z = z.numpy()
         X = z * self.scale + self.center
         for d, values in enumerate(self.values):
             if values is not None:
+                self._check_codes(d, z[..., d])
                 place = np.nan_to_num(z[..., d]).astype(int).clip(max=len(values) - 1)
                 X[..., d] = np.where(np.isnan(z[..., d]), np.nan, values[place])
         return X
+
+    def _check_codes(self, d: int, codes: np.ndarray) -> None:
+        wrong = codes[codes != np.floor(codes)]
+        wrong = wrong[~np.isnan(wrong)]
+        if len(wrong):
+            raise ValueError(f"{self._called(d)} has categories 0, 1, ... in the network's rows, got {wrong[0]:g}")
 
     def _chosen(self, leaf, num_columns: int) -> dict[ExponentialFamily, list[int]]:
         """What `leaf` says itself, columns as numbers."""
@@ -127,7 +138,7 @@ class Columns:
 
     def _checked(self, X) -> np.ndarray:
         """A table as an array of floats."""
-        refuse_text(X)
+        check_table(X)
         for name, found in zip(self.names or (), getattr(X, "columns", ()), strict=False):
             if name != found:
                 raise ValueError(f"the columns must be those of the training data: {name!r} is expected, got {found!r}")
@@ -147,10 +158,16 @@ class Columns:
                 self._check_support(family, [d], z, observed)
 
 
-def refuse_text(X) -> None:
-    """`ValueError`, with the column and what to do, where a DataFrame holds text that is no number."""
-    if not (hasattr(X, "items") and hasattr(X, "dtypes")):
-        return  # text in an array or a list is left to scikit-learn
+def check_table(X) -> None:
+    """`ValueError`, with the column and what to do, for a DataFrame with text that is no number, or with names that
+    scikit-learn would not compare, so that columns in another order would pass for those of the training data."""
+    if not (hasattr(X, "items") and hasattr(X, "dtypes") and getattr(X, "ndim", 0) == 2):
+        return  # text in an array or a list is left to scikit-learn, and so is a lone row
+    names = list(X.columns)
+    if not all(isinstance(name, str) for name in names) and names != list(range(len(names))):
+        raise ValueError(
+            f"columns must have names of text, or 0, 1, ..., got {names}: X.columns.astype(str) makes them"
+        )
     for name, column in X.items():
         for value in column if column.dtype.kind == "O" else ():
             if isinstance(value, str) and not _is_number(value):

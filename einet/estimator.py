@@ -22,7 +22,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from einet.columns import Columns, refuse_text
+from einet.columns import Columns, check_table
 from einet.families import ExponentialFamily
 from einet.network import Einet
 from einet.queries import conditional_marginals
@@ -71,7 +71,7 @@ class _EinetEstimator(BaseEstimator):
         return tags
 
     def _validated(self, X, *y, reset: bool = False):
-        refuse_text(X)
+        check_table(X)
         return validate_data(self, X, *y, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset)
 
     def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int):

@@ -222,7 +222,7 @@ class _Run:
             "model": description(self.model, _families(self.model)),
             "initial parameters": digest(self.model.state_dict()),
             "optimizer": optimizer_state(self.optimizer)[0],
-            "scheduler": None if self.scheduler is None else _told(self.scheduler),
+            **_told(self.scheduler),
         }
         if not os.path.lexists(path):
             self.save(path)  # now, so that a path where nothing can be written is found before an epoch is lost
@@ -344,9 +344,13 @@ class _Graph:
         return value
 
 
-def _told(scheduler: torch.optim.lr_scheduler.LRScheduler) -> str:
-    """Its name and numbers, before its first step."""
-    return f"{type(scheduler).__name__} {sorted(scheduler.state_dict().items(), key=lambda item: item[0])}"
+def _told(scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> dict:
+    """What a scheduler that has made no step is: its name, and what is plain in its state. Functions cannot be told."""
+    if scheduler is None:
+        return {"scheduler": None}
+    state = {f"its {name}": value for name, value in scheduler.state_dict().items() if name[0] != "_"}
+    plain = {name: str(value) for name, value in state.items() if isinstance(value, (int, float, str, dict))}
+    return {"scheduler": type(scheduler).__name__, **plain}
 
 
 def _families(model: Einet | Mixture) -> set[type]:

@@ -19,7 +19,6 @@ from einet.datasets import fashion_mnist, find, house_numbers, image_folder
 
 LEVELS = 256
 PARTS = ("real", "samples", "without noise", "nearest")  # of a figure
-DRAWN = PARTS[1:3]
 
 
 @dataclass(frozen=True)
@@ -172,11 +171,12 @@ RUNS = {
     "fashion-categorical": _fashion(leaves="Categorical", figure=()),
     "fashion-factorised": _fashion("factorised", leaves="Categorical", pseudocount=1.0, figure=()),
     "fashion-gmm": _fashion("gmm", sums=53, epochs=5, full=True, figure=()),
+    "fashion-gmm-20": _fashion("gmm", sums=20, epochs=5, full=True, figure=()),
     "fashion-pixels": _pixels(clusters=1, epochs=6, decay=0.68, sums=16, figure=()),
     "fashion-pixels-10": _pixels(clusters=10, epochs=10, decay=0.79, sums=10),
     "fashion-small": _fashion(
         rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
     ),
     "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), epochs=10, figure=()),
-    "cifar10": Recipe("cifar10", rows=50_000, clusters=100, epochs=10, figure=DRAWN),
+    "cifar10": Recipe("cifar10", rows=50_000, clusters=100, epochs=10, figure=()),
 }  # fmt: skip

@@ -203,7 +203,8 @@ def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, s
         generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
         draws = einet.sample(network, count, generator, noise=noise)
         parts[name] = outputs(draws.cpu(), recipe, data.train.shape[1:])
-    parts["nearest"] = data.train[nearest(parts["without noise"], data.train)]
+    if "nearest" in recipe.figure:
+        parts["nearest"] = data.train[nearest(parts["without noise"], data.train)]
     draw({name: parts[name] for name in recipe.figure}, path)
 
 

@@ -257,6 +257,31 @@ def test_text_is_refused_with_its_column_and_what_to_do(dtype):
         EinetDensity(**SMALL).fit(houses().assign(garden=words))
 
 
+def test_names_that_scikit_learn_would_not_compare_are_refused():
+    table = pandas.DataFrame(houses().to_numpy())
+    density = EinetDensity(**SMALL).fit(table)  # 0, 1, 2: places
+    for names in ([0, 2, 1], [2000, 2001, 2002], ["a", 1, 2]):
+        with pytest.raises(ValueError, match=r"names of text, or 0, 1, \.\.\., got \["):
+            density.score_samples(table.set_axis(names, axis=1))
+        with pytest.raises(ValueError, match="names of text"):
+            density.columns_.encode(table.set_axis(names, axis=1))
+
+
+def test_a_lone_row_is_left_to_scikit_learn():
+    table = houses()
+    with pytest.raises(ValueError, match="Expected 2D array"):
+        EinetDensity(**SMALL).fit(table.to_numpy()).score_samples(table.iloc[0])
+
+
+def test_a_mean_of_categories_is_not_decoded():
+    table = houses()
+    density = EinetDensity(**SMALL).fit(table)
+    z, seen, _ = density.columns_.encode(table)
+    mean = einet.conditional_mean(density.model_, z, torch.zeros_like(seen))
+    with pytest.raises(ValueError, match=r"column '(rooms|garden)' has categories 0, 1, \.\.\. .*, got 0\.\d+"):
+        density.columns_.decode(mean)
+
+
 def test_numbers_written_as_text_are_numbers():
     table = houses().astype({"garden": object})
     table["garden"] = ["0", "1", None] * 20

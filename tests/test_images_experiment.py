@@ -1,8 +1,8 @@
 """experiments/images.py on few small images, end to end: bits, resuming, records, models, and what fails."""
 
-import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +148,27 @@ def test_unknown_runs_are_refused(capsys):
 
 
 def test_records_of_the_book():
-    records = experiment.load_records(experiment.RESULTS)
-    for record in records:
-        assert record["run"] in recipes.RUNS and record["provenance"]["command"].startswith("python experiments/images")
-        assert json.dumps(record)
+    """Each is of a recipe as it is now, from a command of this experiment; no photographs are among the pictures."""
+    for record in experiment.load_records(experiment.RESULTS):
+        assert experiment.is_of(record, recipes.RUNS), record["run"]
+        assert record["provenance"]["command"].startswith("python experiments/images")
+    drawn_of = {path.stem for path in (experiment.RESULTS.parent / "images").glob("*.png")}
+    assert drawn_of <= {name for name, recipe in recipes.RUNS.items() if recipe.figure}
+    assert all(recipe.figure == () for recipe in recipes.RUNS.values() if recipe.dataset in ("lfw", "cifar10"))
+
+
+def test_another_recipe_is_another_record():
+    record = {"run": "fashion-gmm", "settings": {"sums": 53, "delta": 7}}
+    assert experiment.is_of(record, recipes.RUNS)
+    assert not experiment.is_of({"run": "fashion-gmm", "settings": {"sums": 20}}, recipes.RUNS)
+    assert not experiment.is_of({"run": "fashion-gmm", "settings": {"delta": [7, 1]}}, recipes.RUNS)
+
+
+def test_only_what_may_be_passed_on_is_drawn(monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "draw", lambda parts, path: seen.append(list(parts)))
+    data, recipe = drawn(40, 10, 0), Recipe("", leaves="Categorical", delta=(2,))
+    network = einet.Einet(einet.poon_domingos(data.shape, 2), recipe.family(data.channels), num_sums=2, seed=0)
+    for parts in (recipes.PARTS, ("samples", "without noise"), ("real",)):
+        training.figure(network, data, replace(recipe, figure=parts), 0, None)
+    assert seen == [["real", "samples", "without noise", "nearest"], ["samples", "without noise"], ["real"]]
