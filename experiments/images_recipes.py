@@ -164,7 +164,7 @@ RUNS = {
     ),
     "house-numbers-pixels": Recipe(
         "house-numbers", rows=40_000, test_rows=5_000, delta=(16, 8, 4, 2, 1), axes=(0, 1), sums=10, epochs=10,
-        batch=100, lr=0.4, decay=0.79,
+        batch=100, lr=0.4, decay=0.79, figure=(),
     ),  # fmt: skip
     "fashion-normal": _fashion(leaves="Normal"),
     "fashion-binomial": _fashion(leaves="Binomial", figure=()),
