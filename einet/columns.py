@@ -34,6 +34,7 @@ class Columns:
     families   {family: columns}, for `Einet`
     discrete   the columns of all families but Normal
     values     for each column, the values that its categories 0, 1, ... stand for; None where it has none
+    constant   columns of integers that are one and the same
     center, scale   (D,): z = (x - center) / scale; 0 and 1 but for Normal columns
 
     `leaf` is that of `EinetDensity`, and `names` are those of the columns, if they have any. `ValueError` for a column
@@ -59,6 +60,7 @@ class Columns:
         self.values = [None if d in named else _categories(column) for d, column in enumerate(known)]
         for d in sorted(set(range(len(known))) - named):
             self.families.setdefault(_family(self.values[d]), []).append(d)
+        self.constant = [d for d, values in enumerate(self.values) if values is not None and len(values) == 1]
         normal = [d for family, own in self.families.items() if isinstance(family, Normal) for d in own]
         self.discrete = [d for d in range(len(known)) if d not in normal]
         self.center, self.scale = np.zeros(len(known)), np.ones(len(known))
@@ -70,8 +72,8 @@ class Columns:
 
         X is a table as the estimator's own methods take it: an array, a DataFrame with the columns of the training
         data, or rows as lists; NaN is missing. What is not observed is NaN in the network's rows, too: a gap, a value
-        of a category that was not in the training data, and a constant column of integers, from which there is nothing
-        to learn: its leaf is as it began, so ask the network about `seen` entries alone.
+        of a category that was not in the training data, and a constant column of integers, about which there is nothing
+        to ask.
         What to add is log |dz/dx|, and the logarithms of the probabilities that columns of categories hold a value
         seen before, or not.
 

@@ -88,6 +88,7 @@ class _EinetEstimator(BaseEstimator):
         data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
         train, held_out = _split(labels, self.validation, random)
         start_from_rows(model, x, observed, seed)
+        _settle(model, columns.constant)
         history = fit(
             model,
             *(part[train] for part in data),
@@ -238,6 +239,14 @@ def start_from_rows(model: Einet, x: Tensor, observed: Tensor, seed: int) -> Non
             with torch.no_grad():
                 direction = part.family.natural_gradient(phi, gradient) / (seen.sum(2) + 1)
                 part.phi[:, pairs, 0] = part.family.project(part.family.step(phi, direction))
+
+
+def _settle(model: Einet, constant: list[int]) -> None:
+    """Leaves of constant columns, which no row trains, are sure of the one category there is."""
+    for part in model.leaves.parts:
+        here = torch.isin(part.pairs, torch.tensor(constant))
+        if here.any():
+            part.phi.data[:, here] = part.family.project(torch.zeros_like(part.phi[:, here]))
 
 
 def _depth(num_columns: int) -> int:

@@ -115,6 +115,8 @@ def test_a_constant_column_says_nothing_and_comes_back():
     same, other, missing = density.score_samples([[5, 0.0], [6, 0.0], [np.nan, 0.0]])
     other, missing = other - same, missing - same
     assert other < -11 and missing == pytest.approx(0, abs=1e-4)
+    drawn = einet.sample(density.model_, 2000, torch.Generator().manual_seed(0))[:, 0]
+    assert density.columns_.constant == [0] and drawn.mean() < 1e-3, "and the network knows it, too"
 
 
 def test_far_away_probabilities_still_sum_to_one_and_agree_with_the_prediction():
