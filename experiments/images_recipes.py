@@ -177,6 +177,6 @@ RUNS = {
     "fashion-small": _fashion(
         rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
     ),
-    "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), epochs=10, figure=()),
-    "cifar10": Recipe("cifar10", rows=50_000, clusters=100, epochs=10, figure=()),
+    "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), figure=()),
+    "cifar10": Recipe("cifar10", rows=50_000, clusters=100, figure=()),
 }  # fmt: skip
