@@ -60,7 +60,7 @@ def run_all(options: argparse.Namespace) -> int:
     """The runs one after another, each in a new process. The number of those that failed."""
     done = {record["run"] for record in load_records(options.output) if is_of(record, options.recipes)}
     waiting = [name for name in options.names if options.again or name not in done]
-    say(f"{len(done)} records in {options.output}; to do: {', '.join(waiting) or 'nothing'}")
+    say(f"{len(done)} of {len(options.names)} runs are in {options.output}; to do: {', '.join(waiting) or 'nothing'}")
     failures = 0
     for name in waiting:
         started = time.time()
@@ -79,14 +79,14 @@ def run_all(options: argparse.Namespace) -> int:
 
 def is_of(record: dict, recipes: dict[str, Recipe]) -> bool:
     """Whether a record has the numbers of its recipe; those of rows are what there was, at most what was asked for."""
-    recipe = asdict(recipes.get(record["run"]) or RUNS[record["run"]])
+    if record["run"] not in recipes:
+        return False  # nobody asks for it
+    recipe, settings = asdict(recipes[record["run"]]), record["settings"]
     numbers = {name: recipe[name] for name in NUMBERS if name not in ("rows", "test_rows")}
-    return all(
-        told_number(record["settings"].get(name, number)) == told_number(number) for name, number in numbers.items()
-    )
+    return all(_as_list(settings.get(name, number)) == _as_list(number) for name, number in numbers.items())
 
 
-def told_number(value):
+def _as_list(value) -> list:
     """Tuples are lists in JSON, and earlier records have a lone delta."""
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
