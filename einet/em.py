@@ -17,6 +17,7 @@ Chapter: book/07_em
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -88,24 +89,23 @@ class EM(torch.optim.Optimizer):
 
 
 def _check_gradients(network: Einet) -> None:
-    layers = (*network.sum_layers(), *network.leaves.parts)
-    if any(parametrize.is_parametrized(layer) for layer in layers):
+    sums, parts = network.sum_layers(), network.leaves.parts
+    if any(parametrize.is_parametrized(layer) for layer in (*sums, *parts)):
         raise ValueError("the model is parametrized for gradient training (see unconstrained): EM cannot move it")
-    if any(parameter.grad is None for layer in layers for parameter in layer.parameters(recurse=False)):
+    parameters = [*(layer.weights for layer in sums), *(part.phi for part in parts)]
+    if any(parameter.grad is None for parameter in parameters):
         raise ValueError("there is no gradient: call model(x).sum().backward() before step()")
     # What is wrong anywhere in a circuit is wrong at its root and its leaves.
     top = network.levels[-1]
     root = torch.cat([layer.weights.grad.flatten() for layer in (*top.einsums, *top.mixings)])
     if root.is_cuda and torch.cuda.is_current_stream_capturing():
         return  # no value is known yet; `fit` looks at the likelihood after every epoch
-    if not all(_is_finite(gradient) for gradient in (root, *(part.phi.grad for part in network.leaves.parts))):
+    # One pass finds both bounds, and a NaN anywhere makes them NaN.
+    bounds = [[float(bound) for bound in torch.aminmax(each)] for each in (root, *(part.phi.grad for part in parts))]
+    if not all(math.isfinite(bound) for pair in bounds for bound in pair):
         raise ValueError("a gradient is not finite: some row has density 0 or infinity under the model")
-    if (root < 0).any():
+    if bounds[0][0] < 0:
         raise ValueError("a weight's gradient is negative: EM ascends, call model(x).sum().backward() without a minus")
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return all(bound.isfinite() for bound in torch.aminmax(tensor))  # one pass; a NaN anywhere makes both NaN
 
 
 def leaf_uses(network: Einet) -> Tensor:
@@ -136,11 +136,11 @@ def leaf_uses(network: Einet) -> Tensor:
 
 def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewest: float, floor: float) -> None:
     for nodes in _slices(weights):
-        old, counts = weights[nodes], weights[nodes] * weights.grad[nodes]
-        counts += pseudocount
-        total = counts.sum(dim, keepdim=True)
-        rate = lr * (total > fewest).to(total.dtype)  # a node that nobody uses stays as it is
-        old.mul_(1 - rate).add_(counts.mul_(rate / total.clamp_min(fewest))).clamp_min_(floor)
+        old = weights[nodes]
+        counts = (weights.grad[nodes] + fewest).mul_(old)  # so that a node that nobody uses stays as it is
+        if pseudocount:
+            counts.add_(pseudocount)
+        old.lerp_(counts.div_(counts.sum(dim, keepdim=True)), lr).clamp_min_(floor)
 
 
 def _slices(parameter: Tensor, dim: int = 0) -> Iterator[slice]:
@@ -152,14 +152,13 @@ def _slices(parameter: Tensor, dim: int = 0) -> Iterator[slice]:
 
 def _move_leaves(part: FamilyLeaves, uses: Tensor, lr: float, pseudocount: float) -> None:
     family = part.family
-    dtype = torch.float64 if family.cancels else part.phi.dtype  # as for their densities
     of_pairs = [uses[rows].repeat_interleave(variables.shape[1], 0) for rows, _, variables in part.groups()]
     total = torch.cat(of_pairs)[:, None] + pseudocount  # (P, 1, K)
-    rate = torch.where(total > FEWEST_USES, lr / total.to(dtype).clamp_min(FEWEST_USES), 0)  # unused, it stays
+    rate = torch.where(total > FEWEST_USES, lr / total.clamp_min(FEWEST_USES), 0)  # unused, it stays
     for pairs in _slices(part.phi, dim=1):
-        phi, gradient = part.phi[:, pairs].to(dtype), part.phi.grad[:, pairs].to(dtype)
-        direction = family.natural_gradient(phi, gradient) * rate[pairs]
-        part.phi[:, pairs] = family.project(family.step(phi, direction))
+        phi = part.phi[:, pairs]
+        direction = family.natural_gradient(phi, part.phi.grad[:, pairs]) * rate[pairs]
+        phi.copy_(family.project(family.step(phi, direction)))
 
 
 # Gradient training, to compare with

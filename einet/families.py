@@ -85,6 +85,17 @@ class ExponentialFamily:
         statistics = self.statistics(x)
         return self.project((statistics + statistics.mean(1, keepdim=True)) / 2)
 
+    def score(self, phi: Tensor, statistics: Tensor, uses: Tensor) -> Tensor:
+        """d/dphi of sum_n u_n log p(x_n), where `statistics` are sum_n u_n T(x_n), and `uses` sum_n u_n.
+
+        By autograd here; a family whose leaves should be fast writes it out: Cov[T(x)]^-1 (statistics - uses E[T(x)]).
+        """
+        with torch.enable_grad():
+            phi = phi.detach().requires_grad_()
+            theta = self.natural(phi)
+            total = (statistics * theta).sum() - (uses * self.log_normalizer(theta)).sum()
+            return torch.autograd.grad(total, phi)[0]
+
     def natural_gradient(self, phi: Tensor, gradient: Tensor) -> Tensor:
         """From d/dphi to d/dtheta: the product Cov[T(x)] . gradient.
 
@@ -175,6 +186,12 @@ class Normal(ExponentialFamily):
         variance = centre.var(0, correction=0).mean()  # of one size, so that no variable outweighs the others
         return self.project(torch.stack((centre, variance.expand(centre.shape))))
 
+    def score(self, phi, statistics, uses):
+        (mean, variance), (first, second) = phi, statistics
+        shift = first - uses * mean  # sum_n u_n (x_n - mean)
+        spread = second - mean * (first + shift) - uses * variance  # sum_n u_n ((x_n - mean)^2 - variance)
+        return torch.stack((shift / variance, spread / (2 * variance * variance)))
+
     def natural_gradient(self, phi, gradient):
         variance = phi[1]
         return torch.stack((variance * gradient[0], 2 * variance * variance * gradient[1]))
@@ -249,6 +266,9 @@ class Binomial(ExponentialFamily):
 
     def initial(self, shape, generator):
         return self.total * (0.2 + 0.6 * torch.rand((1, *shape), generator=generator))
+
+    def score(self, phi, statistics, uses):
+        return (statistics - uses * phi) / self.variance(phi)
 
     def natural_gradient(self, phi, gradient):
         return self.variance(phi) * gradient
@@ -335,6 +355,9 @@ class Categorical(ExponentialFamily):
 
     def initial(self, shape, generator):
         return self.project(0.1 + torch.rand((self.categories, *shape), generator=generator))
+
+    def score(self, phi, statistics, uses):
+        return statistics / phi - uses / phi.sum(0)
 
     def natural_gradient(self, phi, gradient):
         counts = phi * gradient

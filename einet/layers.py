@@ -75,6 +75,12 @@ def exp(log: Tensor) -> Tensor:
     return nn.functional.threshold(torch.exp(log.clamp_min(math.log(tiny) + 0.5)), 2 * tiny, 0)
 
 
+def exp_(log: Tensor) -> Tensor:
+    """The same in place, which autograd does not see."""
+    tiny = torch.finfo(log.dtype).tiny
+    return nn.functional.threshold_(log.clamp_min_(math.log(tiny) + 0.5).exp_(), 2 * tiny, 0)
+
+
 def nodes_at_once(tensor: Tensor, numbers: int) -> int:
     """How many nodes make a slice, if each needs a temporary of so many numbers: as many for each thread of a CPU."""
     if tensor.is_cuda:
@@ -117,7 +123,7 @@ class _EinsumFunction(torch.autograd.Function):
     def forward(ctx, weights: Tensor, *children: Tensor) -> tuple[Tensor, Tensor]:
         left, right = _left_and_right(children)
         sums = left.new_empty(len(weights), weights.shape[1], left.shape[2])
-        for nodes, outer in _outer_products(left, right):
+        for nodes, outer, _ in _outer_products(left, right):
             torch.bmm(weights[nodes], outer, out=sums[nodes])
         scale = sums.amax(1).clamp_min_(torch.finfo(sums.dtype).tiny)
         sums.div_(scale[:, None])
@@ -134,11 +140,11 @@ class _EinsumFunction(torch.autograd.Function):
         gradient = gradient / scale[:, None]
         grad_weights, grad_children = torch.empty_like(weights), [torch.empty_like(child) for child in children]
         grad_left, grad_right = _left_and_right(grad_children)
-        for nodes, outer in _outer_products(left, right):
+        for nodes, outer, room in _outer_products(left, right, rooms=2):
             torch.bmm(gradient[nodes], outer.transpose(1, 2), out=grad_weights[nodes])
             torch.bmm(weights[nodes].transpose(1, 2), gradient[nodes], out=outer)
-            pairs = outer.view(len(outer), left.shape[1], right.shape[1], -1)
-            torch.sum(pairs * right[nodes, None], 2, out=grad_left[nodes])
+            pairs, terms = (each.view(len(each), left.shape[1], right.shape[1], -1) for each in (outer, room))
+            torch.sum(torch.mul(pairs, right[nodes, None], out=terms), 2, out=grad_left[nodes])
             torch.sum(pairs.mul_(left[nodes, :, None]), 1, out=grad_right[nodes])
         return grad_weights, *grad_children
 
@@ -148,16 +154,20 @@ def _left_and_right(children: Sequence[Tensor]) -> Sequence[Tensor]:
     return children if len(children) == 2 else children[0].chunk(2)
 
 
-def _outer_products(left: Tensor, right: Tensor):
-    """Slices of nodes and their outer products (nodes, K * K', B), all in the same buffer."""
+def _outer_products(left: Tensor, right: Tensor, rooms: int = 1):
+    """Slices of nodes, their outer products (nodes, K * K', B), and as much room again if `rooms` is 2.
+
+    All slices share the same buffers: memory fresh from the system costs more than what is computed in it.
+    """
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
-    step = nodes_at_once(left, num_left * num_right * batch)
-    buffer = left.new_empty(min(step, num_nodes), num_left, num_right, batch)
+    step = min(nodes_at_once(left, num_left * num_right * batch), num_nodes)
+    buffers = left.new_empty(rooms, step, num_left * num_right, batch)
     for start in range(0, num_nodes, step):
         nodes = slice(start, min(start + step, num_nodes))
-        outer = buffer[: nodes.stop - start]
-        torch.mul(left[nodes, :, None], right[nodes, None], out=outer)
-        yield nodes, outer.view(len(outer), num_left * num_right, batch)
+        outer, room = buffers[0, : nodes.stop - start], buffers[-1, : nodes.stop - start]
+        pairs = outer.view(len(outer), num_left, num_right, batch)
+        torch.mul(left[nodes, :, None], right[nodes, None], out=pairs)
+        yield nodes, outer, room
 
 
 class EinsumLayer(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from einet.families import ExponentialFamily
-from einet.layers import Scaled, exp, nodes_at_once
+from einet.layers import Scaled, exp_, nodes_at_once
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -103,10 +103,11 @@ class FamilyLeaves(nn.Module):
 
     def densities(self, x: Tensor, observed: Tensor | None) -> Scaled:
         """The vectors of all regions, where this is their only family."""
+        dtype = self.phi.dtype
         if self.looks_up(x):
-            groups = [Scaled.from_log(log_density, self.phi.dtype) for _, log_density in self._look_up(x, observed)]
+            groups = [Scaled.from_log(log_density, dtype) for _, log_density in self._look_up(x, observed)]
         else:
-            groups = [Scaled(*_LeafFunction.apply(*terms, self.phi.dtype)) for _, terms in self._terms(x, observed)]
+            groups = [Scaled(*densities) for _, densities in self._multiply(x, observed, dtype)]
         if len(groups) == 1:
             return groups[0]
         return Scaled(*(torch.cat(part).index_select(0, self.order) for part in zip(*groups, strict=True)))
@@ -118,34 +119,26 @@ class FamilyLeaves(nn.Module):
 
     def log_densities(self, x: Tensor, observed: Tensor | None):
         """(rows, log-densities (L, K, B)) of each group of regions, to be added to those of other families."""
-        if self.looks_up(x):
-            return self._look_up(x, observed)
-        return ((rows, _LeafFunction.apply(*terms, None)) for rows, terms in self._terms(x, observed))
+        return self._look_up(x, observed) if self.looks_up(x) else self._multiply(x, observed, None)
 
-    def _terms(self, x: Tensor, observed: Tensor | None):
-        """(rows, what `_LeafFunction` multiplies) of each group, in float64 where float32 would cancel."""
-        dtype = torch.float64 if self.family.cancels else self.phi.dtype
-        theta = self.family.natural(self.phi.to(dtype))  # (T, P, C, K)
-        constants = -self.family.log_normalizer(theta).sum(1)  # (P, K)
-        statistics = self.family.statistics(x.to(dtype))  # (T, D, C, B)
-        num_statistics, num_variables, channels, batch = statistics.shape
-        row_of = torch.arange(num_statistics * num_variables * channels, device=x.device).view(statistics.shape[:3])
-        if observed is not None:
+    def _multiply(self, x: Tensor, observed: Tensor | None, dtype: torch.dtype | None):
+        """(rows, what `_LeafFunction` returns) of each group, in float64 where float32 would cancel."""
+        masked = observed is not None
+        statistics = self.family.statistics(x.to(torch.float64 if self.family.cancels else self.phi.dtype))
+        if masked:
             statistics = torch.where(observed[:, None], statistics, 0)
-        features = statistics.reshape(-1, batch)
-        if observed is not None:  # A(theta) counts where its variable is observed: the mask is one more statistic
-            features = torch.cat((features, observed.to(dtype).expand(-1, batch)))
-        for rows, pairs, variables in self.groups():
-            by_region = (len(rows), -1)
-            parameters = theta[:, pairs].unflatten(1, by_region).transpose(0, 1).flatten(1, 3)  # (L, T s C, K)
-            constant = constants[pairs].unflatten(0, by_region)  # (L, s, K)
+        row_of = torch.arange(statistics[..., 0].numel(), device=x.device).view(statistics.shape[:3])  # of (T, D, C, B)
+        features = statistics.flatten(0, 2)
+        if masked:  # A(theta) counts where its variable is observed: the mask is one more statistic
+            features = torch.cat((features, observed.to(features.dtype).expand(-1, x.shape[-1])))
+        sizes = [variables.numel() for _, _, variables in self.groups()]
+        of_groups = self.phi.split(sizes, 1) if len(sizes) > 1 else [self.phi]
+        for (rows, _, variables), phi in zip(self.groups(), of_groups, strict=True):
             index = row_of[:, variables].transpose(0, 1).flatten(1)  # (L, T s C)
-            if observed is None:
-                yield rows, (parameters, constant.sum(1), features, index)
-            else:
-                parameters = torch.cat((parameters, constant), 1)
+            if masked:
                 index = torch.cat((index, variables + row_of.numel()), 1)
-                yield rows, (parameters, torch.zeros_like(constant[:, 0]), features, index)
+            phi = phi.unflatten(1, variables.shape)
+            yield rows, _LeafFunction.apply(phi, features, index, self.family, masked, dtype)
 
     def _look_up(self, x: Tensor, observed: Tensor | None):
         """Where T(x) is an indicator, T(x) . theta is the row of theta that x names; unobserved, a row of zeros."""
@@ -162,10 +155,9 @@ class FamilyLeaves(nn.Module):
             yield rows, sums.view(len(rows), -1, entries).transpose(1, 2).contiguous()
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
-        base = self.family.log_base(x[self.variables].double())
-        if base is None:
+        if self.family.log_base(x[:0]) is None:
             return 0.0
-        base = base.sum(1)
+        base = self.family.log_base(x[self.variables].double()).sum(1)
         return (base if observed is None else torch.where(observed[self.variables], base, 0)).sum(0)
 
     def extra_repr(self) -> str:
@@ -173,28 +165,32 @@ class FamilyLeaves(nn.Module):
 
 
 class _LeafFunction(torch.autograd.Function):
-    """log L_k = constants[l, k] + sum_n parameters[l, n, k] * features[index[l, n], b], (L, K, B).
+    """log L_k = sum over s variables and C channels:  T(x) . theta_k - A(theta_k), (L, K, B), from phi (T, L, s, C, K).
 
-    With a `dtype` it goes on to densities in that precision, scaled: (L / max L, log max L). A few nodes at a time, so
-    that neither the gathered features nor the log-densities, which may be in float64, ever exist as a whole.
+    With a `dtype` it goes on to densities in that precision, scaled: (L / max L, log max L). Features (n, B) are the
+    statistics of all variables, and `index` (L, T s C) says which a region multiplies. If `masked`, a feature that is 1
+    where a variable is observed follows for each of the region's variables: what A(theta) is multiplied with.
+
+    A few nodes at a time, so that neither theta nor the gathered features nor the log-densities, which may be in
+    float64, ever exist as a whole. Nothing is kept but the densities; the backward pass computes theta anew.
     """
 
     @staticmethod
-    def forward(ctx, parameters, constants, features, index, dtype):
-        num_nodes, _, entries = parameters.shape
-        batch = features.shape[1]
+    def forward(ctx, phi, features, index, family, masked, dtype):
+        (_, num_nodes, *_, entries), batch = phi.shape, features.shape[1]
         density = features.new_empty(num_nodes, entries, batch, dtype=dtype)
         log_scale = features.new_empty(num_nodes, batch, dtype=torch.float64)
-        for nodes, gathered in _gathered(features, index, entries):
-            logs = torch.baddbmm(constants[nodes, :, None], parameters[nodes].transpose(1, 2), gathered)
+        parameters, constants = _parameters(family, phi.to(features.dtype), masked)
+        for nodes, gathered, logs in _gathered(features, index, entries):
+            torch.baddbmm(constants[nodes], parameters[nodes], gathered, out=logs)
             if dtype is None:
                 density[nodes] = logs
                 continue
             scale = logs.amax(1).clamp_min_(torch.finfo(logs.dtype).min)
             log_scale[nodes] = scale
-            density[nodes] = exp(logs.sub_(scale[:, None]).to(dtype))
-        ctx.scaled = dtype is not None
-        ctx.save_for_backward(parameters, features, index, density if ctx.scaled else None)
+            exp_(density[nodes].copy_(logs.sub_(scale[:, None])))
+        ctx.family, ctx.masked, ctx.scaled = family, masked, dtype is not None
+        ctx.save_for_backward(phi, features, index, density if ctx.scaled else None)
         if not ctx.scaled:
             return density
         ctx.mark_non_differentiable(log_scale)
@@ -203,29 +199,48 @@ class _LeafFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, _=None):
-        parameters, features, index, density = ctx.saved_tensors
-        grad_parameters = parameters.new_empty(parameters.shape)  # contiguous, for a batched product to go into
-        grad_constants = parameters.new_empty(len(parameters), parameters.shape[2])
-        grad_features = torch.zeros_like(features) if ctx.needs_input_grad[2] else None
-        for nodes, gathered in _gathered(features, index, parameters.shape[2]):
+        phi, features, index, density = ctx.saved_tensors
+        num_nodes, entries = phi.shape[1], phi.shape[-1]
+        sums = features.new_empty(num_nodes, entries, index.shape[1])  # over the rows, of the features an entry sees
+        uses_of_nodes = features.new_empty(num_nodes, entries)
+        grad_features = torch.zeros_like(features) if ctx.needs_input_grad[1] else None
+        if grad_features is not None:
+            parameters, _ = _parameters(ctx.family, phi.to(features.dtype), ctx.masked)
+        for nodes, gathered, uses in _gathered(features, index, entries):
             # d log P / d log L: the probability, given the row, that the circuit uses this entry
-            uses = gradient[nodes] * density[nodes] if ctx.scaled else gradient[nodes]
-            torch.sum(uses, 2, dtype=parameters.dtype, out=grad_constants[nodes])
-            uses = uses.to(parameters.dtype)
-            torch.bmm(gathered, uses.transpose(1, 2), out=grad_parameters[nodes])
+            if ctx.scaled:
+                torch.mul(gradient[nodes], density[nodes], out=uses)
+            else:
+                uses.copy_(gradient[nodes])
+            torch.sum(uses, 2, out=uses_of_nodes[nodes])
+            torch.bmm(uses, gathered.transpose(1, 2), out=sums[nodes])
             if grad_features is not None:
-                back = torch.bmm(parameters[nodes], uses)  # (nodes, n, B)
+                back = torch.bmm(parameters[nodes].transpose(1, 2), uses)  # (nodes, n, B)
                 grad_features.index_add_(0, index[nodes].flatten(), back.flatten(0, 1))
-        return grad_parameters, grad_constants, grad_features, None, None
+        del gathered, uses
+        width = phi[:, 0, ..., 0].numel()
+        statistics = sums[..., :width].unflatten(2, phi[:, 0, ..., 0].shape).permute(2, 0, 3, 4, 1)  # as phi
+        uses = sums[..., width:].mT[:, :, None] if ctx.masked else uses_of_nodes[:, None, None]  # (L, s, C, K)
+        grad_phi = ctx.family.score(phi.to(features.dtype), statistics, uses).to(phi.dtype)
+        return grad_phi, grad_features, None, None, None, None
+
+
+def _parameters(family: ExponentialFamily, phi: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+    """What the features of each region are multiplied with, (L, K, n), and what is added, (L, K, 1)."""
+    theta = family.natural(phi)  # (T, L, s, C, K)
+    parameters, normalizers = theta.permute(1, 4, 0, 2, 3).flatten(2), family.log_normalizer(theta)
+    if not masked:
+        return parameters, -normalizers.sum((1, 2))[..., None]
+    return torch.cat((parameters, -normalizers.sum(2).mT), 2), torch.zeros_like(parameters[..., :1])
 
 
 def _gathered(features: Tensor, index: Tensor, entries: int):
-    """Slices of nodes and their features (nodes, n, B), all in the same buffer."""
+    """Slices of nodes, their features (nodes, n, B), and room for (nodes, entries, B), all in the same two buffers."""
     (num_nodes, width), batch = index.shape, features.shape[1]
-    step = nodes_at_once(features, max(width, entries) * batch)
-    buffer = features.new_empty(min(step, num_nodes) * width, batch)
+    step = min(nodes_at_once(features, max(width, entries) * batch), num_nodes)
+    buffer, room = features.new_empty(step * width, batch), features.new_empty(step, entries, batch)
     for start in range(0, num_nodes, step):
         nodes = slice(start, min(start + step, num_nodes))
         rows = buffer[: (nodes.stop - start) * width]
         torch.index_select(features, 0, index[nodes].flatten(), out=rows)
-        yield nodes, rows.view(nodes.stop - start, width, batch)
+        yield nodes, rows.view(nodes.stop - start, width, batch), room[: nodes.stop - start]

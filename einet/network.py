@@ -153,6 +153,8 @@ class Level(nn.Module):
 
     def regions(self, partitions: Scaled, mixing: Callable = MixingLayer.__call__) -> Scaled:
         """The vectors of all regions: their only partition's, or a mixture."""
+        if not len(self.mixings):
+            return partitions
         single, *groups = self.by_region(partitions)
         mixed = [mixing(layer, group) for layer, group in zip(self.mixings, groups, strict=True)]
         return _joined(([single] if self.num_single else []) + mixed)
