@@ -18,14 +18,13 @@ Chapter: book/07_em
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.families import ExponentialFamily
-from einet.layers import EinsumLayer, nodes_at_once
+from einet.layers import EinsumLayer, portions
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 
@@ -136,18 +135,18 @@ def leaf_uses(network: Einet) -> Tensor:
 
 def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewest: float, floor: float) -> None:
     for nodes in _slices(weights):
-        old = weights[nodes]
-        counts = (weights.grad[nodes] + fewest).mul_(old)  # so that a node that nobody uses stays as it is
+        old, counts = weights[nodes], weights[nodes] * weights.grad[nodes]
         if pseudocount:
-            counts.add_(pseudocount)
-        old.lerp_(counts.div_(counts.sum(dim, keepdim=True)), lr).clamp_min_(floor)
+            counts += pseudocount
+        total = counts.sum(dim, keepdim=True)
+        rate = (total > fewest).to(total.dtype).mul_(lr)  # a node that nobody uses stays as it is
+        old.lerp_(counts.div_(total.clamp_min_(fewest)), rate).clamp_min_(floor)
 
 
-def _slices(parameter: Tensor, dim: int = 0) -> Iterator[slice]:
+def _slices(parameter: Tensor, dim: int = 0) -> list[slice]:
     """Portions along `dim` that fit a CPU's cache, since the M-step passes over them several times."""
     size = parameter.shape[dim]
-    step = nodes_at_once(parameter, parameter.numel() // size)
-    return (slice(start, start + step) for start in range(0, size, step))
+    return portions(size, parameter.numel() // size, parameter)
 
 
 def _move_leaves(part: FamilyLeaves, uses: Tensor, lr: float, pseudocount: float) -> None:

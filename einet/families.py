@@ -188,9 +188,10 @@ class Normal(ExponentialFamily):
 
     def score(self, phi, statistics, uses):
         (mean, variance), (first, second) = phi, statistics
-        shift = first - uses * mean  # sum_n u_n (x_n - mean)
-        spread = second - mean * (first + shift) - uses * variance  # sum_n u_n ((x_n - mean)^2 - variance)
-        return torch.stack((shift / variance, spread / (2 * variance * variance)))
+        shift = torch.addcmul(first, uses, mean, value=-1)  # sum_n u_n (x_n - mean)
+        squares = torch.addcmul(second, mean, first + shift, value=-1)  # sum_n u_n (x_n - mean)^2
+        spread = squares.addcmul_(uses, variance, value=-1)
+        return torch.stack((shift.div_(variance), spread.div_(variance).div_(2 * variance)))
 
     def natural_gradient(self, phi, gradient):
         variance = phi[1]
@@ -199,7 +200,7 @@ class Normal(ExponentialFamily):
     def step(self, phi, direction):
         # E[x] and E[x^2] move straight; the variance between them loses the square of the mean's step.
         shift, spread = direction
-        return torch.stack((phi[0] + shift, phi[1] + spread - shift * shift))
+        return torch.stack((phi[0] + shift, torch.addcmul(phi[1] + spread, shift, shift, value=-1)))
 
     def project(self, phi):
         return torch.stack((phi[0], phi[1].clamp(self.min_variance, self.max_variance)))

@@ -77,7 +77,7 @@ def einsum(weights: Tensor, pools: list, rows: list[Tensor], segments: list, pre
 def move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewest: float, floor: float) -> None:
     """The M-step w <- (1 - lr) w + lr normalise(w * grad_w + pseudocount) along the last axis, in one pass.
 
-    With less than the `fewest` uses a row stays about as it is; no weight falls below `floor`. `em.EM` has the plain way.
+    Rows with no more than the `fewest` uses stay as they are; no weight falls below `floor`. `em.EM` has the plain way.
 
     Paper: Section 3.5, Eq. (6) and (8)
     Chapter: book/13_past_the_paper
@@ -342,7 +342,9 @@ def _moved(weights, gradient, lr, pseudocount, fewest, floor, WIDTH: tl.constexp
     at = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, TILE)
     inside = tl.arange(0, TILE) < WIDTH
     w = tl.load(weights + at, mask=inside, other=0.0)
-    counts = (tl.load(gradient + at, mask=inside, other=0.0) + fewest) * w  # where nobody uses the sum, w itself
+    counts = tl.load(gradient + at, mask=inside, other=0.0) * w
     counts = tl.where(inside, counts + pseudocount, 0.0)
-    w += lr * (counts / tl.sum(counts, 0) - w)
+    total = tl.sum(counts, 0)
+    rate = tl.where(total > fewest, lr, 0.0)
+    w = (1 - rate) * w + counts * (rate / tl.maximum(total, fewest))
     tl.store(weights + at, tl.maximum(w, floor), mask=inside)

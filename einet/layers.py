@@ -81,11 +81,13 @@ def exp_(log: Tensor) -> Tensor:
     return nn.functional.threshold_(log.clamp_min_(math.log(tiny) + 0.5).exp_(), 2 * tiny, 0)
 
 
-def nodes_at_once(tensor: Tensor, numbers: int) -> int:
-    """How many nodes make a slice, if each needs a temporary of so many numbers: as many for each thread of a CPU."""
-    if tensor.is_cuda:
-        return max(1, GPU_SLICE // numbers)
-    return max(1, CACHE // numbers) * torch.get_num_threads()
+def portions(num_nodes: int, numbers: int, tensor: Tensor) -> list[slice]:
+    """Slices of nodes, about equally large, where each node needs a temporary of so many numbers, beside `tensor`."""
+    threads = 1 if tensor.is_cuda else torch.get_num_threads()
+    at_once = threads * max(1, (GPU_SLICE if tensor.is_cuda else CACHE) // numbers)
+    count = max(1, round(num_nodes / at_once))
+    step = math.ceil(num_nodes / count / threads) * threads  # as many nodes for each thread
+    return [slice(start, min(start + step, num_nodes)) for start in range(0, num_nodes, step)]
 
 
 # Sums of products
@@ -160,11 +162,10 @@ def _outer_products(left: Tensor, right: Tensor, rooms: int = 1):
     All slices share the same buffers: memory fresh from the system costs more than what is computed in it.
     """
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
-    step = min(nodes_at_once(left, num_left * num_right * batch), num_nodes)
-    buffers = left.new_empty(rooms, step, num_left * num_right, batch)
-    for start in range(0, num_nodes, step):
-        nodes = slice(start, min(start + step, num_nodes))
-        outer, room = buffers[0, : nodes.stop - start], buffers[-1, : nodes.stop - start]
+    slices = portions(num_nodes, num_left * num_right * batch, left)
+    buffers = left.new_empty(rooms, slices[0].stop, num_left * num_right, batch)
+    for nodes in slices:
+        outer, room = buffers[0, : nodes.stop - nodes.start], buffers[-1, : nodes.stop - nodes.start]
         pairs = outer.view(len(outer), num_left, num_right, batch)
         torch.mul(left[nodes, :, None], right[nodes, None], out=pairs)
         yield nodes, outer, room

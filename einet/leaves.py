@@ -6,6 +6,7 @@ Chapter: book/06_leaves
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from einet.families import ExponentialFamily
-from einet.layers import Scaled, exp_, nodes_at_once
+from einet.layers import Scaled, exp_, portions
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -137,7 +138,7 @@ class FamilyLeaves(nn.Module):
             index = row_of[:, variables].transpose(0, 1).flatten(1)  # (L, T s C)
             if masked:
                 index = torch.cat((index, variables + row_of.numel()), 1)
-            phi = phi.unflatten(1, variables.shape)
+            phi = phi.unflatten(1, variables.shape).permute(0, 1, 4, 2, 3)  # (T, L, K, s, C)
             yield rows, _LeafFunction.apply(phi, features, index, self.family, masked, dtype)
 
     def _look_up(self, x: Tensor, observed: Tensor | None):
@@ -165,22 +166,22 @@ class FamilyLeaves(nn.Module):
 
 
 class _LeafFunction(torch.autograd.Function):
-    """log L_k = sum over s variables and C channels:  T(x) . theta_k - A(theta_k), (L, K, B), from phi (T, L, s, C, K).
+    """log L_k = sum over s variables and C channels:  T(x) . theta_k - A(theta_k), (L, K, B), from phi (T, L, K, s, C).
 
     With a `dtype` it goes on to densities in that precision, scaled: (L / max L, log max L). Features (n, B) are the
     statistics of all variables, and `index` (L, T s C) says which a region multiplies. If `masked`, a feature that is 1
     where a variable is observed follows for each of the region's variables: what A(theta) is multiplied with.
 
-    A few nodes at a time, so that neither theta nor the gathered features nor the log-densities, which may be in
-    float64, ever exist as a whole. Nothing is kept but the densities; the backward pass computes theta anew.
+    A few nodes at a time, so that neither the gathered features nor the log-densities, which may be in float64, ever
+    exist as a whole. Nothing is kept for the backward pass but the densities.
     """
 
     @staticmethod
     def forward(ctx, phi, features, index, family, masked, dtype):
-        (_, num_nodes, *_, entries), batch = phi.shape, features.shape[1]
+        (_, num_nodes, entries, *_), batch = phi.shape, features.shape[1]
         density = features.new_empty(num_nodes, entries, batch, dtype=dtype)
         log_scale = features.new_empty(num_nodes, batch, dtype=torch.float64)
-        parameters, constants = _parameters(family, phi.to(features.dtype), masked)
+        parameters, constants = _parameters(family, _in(phi, features.dtype), masked)
         for nodes, gathered, logs in _gathered(features, index, entries):
             torch.baddbmm(constants[nodes], parameters[nodes], gathered, out=logs)
             if dtype is None:
@@ -200,12 +201,12 @@ class _LeafFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient, _=None):
         phi, features, index, density = ctx.saved_tensors
-        num_nodes, entries = phi.shape[1], phi.shape[-1]
+        _, num_nodes, entries, *pair = phi.shape
         sums = features.new_empty(num_nodes, entries, index.shape[1])  # over the rows, of the features an entry sees
         uses_of_nodes = features.new_empty(num_nodes, entries)
         grad_features = torch.zeros_like(features) if ctx.needs_input_grad[1] else None
         if grad_features is not None:
-            parameters, _ = _parameters(ctx.family, phi.to(features.dtype), ctx.masked)
+            parameters, _ = _parameters(ctx.family, _in(phi, features.dtype), ctx.masked)
         for nodes, gathered, uses in _gathered(features, index, entries):
             # d log P / d log L: the probability, given the row, that the circuit uses this entry
             if ctx.scaled:
@@ -218,29 +219,34 @@ class _LeafFunction(torch.autograd.Function):
                 back = torch.bmm(parameters[nodes].transpose(1, 2), uses)  # (nodes, n, B)
                 grad_features.index_add_(0, index[nodes].flatten(), back.flatten(0, 1))
         del gathered, uses
-        width = phi[:, 0, ..., 0].numel()
-        statistics = sums[..., :width].unflatten(2, phi[:, 0, ..., 0].shape).permute(2, 0, 3, 4, 1)  # as phi
-        uses = sums[..., width:].mT[:, :, None] if ctx.masked else uses_of_nodes[:, None, None]  # (L, s, C, K)
-        grad_phi = ctx.family.score(phi.to(features.dtype), statistics, uses).to(phi.dtype)
-        return grad_phi, grad_features, None, None, None, None
+        width = len(phi) * math.prod(pair)
+        statistics = sums[..., :width].unflatten(2, (len(phi), *pair)).movedim(2, 0)  # as phi
+        uses = sums[..., width:, None] if ctx.masked else uses_of_nodes[..., None, None]  # (L, K, s, C)
+        grad_phi = ctx.family.score(_in(phi, features.dtype), statistics, uses)
+        return grad_phi.to(phi.dtype), grad_features, None, None, None, None
+
+
+def _in(phi: Tensor, dtype: torch.dtype) -> Tensor:
+    return phi.to(dtype, memory_format=torch.contiguous_format)
 
 
 def _parameters(family: ExponentialFamily, phi: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
     """What the features of each region are multiplied with, (L, K, n), and what is added, (L, K, 1)."""
-    theta = family.natural(phi)  # (T, L, s, C, K)
-    parameters, normalizers = theta.permute(1, 4, 0, 2, 3).flatten(2), family.log_normalizer(theta)
+    theta = family.natural(phi)  # (T, L, K, s, C)
+    parameters, normalizers = theta.movedim(0, 2).flatten(2), family.log_normalizer(theta)
     if not masked:
-        return parameters, -normalizers.sum((1, 2))[..., None]
-    return torch.cat((parameters, -normalizers.sum(2).mT), 2), torch.zeros_like(parameters[..., :1])
+        return parameters, -normalizers.sum((2, 3))[..., None]
+    return torch.cat((parameters, -normalizers.sum(3)), 2), torch.zeros_like(parameters[..., :1])
 
 
 def _gathered(features: Tensor, index: Tensor, entries: int):
     """Slices of nodes, their features (nodes, n, B), and room for (nodes, entries, B), all in the same two buffers."""
     (num_nodes, width), batch = index.shape, features.shape[1]
-    step = min(nodes_at_once(features, max(width, entries) * batch), num_nodes)
-    buffer, room = features.new_empty(step * width, batch), features.new_empty(step, entries, batch)
-    for start in range(0, num_nodes, step):
-        nodes = slice(start, min(start + step, num_nodes))
-        rows = buffer[: (nodes.stop - start) * width]
+    slices = portions(num_nodes, max(width, entries) * batch, features)
+    most = slices[0].stop
+    buffer, room = features.new_empty(most * width, batch), features.new_empty(most, entries, batch)
+    for nodes in slices:
+        count = nodes.stop - nodes.start
+        rows = buffer[: count * width]
         torch.index_select(features, 0, index[nodes].flatten(), out=rows)
-        yield nodes, rows.view(nodes.stop - start, width, batch), room[: nodes.stop - start]
+        yield nodes, rows.view(count, width, batch), room[:count]
