@@ -8,7 +8,7 @@
 Modules, each using only those above it:
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
-    families     exponential families: Normal, Bernoulli, Binomial, Categorical, or your own
+    families     Normal, Bernoulli, Binomial, Categorical; exponential_family has what they share, for your own
     structures   ready-made graphs: random binary trees, Poon-Domingos
     layers       the sum layers: einsum layers and mixing layers; kernels has the former for GPUs
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
@@ -41,7 +41,8 @@ from einet.checkpoint import load, load_optimizer, save
 from einet.clusters import fit_mixture
 from einet.em import EM, constrained, unconstrained
 from einet.explain import Explanation, mpe
-from einet.families import Bernoulli, Binomial, Categorical, ExponentialFamily, Normal
+from einet.exponential_family import ExponentialFamily
+from einet.families import Bernoulli, Binomial, Categorical, Normal
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
 from einet.layers import log_einsum_exp, set_precision

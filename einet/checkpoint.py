@@ -24,7 +24,8 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from einet.em import WEIGHT_FLOOR
-from einet.families import FAMILIES, ExponentialFamily
+from einet.exponential_family import ExponentialFamily
+from einet.families import FAMILIES
 from einet.files import read, refusals, write
 from einet.graph import RegionGraph
 from einet.mixture import Mixture

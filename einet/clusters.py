@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from einet.em import EM
-from einet.families import ExponentialFamily
+from einet.exponential_family import ExponentialFamily
 from einet.files import read, refusals, write
 from einet.graph import RegionGraph
 from einet.mixture import Mixture

@@ -19,7 +19,8 @@ import torch
 from sklearn.utils import check_array
 from torch import Tensor
 
-from einet.families import Bernoulli, Categorical, ExponentialFamily, Normal
+from einet.exponential_family import ExponentialFamily
+from einet.families import Bernoulli, Categorical, Normal
 
 # leaf="auto": the smallest variance of a standardised column, and when a column of integers is one of categories.
 MIN_VARIANCE = 0.01

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from einet.families import ExponentialFamily
+from einet.exponential_family import ExponentialFamily
 from einet.layers import EinsumLayer, portions
 from einet.leaves import FamilyLeaves
 from einet.network import Einet

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from einet.columns import Columns, check_table
-from einet.families import ExponentialFamily
+from einet.exponential_family import ExponentialFamily
 from einet.network import Einet
 from einet.queries import conditional_marginals
 from einet.sampling import sample

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from einet.families import ExponentialFamily, Normal
+from einet.exponential_family import ExponentialFamily
+from einet.families import Normal
 from einet.layers import Scaled
 from einet.mixture import Mixture
 from einet.network import Einet

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from einet.families import ExponentialFamily
+from einet.exponential_family import ExponentialFamily
 from einet.layers import Scaled, exp_, portions
 
 # Up to this many categories, a GPU multiplies by indicators.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from einet.families import ExponentialFamily
+from einet.exponential_family import ExponentialFamily
 from einet.graph import Partition, RegionGraph
 from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_
 from einet.leaves import LeafLayer

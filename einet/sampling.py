@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from einet.families import ExponentialFamily
+from einet.exponential_family import ExponentialFamily
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.trees import (

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from einet.families import Binomial, Categorical, ExponentialFamily
+from einet.exponential_family import ExponentialFamily
+from einet.families import Binomial, Categorical
 from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled
 from einet.network import Constant, Einet
 

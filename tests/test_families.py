@@ -116,6 +116,13 @@ class FamilyContract:
                 expected = old + rate * (self.family.statistics(x.expand(7)) - old)
                 torch.testing.assert_close(moved, expected)
 
+    def test_score_is_the_gradient_of_weighted_rows(self):
+        uses = torch.rand(len(self.x), 7, dtype=torch.float64)
+        statistics = (self.family.statistics(self.x) * uses).sum(1)
+        phi = self.phi.requires_grad_()
+        (expected,) = torch.autograd.grad((uses * self.log_density(self.x, phi)).sum(), phi)
+        torch.testing.assert_close(self.family.score(phi.detach(), statistics, uses.sum(0)), expected)
+
     def test_natural_gradient_is_linear(self):
         one, two = (torch.randn_like(self.phi) for _ in range(2))
         phi = self.phi

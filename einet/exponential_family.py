@@ -1,0 +1,140 @@
+"""Exponential families: the densities at the leaves.
+
+    log p(x) = log h(x) + T(x) . theta - A(theta)
+
+A family says what its sufficient statistics T, base measure h and log-normaliser A are, and how natural parameters
+theta follow from expectation parameters phi = E[T(x)], the ones a model keeps, because EM is linear in them. Everything
+is elementwise: statistics and parameters come with one leading axis of length |T|, the rest is the caller's.
+
+    phi, theta, T(x)   (|T|, ...)       A, log h, mean, variance, samples   (...)
+
+Paper: Section 3.4
+Chapter: book/06_leaves
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ExponentialFamily:
+    """What all families share. `channels` values (the colours of a pixel, say) make up a variable, independently.
+
+    Paper: Section 3.4, Eq. (7) and (9)
+    Chapter: book/06_leaves
+    """
+
+    channels: int = field(default=1, kw_only=True)
+
+    num_statistics: ClassVar[int] = 1
+    # Does T(x) . theta - A(theta) cancel so much that float32 is not enough?
+    cancels: ClassVar[bool] = False
+    # Is T(x) the indicator of one of |T| values? Then the product T(x) . theta is a look-up.
+    indicator: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.channels, int) or self.channels < 1:
+            raise ValueError(f"channels must be an integer of at least 1, got {self.channels!r}")
+
+    # The density
+
+    def check(self, x: Tensor) -> None:
+        """`ValueError`, with the value and the limit, where an entry of `x` is outside the family's support."""
+        raise NotImplementedError
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """T(x)."""
+        return x[None]
+
+    def log_base(self, x: Tensor) -> Tensor | None:
+        """log h(x), in nats; None where it is 0 everywhere."""
+        return None
+
+    def natural(self, phi: Tensor) -> Tensor:
+        """theta(phi)."""
+        raise NotImplementedError
+
+    def log_normalizer(self, theta: Tensor) -> Tensor:
+        """A(theta), whose gradient is E[T(x)]."""
+        raise NotImplementedError
+
+    def log_density(self, x: Tensor, phi: Tensor) -> Tensor:
+        """log p(x), in nats, as the formula has it: the plain way, beside the grouped product of `layers.LeafLayer`."""
+        theta = self.natural(phi)
+        base = self.log_base(x)
+        return (self.statistics(x) * theta).sum(0) - self.log_normalizer(theta) + (0 if base is None else base)
+
+    # Learning
+
+    def initial(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Random phi (|T|, *shape) to start EM from."""
+        raise NotImplementedError
+
+    def start(self, x: Tensor) -> Tensor:
+        """phi (|T|, N, ...) of N densities to start EM from, each around a row of `x` (N, ...) and reaching the others:
+        half-way from T(x) to its mean over the rows."""
+        statistics = self.statistics(x)
+        return self.project((statistics + statistics.mean(1, keepdim=True)) / 2)
+
+    def score(self, phi: Tensor, statistics: Tensor, uses: Tensor) -> Tensor:
+        """d/dphi of sum_n u_n log p(x_n), where `statistics` are sum_n u_n T(x_n), and `uses` sum_n u_n.
+
+        By autograd here; a family whose leaves should be fast writes it out: Cov[T(x)]^-1 (statistics - uses E[T(x)]).
+        """
+        with torch.enable_grad():
+            phi = phi.detach().requires_grad_()
+            theta = self.natural(phi)
+            total = (statistics * theta).sum() - (uses * self.log_normalizer(theta)).sum()
+            return torch.autograd.grad(total, phi)[0]
+
+    def natural_gradient(self, phi: Tensor, gradient: Tensor) -> Tensor:
+        """From d/dphi to d/dtheta: the product Cov[T(x)] . gradient.
+
+        d log p/dtheta = T(x) - E[T(x)], so what a batch's gradient becomes here is its expected statistics, centred.
+        """
+        raise NotImplementedError
+
+    def step(self, phi: Tensor, direction: Tensor) -> Tensor:
+        """The phi whose E[T(x)] is `direction` away from the present one."""
+        return phi + direction
+
+    def project(self, phi: Tensor) -> Tensor:
+        """The nearest allowed phi: floors on probabilities, bounds on variances."""
+        raise NotImplementedError
+
+    def unconstrain(self, phi: Tensor) -> Tensor:
+        """Coordinates in which every real vector is allowed, for gradient training."""
+        raise NotImplementedError
+
+    def constrain(self, raw: Tensor) -> Tensor:
+        """The inverse of `unconstrain`."""
+        raise NotImplementedError
+
+    # What a density is asked
+
+    def sample(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One draw for each parameter vector."""
+        raise NotImplementedError
+
+    def mean(self, phi: Tensor) -> Tensor:
+        """E[x]."""
+        return phi[0]
+
+    def variance(self, phi: Tensor) -> Tensor:
+        """Var[x]."""
+        raise NotImplementedError
+
+    def mode(self, phi: Tensor) -> Tensor:
+        """The most probable value."""
+        raise NotImplementedError
+
+
+def refuse(outside: Tensor, x: Tensor, rule: str) -> None:
+    """`ValueError` with the rule and the first value `outside`."""
+    if outside.any():
+        raise ValueError(f"{rule}, got {x[outside][0].item()}")
