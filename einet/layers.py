@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
@@ -30,6 +31,9 @@ from torch.autograd.function import once_differentiable
 CACHE = 2**17
 # A GPU is busy with many more at once. Few slices are few launches; 2^24 floats are 64 megabytes.
 GPU_SLICE = 2**24
+# A thread keeps no more bytes than these for its next slices.
+MOST_KEPT = 2**24
+_kept = threading.local()
 
 # How the kernels for GPUs multiply two float32: see `set_precision`.
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
@@ -90,6 +94,20 @@ def portions(num_nodes: int, numbers: int, tensor: Tensor) -> list[slice]:
     return [slice(start, min(start + step, num_nodes)) for start in range(0, num_nodes, step)]
 
 
+def room(numbers: int, like: Tensor) -> Tensor:
+    """Room for so many numbers of a kind, until this thread asks again.
+
+    A CPU gets the same memory each time: fresh from the system it would cost more than what is computed in it.
+    """
+    size = numbers * like.element_size()
+    if like.is_cuda or size > MOST_KEPT:
+        return like.new_empty(numbers)
+    if getattr(_kept, "bytes", like[:0]).numel() < size:
+        with torch.inference_mode(False):  # else nobody could write to it afterwards
+            _kept.bytes = torch.empty(size, dtype=torch.uint8)
+    return _kept.bytes[:size].view(like.dtype)
+
+
 # Sums of products
 
 
@@ -142,10 +160,10 @@ class _EinsumFunction(torch.autograd.Function):
         gradient = gradient / scale[:, None]
         grad_weights, grad_children = torch.empty_like(weights), [torch.empty_like(child) for child in children]
         grad_left, grad_right = _left_and_right(grad_children)
-        for nodes, outer, room in _outer_products(left, right, rooms=2):
+        for nodes, outer, other in _outer_products(left, right, rooms=2):
             torch.bmm(gradient[nodes], outer.transpose(1, 2), out=grad_weights[nodes])
             torch.bmm(weights[nodes].transpose(1, 2), gradient[nodes], out=outer)
-            pairs, terms = (each.view(len(each), left.shape[1], right.shape[1], -1) for each in (outer, room))
+            pairs, terms = (each.view(len(each), left.shape[1], right.shape[1], -1) for each in (outer, other))
             torch.sum(torch.mul(pairs, right[nodes, None], out=terms), 2, out=grad_left[nodes])
             torch.sum(pairs.mul_(left[nodes, :, None]), 1, out=grad_right[nodes])
         return grad_weights, *grad_children
@@ -157,18 +175,16 @@ def _left_and_right(children: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _outer_products(left: Tensor, right: Tensor, rooms: int = 1):
-    """Slices of nodes, their outer products (nodes, K * K', B), and as much room again if `rooms` is 2.
-
-    All slices share the same buffers: memory fresh from the system costs more than what is computed in it.
-    """
+    """Slices of nodes, their outer products (nodes, K * K', B), and as much room again if `rooms` is 2."""
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
     slices = portions(num_nodes, num_left * num_right * batch, left)
-    buffers = left.new_empty(rooms, slices[0].stop, num_left * num_right, batch)
+    shape = (rooms, slices[0].stop, num_left * num_right, batch)
+    buffers = room(math.prod(shape), left).view(shape)
     for nodes in slices:
-        outer, room = buffers[0, : nodes.stop - nodes.start], buffers[-1, : nodes.stop - nodes.start]
+        outer, other = (buffers[i, : nodes.stop - nodes.start] for i in (0, -1))
         pairs = outer.view(len(outer), num_left, num_right, batch)
         torch.mul(left[nodes, :, None], right[nodes, None], out=pairs)
-        yield nodes, outer, room
+        yield nodes, outer, other
 
 
 class EinsumLayer(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from einet.exponential_family import ExponentialFamily
-from einet.layers import Scaled, exp_, portions
+from einet.layers import Scaled, exp_, portions, room
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -218,7 +218,6 @@ class _LeafFunction(torch.autograd.Function):
             if grad_features is not None:
                 back = torch.bmm(parameters[nodes].transpose(1, 2), uses)  # (nodes, n, B)
                 grad_features.index_add_(0, index[nodes].flatten(), back.flatten(0, 1))
-        del gathered, uses
         width = len(phi) * math.prod(pair)
         statistics = sums[..., :width].unflatten(2, (len(phi), *pair)).movedim(2, 0)  # as phi
         uses = sums[..., width:, None] if ctx.masked else uses_of_nodes[..., None, None]  # (L, K, s, C)
@@ -240,13 +239,14 @@ def _parameters(family: ExponentialFamily, phi: Tensor, masked: bool) -> tuple[T
 
 
 def _gathered(features: Tensor, index: Tensor, entries: int):
-    """Slices of nodes, their features (nodes, n, B), and room for (nodes, entries, B), all in the same two buffers."""
+    """Slices of nodes, their features (nodes, n, B), and room for (nodes, entries, B)."""
     (num_nodes, width), batch = index.shape, features.shape[1]
     slices = portions(num_nodes, max(width, entries) * batch, features)
-    most = slices[0].stop
-    buffer, room = features.new_empty(most * width, batch), features.new_empty(most, entries, batch)
+    sizes = [slices[0].stop * width, slices[0].stop * entries]
+    buffer, other = room(sum(sizes) * batch, features).view(-1, batch).split(sizes)
+    other = other.view(-1, entries, batch)
     for nodes in slices:
         count = nodes.stop - nodes.start
         rows = buffer[: count * width]
         torch.index_select(features, 0, index[nodes].flatten(), out=rows)
-        yield nodes, rows.view(count, width, batch), room[:count]
+        yield nodes, rows.view(count, width, batch), other[:count]
