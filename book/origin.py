@@ -53,21 +53,37 @@ def line(record: dict) -> str:
 
 
 def show(records: Iterable[dict]) -> None:
-    """Print where records came from, once for all that came from the same command, commit, machine and seed; what is
-    the same for all of these groups comes last."""
+    """Print where records came from, once for all of the same commit, machine and seed, with their commands;
+    what is the same for all of these groups comes last."""
     groups: dict[tuple, list[dict]] = {}
     for record in records:
-        groups.setdefault(tuple(facts(record).items()), []).append(record["provenance"])
-    common = set.intersection(*map(set, groups)) if len(groups) > 1 else set()
+        words = facts(record)
+        del words["command"]
+        groups.setdefault(tuple(words.items()), []).append(record["provenance"])
+    told = {words: (_together([o["command"] for o in origins]), *words) for words, origins in groups.items()}
+    common = set.intersection(*map(set, told.values())) if len(groups) > 1 else set()
     for words, origins in groups.items():
         days = sorted({origin["date"][:10] for origin in origins})
         seconds = sum(origin["seconds"] for origin in origins)
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
         print(f"{len(origins)} record{'s' * (len(origins) > 1)}, {seconds:.1f} s, {when}")
-        _list(pair for pair in words if pair not in common)
+        _list(pair for pair in told[words] if pair not in common)
     if common:
         print("all of them")
-        _list(pair for pair in next(iter(groups)) if pair in common)
+        _list(pair for pair in next(iter(told.values())) if pair in common)
+
+
+def _together(commands: list[str]) -> tuple[str, str]:
+    """Commands, those that differ in a single word as one."""
+    kinds: dict[int, list[list[str]]] = {}
+    for command in dict.fromkeys(commands):
+        kinds.setdefault(len(command.split()), []).append(command.split())
+    lines = []
+    for kind in kinds.values():
+        columns = [list(dict.fromkeys(words)) for words in zip(*kind, strict=True)]
+        one = sum(len(words) > 1 for words in columns) <= 1
+        lines += [" ".join(" | ".join(words) for words in columns)] if one else [" ".join(words) for words in kind]
+    return "command", "\n           ".join(lines)
 
 
 def _list(words: Iterable[tuple[str, str]]) -> None:

@@ -59,6 +59,22 @@ def test_a_single_run_is_told_whole(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(origin.SHARED)
 
 
+def test_commands_that_differ_in_a_word_are_told_as_one(capsys):
+    commands = [
+        "python race.py --points K=1",
+        "python race.py --points K=2",
+        "python race.py --all",
+        "python race.py -x",
+    ]
+    origin.show([made(command=command) for command in (*commands, commands[0])])
+    told = [
+        line.removeprefix("  command").strip() for line in capsys.readouterr().out.splitlines() if "race.py" in line
+    ]
+    assert told == ["python race.py --points K=1 | K=2", "python race.py --all | -x"]
+    origin.show([made(command=command) for command in ("python race.py --points K=1", "python walk.py --points K=2")])
+    assert sum("--points" in line for line in capsys.readouterr().out.splitlines()) == 2
+
+
 def test_a_number_without_an_origin_is_refused(results):
     with pytest.raises(ValueError, match=r"made.json is not there.*experiments/made.py"):
         origin.read("made")

@@ -8,7 +8,8 @@ into the cache if it is in neither and its terms allow that. The cache is `data/
 from, and `~/.cache/einet` where it is installed without its project. Nothing happens at import.
 
     binary   the twenty data sets of Table 1
-    images   SVHN, CelebA, Fashion-MNIST, digits, and folders of images of your own
+    images   SVHN, CelebA, Fashion-MNIST, digits
+    reading  files of images: folders and zips of your own, and the formats of those sets
     drawn    house numbers that are drawn, a stand-in for SVHN that needs no file
     disk     where files are
 
@@ -22,7 +23,8 @@ Chapter: book/08_binary_datasets, book/10_images
 from einet.datasets.binary import DEBD_URL, SPLITS, Source, debd, debd_sources
 from einet.datasets.disk import cache_folder, download, find
 from einet.datasets.drawn import house_numbers
-from einet.datasets.images import celeba, digits, fashion_mnist, image_folder, read_idx, read_svhn, svhn
+from einet.datasets.images import celeba, digits, fashion_mnist, svhn
+from einet.datasets.reading import image_folder, read_idx, read_svhn
 
 __all__ = [
     "DEBD_URL",

@@ -1,0 +1,186 @@
+"""Files of images: MATLAB's, IDX, folders and zips of pictures.
+
+    images, labels = image_folder("photos.zip", size=128)    # (n, 128, 128, 3), uint8, and (n,)
+
+Pixels are uint8: grey as (n, H, W), coloured as (n, H, W, 3) in red, green, blue. What cannot be read is a `ValueError`
+that begins with the name of the file.
+
+Paper: Section 4.2
+Chapter: book/10_images
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from einet.datasets.disk import uncompressed
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# What readers of damaged files raise.
+DAMAGE = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError, OSError, SyntaxError,
+    zlib.error, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+def read_svhn(file: str | os.PathLike, content: bytes | None = None) -> tuple[Tensor, Tensor]:
+    """Images (n, 32, 32, 3) and digits (n,) of a MATLAB file in SVHN's format: X (32, 32, 3, n), y from 1 to 10.
+
+    The digit 0, which is 10 in the file, is 0 here. `content` is given where the file has been read already.
+    `ValueError` for a file of another format.
+
+    Paper: Section 4.2
+    Chapter: book/10_images
+    """
+    from scipy.io import loadmat  # here and below, so that only who reads such a file needs the package
+    from scipy.io.matlab import MatReadError
+
+    with _damage(file, MatReadError):
+        variables = loadmat(io.BytesIO(uncompressed(Path(file)) if content is None else content))
+        x, y = variables["X"], variables["y"].ravel()
+    if x.dtype != "uint8" or x.ndim != 4 or x.shape[:3] != (32, 32, 3) or y.shape != x.shape[3:]:
+        raise ValueError(
+            f"{file} should hold X (32, 32, 3, n) of uint8 and y (n, 1), got {x.dtype} {x.shape}, {y.shape}"
+        )
+    labels = torch.from_numpy(y.astype("int64"))
+    if not ((labels >= 1) & (labels <= 10)).all():
+        raise ValueError(f"{file} should have labels from 1 to 10, got {labels.min()} to {labels.max()}")
+    return torch.from_numpy(x).permute(3, 0, 1, 2).contiguous(), labels % 10
+
+
+def read_idx(file: str | os.PathLike, content: bytes | None = None) -> Tensor:
+    """The bytes of an IDX file, as of MNIST, gzipped if its name ends in ".gz", in the shape that it gives itself.
+
+    `content` is given where the file has been read already. `ValueError` for a file that is truncated, too long, or
+    holds something else than unsigned bytes.
+
+    Paper: not in it
+    Chapter: book/10_images
+    """
+    content = uncompressed(Path(file)) if content is None else content
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or content[3] == 0:
+        raise ValueError(f"{file} should begin with the bytes 0 0 8 of an IDX file, got {list(content[:4])}")
+    start = 4 + 4 * content[3]
+    with _damage(file):
+        shape = struct.unpack_from(f">{content[3]}I", content, 4)
+    if len(content) - start != math.prod(shape):
+        raise ValueError(f"{file} should hold {math.prod(shape)} bytes, as {shape}, got {len(content) - start}")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].view(shape).clone()
+
+
+def image_folder(
+    path: str | os.PathLike,
+    size: int | Sequence[int],
+    *,
+    inside: str = "",
+    crop: int | None = None,
+    channels: int = 3,
+    limit: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """All images of a folder or a zip, and of the folders in it, cut and scaled to one size, in alphabetical order.
+
+    path      of the folder, or of the zip
+    size      of the result, (height, width) or both at once
+    inside    only what lies below this folder of it
+    crop      the middle crop x crop pixels are kept before scaling; by default as much as has the shape of `size`
+    channels  3 for (n, H, W, 3), 1 for grey values (n, H, W)
+    limit     only the first so many
+
+    Returns pixels, uint8, and (n,), int64: the number of the folder, in alphabetical order, that an image lies in.
+    `ValueError` for an image that is damaged or smaller than `crop`, a folder without images, a file that is no zip;
+    and for settings out of range. Needs Pillow.
+
+    Paper: Section 4.2
+    Chapter: book/10_images
+    """
+    size = tuple(size) if isinstance(size, Sequence) else (size, size)
+    check_sizes(size, crop, channels, limit)
+    names, read = _listed(Path(path))
+    names = sorted(name for name in names if name.startswith(f"{inside}/" if inside else "") and _is_image(name))
+    if not names:
+        raise ValueError(f"{Path(path) / inside} holds no image: no file that ends in one of {', '.join(ENDINGS)}")
+    folders = [name.rpartition("/")[0] for name in names[:limit]]
+    numbers = {folder: number for number, folder in enumerate(sorted(set(folders)))}
+    pixels = pixels_of(names[:limit], read, path, size, crop, channels)
+    return pixels, torch.tensor([numbers[folder] for folder in folders])
+
+
+def check_sizes(size: tuple, crop: int | None, channels: int, limit: int | None) -> None:
+    """`ValueError` for settings that `image_folder` has no use for."""
+    if len(size) != 2 or not all(isinstance(extent, int) and extent >= 1 for extent in size):
+        raise ValueError(f"size must be two integers of at least 1, got {size}")
+    for name, value in (("crop", crop), ("limit", limit)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels!r}")
+
+
+def _listed(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    """The names of the files in a folder or a zip, and what reads one."""
+    if path.is_dir():
+        names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        return names, lambda name: (path / name).read_bytes()
+    if not path.exists():
+        raise FileNotFoundError(f"there is no folder or zip {path}")
+    with _damage(path):
+        archive = zipfile.ZipFile(path)
+    return archive.namelist(), archive.read
+
+
+def _is_image(name: str) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+    return not hidden and name.lower().endswith(ENDINGS)
+
+
+def pixels_of(
+    names: list[str],
+    read: Callable[[str], bytes],
+    path: str | os.PathLike,
+    size: tuple,
+    crop: int | None,
+    channels: int,
+) -> Tensor:
+    """The images `names` of the folder or zip at `path`, cut and scaled as `image_folder` says: (n, H, W[, 3])."""
+    from PIL import Image
+
+    pixels = torch.empty(len(names), *size, channels, dtype=torch.uint8)
+    for name, row in zip(names, pixels, strict=True):
+        with _damage(Path(path) / name, Image.DecompressionBombError):
+            data = _scaled(read(name), size, crop, "RGB" if channels == 3 else "L")
+        row.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8).view(row.shape))
+    return pixels if channels == 3 else pixels[..., 0]
+
+
+def _scaled(content: bytes, size: tuple[int, int], crop: int | None, mode: str) -> bytes:
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(content)) as image:
+        image = ImageOps.exif_transpose(image).convert(mode)
+    if crop is not None:
+        left, top = (image.width - crop) // 2, (image.height - crop) // 2
+        if left < 0 or top < 0:
+            raise ValueError(f"{image.width} x {image.height} pixels are fewer than the crop of {crop} x {crop}")
+        image = image.crop((left, top, left + crop, top + crop))
+    return ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS).tobytes()
+
+
+@contextmanager
+def _damage(file: str | os.PathLike, *kinds: type[Exception]) -> Iterator[None]:
+    """Whatever a damaged file makes of the code that reads it comes out as one `ValueError` with its name."""
+    try:
+        yield
+    except (*DAMAGE, *kinds) as error:
+        reason = error if isinstance(error, (ValueError, OSError)) else repr(error)
+        raise ValueError(f"{file} cannot be read: {reason}") from error
