@@ -74,16 +74,12 @@ def show(records: Iterable[dict]) -> None:
 
 
 def _together(commands: list[str]) -> tuple[str, str]:
-    """Commands, those that differ in a single word as one."""
-    kinds: dict[int, list[list[str]]] = {}
-    for command in dict.fromkeys(commands):
-        kinds.setdefault(len(command.split()), []).append(command.split())
-    lines = []
-    for kind in kinds.values():
-        columns = [list(dict.fromkeys(words)) for words in zip(*kind, strict=True)]
-        one = sum(len(words) > 1 for words in columns) <= 1
-        lines += [" ".join(" | ".join(words) for words in columns)] if one else [" ".join(words) for words in kind]
-    return "command", "\n           ".join(lines)
+    """Commands of the same script and as many words as one, with all words that it had where they differ."""
+    kinds: dict[tuple, list[list[str]]] = {}
+    for words in map(str.split, dict.fromkeys(commands)):
+        kinds.setdefault((len(words), *words[:2]), []).append(words)
+    places = [[dict.fromkeys(words) for words in zip(*kind, strict=True)] for kind in kinds.values()]
+    return "command", "\n           ".join(" ".join(map(" | ".join, place)) for place in places)
 
 
 def _list(words: Iterable[tuple[str, str]]) -> None:

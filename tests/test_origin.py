@@ -59,7 +59,7 @@ def test_a_single_run_is_told_whole(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(origin.SHARED)
 
 
-def test_commands_that_differ_in_a_word_are_told_as_one(capsys):
+def test_commands_of_one_script_are_told_as_one(capsys):
     commands = [
         "python race.py --points K=1",
         "python race.py --points K=2",
