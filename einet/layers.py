@@ -103,8 +103,7 @@ def room(numbers: int, like: Tensor) -> Tensor:
     if like.is_cuda or size > MOST_KEPT:
         return like.new_empty(numbers)
     if getattr(_kept, "bytes", like[:0]).numel() < size:
-        with torch.inference_mode(False):  # else nobody could write to it afterwards
-            _kept.bytes = torch.empty(size, dtype=torch.uint8)
+        _kept.bytes = torch.empty(size, dtype=torch.uint8)
     return _kept.bytes[:size].view(like.dtype)
 
 

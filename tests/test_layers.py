@@ -1,6 +1,7 @@
 """The layers one at a time, each against its formula in plain torch."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from oracle import log_density
 
 import einet.layers
 from einet import Bernoulli, Binomial, Categorical, Normal, log_einsum_exp
-from einet.layers import EinsumLayer, MixingLayer, Scaled, normalized_
+from einet.layers import EinsumLayer, MixingLayer, Scaled, normalized_, portions, room
 from einet.leaves import LeafLayer
 
 
@@ -250,6 +251,71 @@ def test_a_family_that_cancels_is_evaluated_in_float64():
     variance = layer.parts[0].phi[1, 0, 0, 0].double().item()
     expected = (-0.5 * (x[:, 0, 0] - mean) ** 2 / variance - 0.5 * math.log(2 * math.pi * variance)).sum()
     assert layer(x, None).log().item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+# Slices, and the memory that they share
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "num_nodes, numbers", [(1, 1), (1, 10**9), (50, 10_000), (80, 10_000), (2560, 10_000), (7, 40_000), (300, 1)]
+)
+def test_portions_are_all_nodes_once_and_about_equally_many(num_nodes, numbers, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    slices = portions(num_nodes, numbers, torch.empty(0))
+    nodes = [node for part in slices for node in range(num_nodes)[part]]
+    assert nodes == list(range(num_nodes))
+    lengths = [len(range(num_nodes)[part]) for part in slices]
+    assert lengths[0] == max(lengths) and all(length % threads == 0 for length in lengths[:-1])
+    most = threads * max(1, einet.layers.CACHE // numbers)
+    assert max(lengths) <= 1.5 * most + threads
+
+
+def in_a_new_thread(function):
+    """What `function` returns in a thread that has kept no memory yet."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_memory_is_used_again_by_its_thread_alone():
+    first = room(1000, torch.empty(0))
+    assert room(500, torch.empty(0, dtype=torch.float64)).data_ptr() == first.data_ptr()
+    assert in_a_new_thread(lambda: room(10, torch.empty(0))).data_ptr() != first.data_ptr()
+    assert room(1000, torch.empty(0, dtype=torch.float64)).shape == (1000,)
+
+
+def test_much_memory_is_not_kept():
+    much = einet.layers.MOST_KEPT // 4 + 1
+    kept = room(10, torch.empty(0))
+    assert room(much, torch.empty(0)).data_ptr() != kept.data_ptr()
+    assert room(10, torch.empty(0)).data_ptr() == kept.data_ptr()
+
+
+def test_a_thread_may_begin_in_inference_mode():
+    """What was born there may not be written to outside; the memory that is kept must be no such tensor."""
+    layer = LeafLayer([range(3), range(3)], {Normal(): range(3)}, 2)
+    einsum = EinsumLayer(1, 2, 2, 2)
+    x = torch.randn(3, 1, 5)
+
+    def both():
+        with torch.inference_mode():
+            before = einsum(layer(x, None)).value.clone()
+        return before, einsum(layer(x, None)).value
+
+    with torch.no_grad():
+        layer.parts[0].phi.copy_(Normal().initial((6, 1, 2), torch.Generator().manual_seed(0)))
+        einsum.weights.fill_(0.25)
+    before, after = in_a_new_thread(both)
+    after.sum().backward()
+    torch.testing.assert_close(after, before.clone())
+
+
+def test_threads_do_not_disturb_each_other():
+    weights, left, right = (part.detach() for part in einsum_arguments(20, 4, 6, 6, 9))
+    expected = log_einsum_exp(weights, left, right)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: log_einsum_exp(weights, left, right), range(200)))
+    assert all(torch.equal(result, expected) for result in results)
 
 
 def test_a_draw_of_weights_is_flat():
