@@ -74,12 +74,18 @@ def show(records: Iterable[dict]) -> None:
 
 
 def _together(commands: list[str]) -> tuple[str, str]:
-    """Commands of the same script and as many words as one, with all words that it had where they differ."""
-    kinds: dict[tuple, list[list[str]]] = {}
-    for words in map(str.split, dict.fromkeys(commands)):
-        kinds.setdefault((len(words), *words[:2]), []).append(words)
-    places = [[dict.fromkeys(words) for words in zip(*kind, strict=True)] for kind in kinds.values()]
-    return "command", "\n           ".join(" ".join(map(" | ".join, place)) for place in places)
+    """Commands that differ in one and the same value, such as that of --points, as one with all its values."""
+    lines: list[list[list[str]]] = []
+    for command in dict.fromkeys(commands):
+        words = command.split()
+        for line in lines:
+            other = [i for i, word in enumerate(words) if len(line) == len(words) and line[i] != [word]]
+            if len(other) == 1 and other[0] >= 3 and words[other[0] - 1][0] == "-" and words[other[0]][0] != "-":
+                line[other[0]].append(words[other[0]])
+                break
+        else:
+            lines.append([[word] for word in words])
+    return "command", "\n           ".join(" ".join(map(" | ".join, line)) for line in lines)
 
 
 def _list(words: Iterable[tuple[str, str]]) -> None:

@@ -14,7 +14,7 @@ Modules, each using only those above it:
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
     network      Einet: a graph compiled into layers
     mixture, clusters         several networks as one density; k-means to begin with
-    em, training              EM as an optimizer; the loop around it
+    em, rows, training        EM as an optimizer; one pass over a data set; the loop around it
     queries, sampling, explain, information   what a density is asked; trees has the passes that they share
     checkpoint, files         models on disk
     estimator, datasets, plotting   scikit-learn's interface, data sets, figures: what needs more than torch, and is
@@ -56,9 +56,10 @@ from einet.queries import (
     log_conditional,
     log_marginal,
 )
+from einet.rows import log_density
 from einet.sampling import sample, sample_conditional
 from einet.structures import poon_domingos, random_binary_trees
-from einet.training import History, fit, log_density
+from einet.training import History, fit
 
 __all__ = [
     "Bernoulli",

@@ -25,7 +25,8 @@ from einet.files import read, refusals, write
 from einet.graph import RegionGraph
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.training import Rows, check_positive, check_same, fit, progress_bar
+from einet.rows import Rows, check_positive
+from einet.training import check_same, fit, progress_bar
 
 STARTING_ROWS = 1000  # from which leaves draw the rows that they begin with
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.exponential_family import ExponentialFamily
-from einet.layers import EinsumLayer, portions
+from einet.layers import EinsumLayer, node_slices
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 
@@ -146,7 +146,7 @@ def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewe
 def _slices(parameter: Tensor, dim: int = 0) -> list[slice]:
     """Portions along `dim` that fit a CPU's cache, since the M-step passes over them several times."""
     size = parameter.shape[dim]
-    return portions(size, parameter.numel() // size, parameter)
+    return node_slices(size, parameter.numel() // size, parameter)
 
 
 def _move_leaves(part: FamilyLeaves, uses: Tensor, lr: float, pseudocount: float) -> None:

@@ -26,9 +26,10 @@ from einet.columns import Columns, check_table
 from einet.exponential_family import ExponentialFamily
 from einet.network import Einet
 from einet.queries import conditional_marginals
+from einet.rows import log_density
 from einet.sampling import sample
 from einet.structures import random_binary_trees
-from einet.training import fit, log_density
+from einet.training import fit
 
 # Fewer rows than this are too few to decide when to stop.
 FEWEST_VALIDATION_ROWS = 10

@@ -64,7 +64,7 @@ class ExponentialFamily:
         raise NotImplementedError
 
     def log_density(self, x: Tensor, phi: Tensor) -> Tensor:
-        """log p(x), in nats, as the formula has it: the plain way, beside the grouped product of `layers.LeafLayer`."""
+        """log p(x), in nats, as the formula has it: the plain way, beside the grouped product of `leaves.LeafLayer`."""
         theta = self.natural(phi)
         base = self.log_base(x)
         return (self.statistics(x) * theta).sum(0) - self.log_normalizer(theta) + (0 if base is None else base)
@@ -82,9 +82,10 @@ class ExponentialFamily:
         return self.project((statistics + statistics.mean(1, keepdim=True)) / 2)
 
     def score(self, phi: Tensor, statistics: Tensor, uses: Tensor) -> Tensor:
-        """d/dphi of sum_n u_n log p(x_n), where `statistics` are sum_n u_n T(x_n), and `uses` sum_n u_n.
+        """d/dphi of sum_n u_n log p(x_n), where `statistics` (|T|, ...) are sum_n u_n T(x_n), and `uses` sum_n u_n,
+        which may come with fewer axes, or with axes of length 1, for several densities that share it.
 
-        By autograd here; a family whose leaves should be fast writes it out: Cov[T(x)]^-1 (statistics - uses E[T(x)]).
+        By autograd here; a family whose leaves should be fast writes it out.
         """
         with torch.enable_grad():
             phi = phi.detach().requires_grad_()

@@ -77,7 +77,7 @@ class Normal(ExponentialFamily):
 
     def natural_gradient(self, phi, gradient):
         variance = phi[1]
-        return torch.stack((variance * gradient[0], 2 * variance * variance * gradient[1]))
+        return torch.stack((variance * gradient[0], 2 * variance * (variance * gradient[1])))
 
     def step(self, phi, direction):
         # E[x] and E[x^2] move straight; the variance between them loses the square of the mean's step.
@@ -170,7 +170,7 @@ class Binomial(ExponentialFamily):
         return torch.binomial(torch.full_like(probability, self.total), probability, generator=generator)
 
     def variance(self, phi):
-        return phi[0] * (1 - phi[0] / self.total)
+        return phi[0] * (self.total - phi[0]) / self.total  # exact near both ends
 
     def mode(self, phi):
         return ((self.total + 1) * phi[0] / self.total).floor().clamp_max(self.total)

@@ -31,8 +31,8 @@ from torch.autograd.function import once_differentiable
 CACHE = 2**17
 # A GPU is busy with many more at once. Few slices are few launches; 2^24 floats are 64 megabytes.
 GPU_SLICE = 2**24
-# A thread keeps no more bytes than these for its next slices.
-MOST_KEPT = 2**24
+# More bytes than these, for each core that works on a slice, are not kept for the next one.
+MOST_KEPT = 2**23
 _kept = threading.local()
 
 # How the kernels for GPUs multiply two float32: see `set_precision`.
@@ -85,7 +85,7 @@ def exp_(log: Tensor) -> Tensor:
     return nn.functional.threshold_(log.clamp_min_(math.log(tiny) + 0.5).exp_(), 2 * tiny, 0)
 
 
-def portions(num_nodes: int, numbers: int, tensor: Tensor) -> list[slice]:
+def node_slices(num_nodes: int, numbers: int, tensor: Tensor) -> list[slice]:
     """Slices of nodes, about equally large, where each node needs a temporary of so many numbers, beside `tensor`."""
     threads = 1 if tensor.is_cuda else torch.get_num_threads()
     at_once = threads * max(1, (GPU_SLICE if tensor.is_cuda else CACHE) // numbers)
@@ -100,10 +100,11 @@ def room(numbers: int, like: Tensor) -> Tensor:
     A CPU gets the same memory each time: fresh from the system it would cost more than what is computed in it.
     """
     size = numbers * like.element_size()
-    if like.is_cuda or size > MOST_KEPT:
+    if like.device.type != "cpu" or size > MOST_KEPT * torch.get_num_threads() or torch.compiler.is_compiling():
         return like.new_empty(numbers)
     if getattr(_kept, "bytes", like[:0]).numel() < size:
-        _kept.bytes = torch.empty(size, dtype=torch.uint8)
+        with torch.inference_mode(False):  # a tensor that is born there could not be written to outside
+            _kept.bytes = torch.empty(size, dtype=torch.uint8, device="cpu")
     return _kept.bytes[:size].view(like.dtype)
 
 
@@ -176,7 +177,7 @@ def _left_and_right(children: Sequence[Tensor]) -> Sequence[Tensor]:
 def _outer_products(left: Tensor, right: Tensor, rooms: int = 1):
     """Slices of nodes, their outer products (nodes, K * K', B), and as much room again if `rooms` is 2."""
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
-    slices = portions(num_nodes, num_left * num_right * batch, left)
+    slices = node_slices(num_nodes, num_left * num_right * batch, left)
     shape = (rooms, slices[0].stop, num_left * num_right, batch)
     buffers = room(math.prod(shape), left).view(shape)
     for nodes in slices:

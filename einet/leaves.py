@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from einet.exponential_family import ExponentialFamily
-from einet.layers import Scaled, exp_, portions, room
+from einet.layers import Scaled, exp_, node_slices, room
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -156,7 +156,7 @@ class FamilyLeaves(nn.Module):
             yield rows, sums.view(len(rows), -1, entries).transpose(1, 2).contiguous()
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
-        if self.family.log_base(x[:0]) is None:
+        if self.family.log_base(x[self.variables[:1], :, :1]) is None:
             return 0.0
         base = self.family.log_base(x[self.variables].double()).sum(1)
         return (base if observed is None else torch.where(observed[self.variables], base, 0)).sum(0)
@@ -173,7 +173,7 @@ class _LeafFunction(torch.autograd.Function):
     where a variable is observed follows for each of the region's variables: what A(theta) is multiplied with.
 
     A few nodes at a time, so that neither the gathered features nor the log-densities, which may be in float64, ever
-    exist as a whole. Nothing is kept for the backward pass but the densities.
+    exist as a whole. Beside what is given, nothing is kept for the backward pass but the densities.
     """
 
     @staticmethod
@@ -181,7 +181,7 @@ class _LeafFunction(torch.autograd.Function):
         (_, num_nodes, entries, *_), batch = phi.shape, features.shape[1]
         density = features.new_empty(num_nodes, entries, batch, dtype=dtype)
         log_scale = features.new_empty(num_nodes, batch, dtype=torch.float64)
-        parameters, constants = _parameters(family, _in(phi, features.dtype), masked)
+        parameters, constants = _parameters(family, _contiguous(phi, features.dtype), masked)
         for nodes, gathered, logs in _gathered(features, index, entries):
             torch.baddbmm(constants[nodes], parameters[nodes], gathered, out=logs)
             if dtype is None:
@@ -206,14 +206,15 @@ class _LeafFunction(torch.autograd.Function):
         uses_of_nodes = features.new_empty(num_nodes, entries)
         grad_features = torch.zeros_like(features) if ctx.needs_input_grad[1] else None
         if grad_features is not None:
-            parameters, _ = _parameters(ctx.family, _in(phi, features.dtype), ctx.masked)
+            parameters, _ = _parameters(ctx.family, _contiguous(phi, features.dtype), ctx.masked)
         for nodes, gathered, uses in _gathered(features, index, entries):
             # d log P / d log L: the probability, given the row, that the circuit uses this entry
             if ctx.scaled:
                 torch.mul(gradient[nodes], density[nodes], out=uses)
             else:
                 uses.copy_(gradient[nodes])
-            torch.sum(uses, 2, out=uses_of_nodes[nodes])
+            if not ctx.masked:
+                torch.sum(uses, 2, out=uses_of_nodes[nodes])
             torch.bmm(uses, gathered.transpose(1, 2), out=sums[nodes])
             if grad_features is not None:
                 back = torch.bmm(parameters[nodes].transpose(1, 2), uses)  # (nodes, n, B)
@@ -221,12 +222,12 @@ class _LeafFunction(torch.autograd.Function):
         width = len(phi) * math.prod(pair)
         statistics = sums[..., :width].unflatten(2, (len(phi), *pair)).movedim(2, 0)  # as phi
         uses = sums[..., width:, None] if ctx.masked else uses_of_nodes[..., None, None]  # (L, K, s, C)
-        grad_phi = ctx.family.score(_in(phi, features.dtype), statistics, uses)
+        grad_phi = ctx.family.score(_contiguous(phi, features.dtype), statistics, uses)
         return grad_phi.to(phi.dtype), grad_features, None, None, None, None
 
 
-def _in(phi: Tensor, dtype: torch.dtype) -> Tensor:
-    return phi.to(dtype, memory_format=torch.contiguous_format)
+def _contiguous(phi: Tensor, dtype: torch.dtype) -> Tensor:
+    return phi.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def _parameters(family: ExponentialFamily, phi: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
@@ -241,7 +242,7 @@ def _parameters(family: ExponentialFamily, phi: Tensor, masked: bool) -> tuple[T
 def _gathered(features: Tensor, index: Tensor, entries: int):
     """Slices of nodes, their features (nodes, n, B), and room for (nodes, entries, B)."""
     (num_nodes, width), batch = index.shape, features.shape[1]
-    slices = portions(num_nodes, max(width, entries) * batch, features)
+    slices = node_slices(num_nodes, max(width, entries) * batch, features)
     sizes = [slices[0].stop * width, slices[0].stop * entries]
     buffer, other = room(sum(sizes) * batch, features).view(-1, batch).split(sizes)
     other = other.view(-1, entries, batch)

@@ -8,7 +8,6 @@ Chapter: book/07_em
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import warnings
@@ -21,13 +20,9 @@ from torch import Tensor
 from einet.checkpoint import description, optimizer_state, set_optimizer_state
 from einet.em import EM
 from einet.files import digest, read, refusals, write
-from einet.leaves import MULTIPLIED, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.trees import check_model
-
-# Rows of one pass that needs no gradients, and of one that does, where no batch size is given.
-INFERENCE_ROWS, GRADIENT_ROWS = 1000, 500
+from einet.rows import GraphedStep, Rows, check_positive, epoch
 
 
 @dataclass
@@ -96,7 +91,7 @@ def fit(
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     optimizer = EM(model, lr=lr, pseudocount=pseudocount) if optimizer is None else optimizer
-    run = _Run(model, optimizer, scheduler, _Graph(train, optimizer, batch_size) if cuda_graph else None)
+    run = _Run(model, optimizer, scheduler, GraphedStep(train, optimizer, batch_size) if cuda_graph else None)
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
         run.resume(checkpoint, {**settings, "validation rows": held_out and held_out.digest()}, epochs)
@@ -113,69 +108,10 @@ def fit(
     return run.history
 
 
-def log_density(model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, batch_size: int = 1000) -> Tensor:
-    """`model(x, observed)` without gradients, in batches: for data that is too large for one call. Nats, (B,).
-
-    Paper: Section 2
-    Chapter: book/07_em
-    """
-    check_positive(batch_size=batch_size)
-    return Rows(model, x, observed).log_densities(batch_size)
-
-
-class Rows:
-    """A data set for `model`, checked once: rows, their masks and their labels. Its data may be on another device."""
-
-    def __init__(self, model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, labels: Tensor | None = None):
-        check_model(model)
-        self.model, self.x, self.observed, self.labels = model, x, observed, labels
-        first = x[:1] if isinstance(x, Tensor) and x.dim() else x
-        self.num_variables = len(model.as_input(first, None, check=False)[0])
-        # Not by size alone: a lone row may come with one mask (D,), and a grid have as many lines as there are rows.
-        per_row = isinstance(observed, Tensor) and observed.shape.numel() == len(x) * self.num_variables
-        self.masks_differ = per_row and observed.shape[:1] == x.shape[:1]
-        for rows in self.slices(INFERENCE_ROWS):
-            model.as_input(*self.some(rows))
-        if labels is not None:
-            self._check_labels(labels)
-
-    def _check_labels(self, labels: Tensor) -> None:
-        classes, right = self.model.num_classes, isinstance(labels, Tensor) and labels.dtype == torch.int64
-        if not right or labels.shape != self.x.shape[:1] or labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(f"labels must be {len(self.x)} int64 numbers from 0 to {classes - 1}, got {labels}")
-
-    def slices(self, size: int) -> Iterable[slice]:
-        return (slice(start, start + size) for start in range(0, len(self.x), size))
-
-    def some(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Some rows and their masks, where the model is."""
-        device = next(self.model.parameters()).device
-        observed = self.observed[rows] if self.masks_differ else self.observed
-        return self.x[rows].to(device), observed if observed is None else observed.to(device)
-
-    def move(self, device: torch.device) -> None:
-        tensors = (self.x, self.observed, self.labels)
-        self.x, self.observed, self.labels = (None if tensor is None else tensor.to(device) for tensor in tensors)
-
-    def log_density(self, rows: slice | Tensor) -> Tensor:
-        log_density = self.model(*self.some(rows), check=False)
-        if self.labels is None:
-            return log_density
-        return log_density.gather(1, self.labels[rows, None].to(log_density.device))[:, 0]
-
-    @torch.no_grad()
-    def log_densities(self, batch_size: int = INFERENCE_ROWS) -> Tensor:
-        return torch.cat([self.log_density(rows) for rows in self.slices(batch_size)])
-
-    def digest(self) -> str:
-        tensors = {"x": self.x, "observed": self.observed, "labels": self.labels}
-        return digest({name: tensor for name, tensor in tensors.items() if tensor is not None})
-
-
 class _Run:
     """A training run between two epochs: all that the next one depends on, and the best parameters so far."""
 
-    def __init__(self, model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler, graph: _Graph | None):
+    def __init__(self, model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler, graph: GraphedStep | None):
         self.model, self.optimizer, self.scheduler, self.graph = model, optimizer, scheduler, graph
         self.history, self.best = History(), None
 
@@ -189,7 +125,7 @@ class _Run:
     def advance(self, train: Rows, held_out: Rows | None, batch_size: int | None, seed: int) -> None:
         start, history = time.perf_counter(), self.history
         history.lr.append(self.optimizer.param_groups[0]["lr"])
-        history.train.append(_epoch(train, self.optimizer, batch_size, seed + self.epoch, self.graph))
+        history.train.append(epoch(train, self.optimizer, batch_size, seed + self.epoch, self.graph))
         if self.scheduler is not None:
             self.scheduler.step()
         if held_out is not None:
@@ -260,90 +196,6 @@ class _Run:
         set_optimizer_state(self.optimizer, content["optimizer"], tensors)
 
 
-def _epoch(
-    rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int, graph: _Graph | None = None
-) -> float:
-    """One pass over the rows; the mean log-density as it was seen on the way."""
-    order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(seed))
-    order = order if graph is None else order.to(graph.batch.device)
-    total = 0.0
-    optimizer.zero_grad()
-    for batch in order.split(batch_size or GRADIENT_ROWS):
-        if batch_size is None:
-            total = total + _accumulate(rows, optimizer, batch, len(order))
-        else:
-            total = total + (_step(rows, optimizer, batch) if graph is None else graph.step(batch))
-    if batch_size is None:
-        optimizer.step()
-    mean = total.item() / len(order)  # only here does the CPU wait for a GPU
-    if graph is not None and not math.isfinite(mean):
-        raise ValueError(f"the log-likelihood became {mean}: some row has density 0 or infinity under the model")
-    return mean
-
-
-def _step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
-    value = _accumulate(rows, optimizer, batch, len(batch))
-    optimizer.step()
-    optimizer.zero_grad()
-    return value
-
-
-def _accumulate(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor, rows_of_step: int) -> Tensor:
-    """Gradients of a batch, to be added to those there are. Its log-densities, summed."""
-    value = rows.log_density(batch).double().sum()
-    (value if isinstance(optimizer, EM) else -value / rows_of_step).backward()
-    return value.detach()
-
-
-class _Graph:
-    """A step of EM as a CUDA graph: recorded once, then replayed for every batch of the same size.
-
-    Which rows make up the batch is the one input. The first steps run as usual, on a stream of their own as CUDA
-    demands, so that everything is compiled and allocated by then; so does a last, smaller batch. The step size is part
-    of the recording, which is made anew when a scheduler has changed it.
-    """
-
-    WARM_UP = 3
-
-    def __init__(self, rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None):
-        device = next(rows.model.parameters()).device
-        if device.type != "cuda":
-            raise ValueError(f"cuda_graph=True needs the model on a CUDA device, got {device}")
-        if not isinstance(optimizer, EM) or batch_size is None:
-            raise ValueError(f"cuda_graph=True needs EM and a batch_size, got {type(optimizer).__name__}, {batch_size}")
-        parts = [part for part in rows.model.modules() if isinstance(part, FamilyLeaves)]
-        if any(part.looks_up(part.phi) for part in parts):
-            raise ValueError(f"cuda_graph=True needs at most {MULTIPLIED} categories a variable, got more")
-        rows.move(device)
-        self.rows, self.optimizer, self.batch_size = rows, optimizer, batch_size
-        self.stream, self.steps, self.graph, self.lr = torch.cuda.Stream(device), 0, None, None
-        self.batch = torch.zeros(batch_size, dtype=torch.int64, device=device)
-
-    def step(self, batch: Tensor) -> Tensor:
-        """One step; the batch's log-densities, summed, in a tensor that the next step overwrites."""
-        if len(batch) < self.batch_size:
-            return _step(self.rows, self.optimizer, batch)
-        self.steps += 1
-        if self.steps <= self.WARM_UP:
-            return self._aside(batch)
-        lr = self.optimizer.param_groups[0]["lr"]
-        if lr != self.lr:
-            self.graph, self.lr = torch.cuda.CUDAGraph(), lr
-            with torch.cuda.graph(self.graph, stream=self.stream):
-                self.value = _step(self.rows, self.optimizer, self.batch)
-        self.batch.copy_(batch)
-        self.graph.replay()
-        return self.value
-
-    def _aside(self, batch: Tensor) -> Tensor:
-        current = torch.cuda.current_stream()
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            value = _step(self.rows, self.optimizer, batch)
-        current.wait_stream(self.stream)
-        return value
-
-
 def _told(scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> dict:
     """What a scheduler that has made no step is: its name, and what is plain in its state. Functions cannot be told."""
     if scheduler is None:
@@ -364,15 +216,6 @@ def check_same(there: dict, here: dict) -> None:
         if there.get(name) != value:
             was, now = (f"{text[:60]}..." if len(text) > 60 else text for text in map(str, (there.get(name), value)))
             raise ValueError(f"it is of another run: {name} was {was}, and is {now}")
-
-
-def check_positive(**settings: int | None) -> None:
-    """`ValueError` unless all are integers of at least 1, or None where that has a meaning."""
-    for name, value in settings.items():
-        if value is None and name in ("batch_size", "patience"):
-            continue
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 def progress_bar(steps: Iterable, progress: bool, total: int | None = None, unit: str = "epoch"):

@@ -37,7 +37,7 @@ from debd_training import OutOfTime, Search
 from provenance import provenance
 
 from einet.datasets import debd_sources
-from einet.training import log_density
+from einet.rows import log_density
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "book" / "results" / "debd.json"

@@ -36,7 +36,7 @@ import torch
 from provenance import provenance
 
 import einet
-from einet.layers import portions
+from einet.layers import node_slices
 
 NUM_SAMPLES, BATCH, NUM_VARIABLES, THREADS = 2000, 100, 512, 2
 REPEATS, AT_LEAST_SECONDS = 30, 0.004
@@ -93,7 +93,7 @@ def multiply_adds(product: dict) -> int:
 
 def shape_seconds(product: dict) -> float:
     """One forward pass through this layer at the rate that its own shapes reach, slices in the cache."""
-    nodes = portions(product["nodes"], product["inner"] * BATCH, torch.empty(0))[0].stop
+    nodes = node_slices(product["nodes"], max(product["inner"], product["rows"]) * BATCH, torch.empty(0))[0].stop
     return multiply_adds(product) / product_rate(nodes, product["rows"], product["inner"], BATCH)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 import einet
 from einet.layers import EinsumLayer, Gathered, Scaled
-from einet.training import Rows, _Graph, _step
+from einet.rows import GraphedStep, Rows, step
 
 FUSED = ("ieee", "tf32", "tf32x3", "bf16x3")
 
@@ -55,10 +55,10 @@ class OurNetwork:
         self.evaluate = self.model
         if scheme == "compiled":
             self.model.compile()
-        self.graph = _Graph(self.rows, self.optimizer, case.batch) if graphed else None
+        self.graph = GraphedStep(self.rows, self.optimizer, case.batch) if graphed else None
 
     def train(self, batch: Tensor) -> None:
-        _step(self.rows, self.optimizer, batch) if self.graph is None else self.graph.step(batch)
+        step(self.rows, self.optimizer, batch) if self.graph is None else self.graph.step(batch)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         return self.model(x, check=False)

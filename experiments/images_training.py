@@ -17,7 +17,7 @@ import einet
 from einet import plotting as look
 from einet.files import read
 from einet.inpaint import export
-from einet.training import log_density
+from einet.rows import log_density
 
 EXPORTED_BYTES = 2_000_000  # of a model that is committed, at most
 DRAWN = 1000  # samples, whose time is taken

@@ -1,6 +1,7 @@
 """What every exponential family keeps to: `FamilyContract`. A new family gets all tests by one subclass."""
 
 import inspect
+import itertools
 import math
 from dataclasses import FrozenInstanceError, dataclass
 
@@ -122,6 +123,10 @@ class FamilyContract:
         phi = self.phi.requires_grad_()
         (expected,) = torch.autograd.grad((uses * self.log_density(self.x, phi)).sum(), phi)
         torch.testing.assert_close(self.family.score(phi.detach(), statistics, uses.sum(0)), expected)
+        statistics = self.family.statistics(self.x).sum(1).expand(-1, 7)  # all densities use each row once
+        (expected,) = torch.autograd.grad(self.log_density(self.x, phi).sum(), phi)
+        result = self.family.score(phi.detach(), statistics, torch.tensor([float(len(self.x))], dtype=torch.float64))
+        torch.testing.assert_close(result, expected)
 
     def test_natural_gradient_is_linear(self):
         one, two = (torch.randn_like(self.phi) for _ in range(2))
@@ -139,6 +144,20 @@ class FamilyContract:
         (part,) = model.leaves.parts
         mean = self.family.statistics(x[:, 0]).mean(1)
         torch.testing.assert_close(expected_statistics(self.family, part.phi[:, :, 0, 0])[:, 0], mean)
+
+    def test_an_em_step_from_a_bound_in_float32(self):
+        """As in float64: what divides the gradient by a variance and what multiplies with it must agree near bounds."""
+        start = self.family.project(torch.tensor(self.wild, dtype=torch.float64).T)
+        for phi, value in itertools.product(start.T, self.x):
+            fitted = []
+            for dtype in (torch.float64, torch.float32):
+                model = Einet(RegionGraph([{0}]), self.family, num_sums=1, seed=0).to(dtype)
+                (part,) = model.leaves.parts
+                part.phi.data[..., 0] = phi[:, None, None]
+                model(value.to(dtype)[None]).sum().backward()
+                einet.EM(model).step()
+                fitted.append(part.phi.detach().double())
+            torch.testing.assert_close(fitted[1], fitted[0], rtol=1e-3, atol=1e-5)
 
     # Bounds
 
@@ -327,6 +346,17 @@ class TestNormal(FamilyContract):
     def inside(self, phi):
         return (phi[1] >= self.family.min_variance * (1 - 1e-6)) & (phi[1] <= self.family.max_variance * (1 + 1e-6))
 
+    @pytest.mark.parametrize("size", [1e-8, 1e10, 1e15])
+    def test_an_em_step_on_numbers_of_any_size(self, size):
+        """Fails where the square of a variance is taken: in float32 it is infinite, or 0."""
+        x = size * torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
+        model = Einet(RegionGraph([{0}]), Normal(min_variance=1e-30), num_sums=1, seed=0)
+        (part,) = model.leaves.parts
+        part.phi.data.copy_(torch.tensor([0.0, 4 * size * size])[:, None, None, None])
+        model(x).sum().backward()
+        einet.EM(model).step()
+        assert part.phi[1].item() == pytest.approx(x.double().var(correction=0).item(), rel=1e-4)
+
 
 class TestNormalBounded(TestNormal):
     family = Normal(min_variance=0.3, max_variance=4.0)
@@ -407,6 +437,16 @@ class TestBinomial(Discrete):
 
     def inside(self, phi):
         return (phi[0] >= 0.07 * (1 - 1e-6)) & (phi[0] <= 6.93 * (1 + 1e-6))
+
+    @pytest.mark.parametrize("value", [0, 255])
+    def test_a_pixel_comes_back_from_the_end_of_the_scale(self, value):
+        """Fails where phi (1 - phi / total) cancels: near the upper bound it is off by half a percent in float32."""
+        model = Einet(RegionGraph([{0}]), Binomial(), num_sums=1, seed=0)
+        (part,) = model.leaves.parts
+        part.phi.data.copy_(Binomial().project(torch.full_like(part.phi, float(value))))
+        model(torch.full((100, 1), 100.0)).sum().backward()
+        einet.EM(model).step()
+        assert part.phi.item() == pytest.approx(100, abs=1e-3)
 
 
 class TestCategorical(Discrete):

@@ -23,7 +23,7 @@ LAYER = {
     "leaves": 2,
     "network": 3,
     "mixture": 4, "em": 4, "trees": 4,
-    "explain": 5, "queries": 5, "sampling": 5, "checkpoint": 5,
+    "rows": 5, "explain": 5, "queries": 5, "sampling": 5, "checkpoint": 5,
     "information": 6, "training": 6,
     "clusters": 7, "columns": 7,
     "inpaint": 8, "plotting": 8, "datasets": 8, "estimator": 8,

@@ -1,6 +1,7 @@
 """The layers one at a time, each against its formula in plain torch."""
 
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +10,7 @@ from oracle import log_density
 
 import einet.layers
 from einet import Bernoulli, Binomial, Categorical, Normal, log_einsum_exp
-from einet.layers import EinsumLayer, MixingLayer, Scaled, normalized_, portions, room
+from einet.layers import EinsumLayer, MixingLayer, Scaled, node_slices, normalized_, room
 from einet.leaves import LeafLayer
 
 
@@ -69,7 +70,7 @@ def test_gradient_of_log_einsum_exp_is_a_finite_difference(fast):
 
 
 @pytest.mark.parametrize("cache", [1, 100, 10**9])
-def test_portions_of_nodes_do_not_show(monkeypatch, cache):
+def test_node_slices_of_nodes_do_not_show(monkeypatch, cache):
     """One node at a time, a few, or all in one: a last portion that is smaller than the others included."""
     arguments = einsum_arguments(7, 3, 4, 4, 5)
     expected = log_einsum_exp(*arguments, fast=False)
@@ -223,7 +224,7 @@ def test_leaves_of_many_families_and_sizes(mask, channels):
 
 
 @pytest.mark.parametrize("cache", [1, 30, 10**9])
-def test_portions_of_leaves_do_not_show(monkeypatch, cache):
+def test_node_slices_of_leaves_do_not_show(monkeypatch, cache):
     layer = LeafLayer([(0, 1), (2, 3), (0, 2), (1, 3), (0, 3)], {Normal(): range(4)}, 3).double()
     with torch.no_grad():
         layer.parts[0].phi.copy_(torch.rand(layer.parts[0].phi.shape) + 0.5)
@@ -260,9 +261,9 @@ def test_a_family_that_cancels_is_evaluated_in_float64():
 @pytest.mark.parametrize(
     "num_nodes, numbers", [(1, 1), (1, 10**9), (50, 10_000), (80, 10_000), (2560, 10_000), (7, 40_000), (300, 1)]
 )
-def test_portions_are_all_nodes_once_and_about_equally_many(num_nodes, numbers, threads, monkeypatch):
+def test_node_slices_are_all_nodes_once_and_about_equally_many(num_nodes, numbers, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    slices = portions(num_nodes, numbers, torch.empty(0))
+    slices = node_slices(num_nodes, numbers, torch.empty(0))
     nodes = [node for part in slices for node in range(num_nodes)[part]]
     assert nodes == list(range(num_nodes))
     lengths = [len(range(num_nodes)[part]) for part in slices]
@@ -292,7 +293,7 @@ def test_much_memory_is_not_kept():
 
 
 def test_a_thread_may_begin_in_inference_mode():
-    """What was born there may not be written to outside; the memory that is kept must be no such tensor."""
+    """What is born there may not be written to outside; the memory that is kept must be no such tensor."""
     layer = LeafLayer([range(3), range(3)], {Normal(): range(3)}, 2)
     einsum = EinsumLayer(1, 2, 2, 2)
     x = torch.randn(3, 1, 5)
@@ -300,6 +301,7 @@ def test_a_thread_may_begin_in_inference_mode():
     def both():
         with torch.inference_mode():
             before = einsum(layer(x, None)).value.clone()
+        assert not einet.layers._kept.bytes.is_inference()
         return before, einsum(layer(x, None)).value
 
     with torch.no_grad():
@@ -311,11 +313,30 @@ def test_a_thread_may_begin_in_inference_mode():
 
 
 def test_threads_do_not_disturb_each_other():
-    weights, left, right = (part.detach() for part in einsum_arguments(20, 4, 6, 6, 9))
-    expected = log_einsum_exp(weights, left, right)
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: log_einsum_exp(weights, left, right), range(200)))
-    assert all(torch.equal(result, expected) for result in results)
+    tasks = [[part.detach() for part in einsum_arguments(20, 4, 6, 6, 90)] for _ in range(4)]
+    expected = [log_einsum_exp(*task) for task in tasks]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda i: log_einsum_exp(*tasks[i % 4]), range(200)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(torch.equal(result, expected[i % 4]) for i, result in enumerate(results))
+
+
+@pytest.mark.filterwarnings("ignore")  # dynamo warns of its own doings
+def test_a_model_can_be_compiled():
+    """To AOT's graphs, which all compilers begin with; they allow no view of bytes as numbers."""
+    model = einet.Einet(einet.random_binary_trees(4, depth=2, num_replicas=2, seed=0), Normal(), num_sums=3, seed=0)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x), model(x))
+
+
+def test_memory_is_where_the_tensors_are():
+    assert room(10, torch.empty(0, device="meta")).device.type == "meta"
+    with torch.device("meta"):  # what new tensors are by default has no say in it
+        assert in_a_new_thread(lambda: room(10, torch.empty(0, device="cpu"))).device.type == "cpu"
 
 
 def test_a_draw_of_weights_is_flat():
