@@ -103,7 +103,8 @@ def _check_gradients(network: Einet) -> None:
     bounds = [[float(bound) for bound in torch.aminmax(each)] for each in (root, *(part.phi.grad for part in parts))]
     if not all(math.isfinite(bound) for pair in bounds for bound in pair):
         raise ValueError("a gradient is not finite: some row has density 0 or infinity under the model")
-    if bounds[0][0] < 0:
+    least_of_root, _ = bounds[0]
+    if least_of_root < 0:
         raise ValueError("a weight's gradient is negative: EM ascends, call model(x).sum().backward() without a minus")
 
 

@@ -133,8 +133,7 @@ class FamilyLeaves(nn.Module):
         if masked:  # A(theta) counts where its variable is observed: the mask is one more statistic
             features = torch.cat((features, observed.to(features.dtype).expand(-1, x.shape[-1])))
         sizes = [variables.numel() for _, _, variables in self.groups()]
-        of_groups = self.phi.split(sizes, 1) if len(sizes) > 1 else [self.phi]
-        for (rows, _, variables), phi in zip(self.groups(), of_groups, strict=True):
+        for (rows, _, variables), phi in zip(self.groups(), self.phi.split(sizes, 1), strict=True):
             index = row_of[:, variables].transpose(0, 1).flatten(1)  # (L, T s C)
             if masked:
                 index = torch.cat((index, variables + row_of.numel()), 1)
@@ -156,9 +155,11 @@ class FamilyLeaves(nn.Module):
             yield rows, sums.view(len(rows), -1, entries).transpose(1, 2).contiguous()
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
-        if self.family.log_base(x[self.variables[:1], :, :1]) is None:
+        own = x if len(x) == len(self.variables) else x[self.variables]
+        base = self.family.log_base(own.double())
+        if base is None:
             return 0.0
-        base = self.family.log_base(x[self.variables].double()).sum(1)
+        base = base.sum(1)
         return (base if observed is None else torch.where(observed[self.variables], base, 0)).sum(0)
 
     def extra_repr(self) -> str:
@@ -227,6 +228,7 @@ class _LeafFunction(torch.autograd.Function):
 
 
 def _contiguous(phi: Tensor, dtype: torch.dtype) -> Tensor:
+    """In one pass where the type changes, too; `to` alone leaves the order as it is where it does not."""
     return phi.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 

@@ -110,6 +110,7 @@ def epoch(
 
 
 def step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
+    """One step on a batch; its log-densities before the step, summed."""
     value = _accumulate(rows, optimizer, batch, len(batch))
     optimizer.step()
     optimizer.zero_grad()

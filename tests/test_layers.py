@@ -70,7 +70,7 @@ def test_gradient_of_log_einsum_exp_is_a_finite_difference(fast):
 
 
 @pytest.mark.parametrize("cache", [1, 100, 10**9])
-def test_node_slices_of_nodes_do_not_show(monkeypatch, cache):
+def test_slices_of_nodes_do_not_show(monkeypatch, cache):
     """One node at a time, a few, or all in one: a last portion that is smaller than the others included."""
     arguments = einsum_arguments(7, 3, 4, 4, 5)
     expected = log_einsum_exp(*arguments, fast=False)
@@ -224,7 +224,7 @@ def test_leaves_of_many_families_and_sizes(mask, channels):
 
 
 @pytest.mark.parametrize("cache", [1, 30, 10**9])
-def test_node_slices_of_leaves_do_not_show(monkeypatch, cache):
+def test_slices_of_leaves_do_not_show(monkeypatch, cache):
     layer = LeafLayer([(0, 1), (2, 3), (0, 2), (1, 3), (0, 3)], {Normal(): range(4)}, 3).double()
     with torch.no_grad():
         layer.parts[0].phi.copy_(torch.rand(layer.parts[0].phi.shape) + 0.5)
