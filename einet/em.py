@@ -5,11 +5,18 @@ expectation (Eq. 6). The gradient with respect to a leaf's natural parameters th
 weighted by how much each row uses the leaf, less what the leaf expects of them already. So the E-step is
 `model(x).sum().backward()`, and `EM.step()` is the M-step:
 
-    w       <- (1 - lr) w + lr normalise(w * grad_w + pseudocount)
-    E[T(x)] <- E[T(x)] + lr (d log P / d theta) / (expected uses of the leaf entry + pseudocount)
+    w       <- (1 - rate) w + rate normalise(w * grad_w + pseudocount)
+    E[T(x)] <- E[T(x)] + rate (d log P / d theta) / (expected uses of the leaf entry + pseudocount)
 
 The second line is Eq. (7) and (9), written so that a variable that a row lacks, or an entry that nobody uses, keeps its
 parameters. It is a natural gradient step too: d/dtheta is the plain gradient d/dphi times the inverse Fisher matrix.
+
+A node's rate is `lr` in a step that uses the node as often as steps usually do. Where a step saw less (a short batch, a
+class with few rows in it), it weighs less: with n uses in this step and m in a usual one,
+
+    rate = lr n / (lr n + (1 - lr) m)
+
+which is Eq. (8) and (9) for n = m, and 1 for lr = 1: classical EM has nothing to remember.
 
 Paper: Section 3.5
 Chapter: book/07_em
@@ -18,6 +25,7 @@ Chapter: book/07_em
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +40,10 @@ from einet.network import Einet
 WEIGHT_FLOOR = 1e-12
 # Expected uses below this are none: dividing by them would return rounding errors.
 FEWEST_USES = 1e-20
+# How much of the usual number of a node's uses is the last step's: a moving average over some twenty steps.
+LAST_STEP = 0.05
+# Numbers of statistics that are summed at once.
+MOST_AT_ONCE = 2**22
 
 
 class EM(torch.optim.Optimizer):
@@ -42,8 +54,13 @@ class EM(torch.optim.Optimizer):
 
     model        an `Einet`, or any module made of some, such as a `Mixture` or a `DistributedDataParallel`
     lr           the step from the old parameters to the batch's, in (0, 1]; 1 is classical EM, for which gradients of
-                 all batches are accumulated before one `step`. A `torch.optim.lr_scheduler` may drive it.
-    pseudocount  at least 0: so many uses more of every weight, and of every leaf entry by rows that are as it expects
+                 all batches are accumulated before one `step`. A `torch.optim.lr_scheduler` may drive it. With less
+                 than 1, a step that uses a node less than usual moves it less.
+    pseudocount  at least 0: so many uses more of every weight, and of every leaf entry by rows that are as it expects,
+                 in each step
+    leaf_pseudocount   at least 0: so many uses more of every leaf entry, in each step, by rows whose variables are each
+                 distributed as in the data: shrinkage towards the columns' own distributions
+    data         x, or (x, observed): where those distributions are taken from; needed for a `leaf_pseudocount`
 
     `step` raises `ValueError`, before it changes anything, where there is no gradient, or one that is not finite or of
     the wrong sign, or where weights are parametrized for gradient training. While a CUDA graph is recorded gradients
@@ -53,16 +70,33 @@ class EM(torch.optim.Optimizer):
     Chapter: book/07_em
     """
 
-    def __init__(self, model: nn.Module, lr: float = 1.0, pseudocount: float = 0.0):
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 1.0,
+        pseudocount: float = 0.0,
+        leaf_pseudocount: float = 0.0,
+        data: Tensor | tuple[Tensor, Tensor | None] | None = None,
+    ):
         if not 0 < lr <= 1:
             raise ValueError(f"lr must be within (0, 1], got {lr}")
-        if not 0 <= pseudocount < float("inf"):
-            raise ValueError(f"pseudocount must be finite and at least 0, got {pseudocount}")
+        for name, value in (("pseudocount", pseudocount), ("leaf_pseudocount", leaf_pseudocount)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        if leaf_pseudocount and data is None:
+            raise ValueError(f"leaf_pseudocount={leaf_pseudocount} needs data: the columns to shrink towards")
         self.networks = [module for module in model.modules() if isinstance(module, Einet)]
         self.weighted = [module for module in model.modules() if hasattr(module, "weight_dim")]
         if not self.networks:
             raise ValueError(f"EM needs an Einet, got {type(model).__name__}")
-        super().__init__(model.parameters(), {"lr": lr, "pseudocount": pseudocount})
+        super().__init__(
+            model.parameters(), {"lr": lr, "pseudocount": pseudocount, "leaf_pseudocount": leaf_pseudocount}
+        )
+        if leaf_pseudocount:
+            x, observed = data if isinstance(data, tuple) else (data, None)
+            for network in self.networks:
+                for part in network.leaves.parts:
+                    self.state[part.phi]["column"] = column_parameters(part, *network.as_input(x, observed))
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -71,7 +105,8 @@ class EM(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 value = closure()
-        lr, pseudocount = (self.param_groups[0][name] for name in ("lr", "pseudocount"))
+        group = self.param_groups[0]
+        lr, pseudocount = group["lr"], group["pseudocount"]
         if not 0 <= lr <= 1:
             raise ValueError(f"lr must be within [0, 1], got {lr}")
         for network in self.networks:
@@ -80,11 +115,38 @@ class EM(torch.optim.Optimizer):
         for layer in self.weighted:
             kernels = layer.kernels(layer.weights) if isinstance(layer, EinsumLayer) else None
             move = _move_weights if kernels is None else kernels.move_weights
-            move(layer.weights, layer.weight_dim, lr, pseudocount, FEWEST_USES, WEIGHT_FLOOR)
+            usual = self._usual(layer.weights, layer.weights.select(layer.weight_dim, 0).unsqueeze(layer.weight_dim))
+            move(layer.weights, usual, layer.weight_dim, lr, pseudocount, FEWEST_USES, WEIGHT_FLOOR)
         for network, uses_of_leaves in zip(self.networks, uses, strict=True):
             for part in network.leaves.parts:
-                _move_leaves(part, uses_of_leaves, lr, pseudocount)
+                total = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()]) + pseudocount
+                column = self.state[part.phi].get("column")
+                _move_leaves(part, total, self._usual(part.phi, total), lr, column, group["leaf_pseudocount"])
         return value
+
+    def _usual(self, parameter: Tensor, uses: Tensor) -> Usual:
+        """How often the nodes of a parameter are used in a usual step, about to be told of another step."""
+        state = self.state[parameter]
+        if "usual" not in state:
+            state |= {"usual": torch.zeros_like(uses), "steps": parameter.new_zeros(())}
+        state["steps"] += 1
+        return Usual(state["usual"], 1 - (1 - LAST_STEP) ** state["steps"])
+
+
+class Usual(NamedTuple):
+    """How often nodes are used in a usual step: a moving average that begins at 0, and is divided by `correction`.
+
+    A step's own uses enter the average with the weight `share`.
+    """
+
+    average: Tensor
+    correction: Tensor
+    share: float = LAST_STEP
+
+    def rate(self, uses: Tensor, lr: float, nodes: slice = slice(None)) -> Tensor:
+        """The step of each node, in a step that used it so often; of these uses the average is told."""
+        usual = self.average[nodes].lerp_(uses, self.share) / self.correction
+        return torch.where(uses > FEWEST_USES, lr * uses / (lr * uses + (1 - lr) * usual), 0)  # unused, it stays
 
 
 def _check_gradients(network: Einet) -> None:
@@ -134,13 +196,15 @@ def leaf_uses(network: Einet) -> Tensor:
     return uses
 
 
-def _move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewest: float, floor: float) -> None:
+def _move_weights(
+    weights: Tensor, usual: Usual, dim: int, lr: float, pseudocount: float, fewest: float, floor: float
+) -> None:
     for nodes in _slices(weights):
         old, counts = weights[nodes], weights[nodes] * weights.grad[nodes]
         if pseudocount:
             counts += pseudocount
         total = counts.sum(dim, keepdim=True)
-        rate = (total > fewest).to(total.dtype).mul_(lr)  # a node that nobody uses stays as it is
+        rate = usual.rate(total, lr, nodes)
         old.lerp_(counts.div_(total.clamp_min_(fewest)), rate).clamp_min_(floor)
 
 
@@ -150,15 +214,63 @@ def _slices(parameter: Tensor, dim: int = 0) -> list[slice]:
     return node_slices(size, parameter.numel() // size, parameter)
 
 
-def _move_leaves(part: FamilyLeaves, uses: Tensor, lr: float, pseudocount: float) -> None:
-    family = part.family
-    of_pairs = [uses[rows].repeat_interleave(variables.shape[1], 0) for rows, _, variables in part.groups()]
-    total = torch.cat(of_pairs)[:, None] + pseudocount  # (P, 1, K)
-    rate = torch.where(total > FEWEST_USES, lr / total.clamp_min(FEWEST_USES), 0)  # unused, it stays
+def _move_leaves(
+    part: FamilyLeaves, uses: Tensor, usual: Usual, lr: float, column: Tensor | None, leaf_pseudocount: float
+) -> None:
+    """`uses` (L, K) of the regions that have variables of this family, in the order of its groups."""
+    family, uses = part.family, uses + leaf_pseudocount
+    rate = usual.rate(uses, lr).div_(uses.clamp_min(FEWEST_USES))
+    groups = [(len(rows), variables.shape[1]) for rows, _, variables in part.groups()]
+    of_pairs = [
+        own.repeat_interleave(size, 0)
+        for own, (_, size) in zip(rate.split([count for count, _ in groups]), groups, strict=True)
+    ]
+    rate = torch.cat(of_pairs)[:, None]  # (P, 1, K)
     for pairs in _slices(part.phi, dim=1):
         phi = part.phi[:, pairs]
-        direction = family.natural_gradient(phi, part.phi.grad[:, pairs]) * rate[pairs]
-        phi.copy_(family.project(family.step(phi, direction)))
+        direction = family.natural_gradient(phi, part.phi.grad[:, pairs])
+        if leaf_pseudocount:
+            direction += leaf_pseudocount * _towards(family, column[:, pairs], phi)
+        phi.copy_(family.project(family.step(phi, direction * rate[pairs])))
+
+
+def _towards(family: ExponentialFamily, target: Tensor, phi: Tensor) -> Tensor:
+    """E[T(x)] at `target` less that at phi, about phi: what a row that is distributed as `target` adds to a step."""
+    exact = phi.double()
+    with torch.enable_grad():
+        theta = family.natural(target.double()).requires_grad_()
+        (statistics,) = torch.autograd.grad(family.log_normalizer(theta).sum(), theta)  # E[T(x)] at `target`
+    gradient = family.score(exact, statistics.expand_as(exact), exact.new_ones(1))
+    return family.natural_gradient(exact, gradient).to(phi.dtype)
+
+
+@torch.no_grad()
+def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) -> Tensor:
+    """phi (|T|, P, C, 1) of the density that each variable of a leaf has by itself in x (D, C, B).
+
+    A variable that is never observed has some density of its family.
+
+    Paper: not in it
+    Chapter: book/07_em
+    """
+    family, variables = part.family, part.variables
+    size = max(1, MOST_AT_ONCE // (family.num_statistics * len(variables)))
+    total, count = 0, 0
+    for start in range(0, x.shape[-1], size):
+        rows = slice(start, start + size)
+        seen = torch.ones_like(x[variables, 0, rows], dtype=torch.bool)
+        if observed is not None:
+            seen &= observed[variables][:, rows] if observed.shape[1] > 1 else observed[variables]
+        statistics = family.statistics(x[variables][..., rows].double())  # (T, V, C, B)
+        total = total + torch.where(seen[:, None], statistics, 0).sum(-1)
+        count = count + seen.sum(-1, keepdim=True)
+    start = family.initial(tuple(total.shape[1:]), torch.Generator().manual_seed(0)).to(total)
+    # One step of classical EM from anywhere arrives at the mean of the statistics.
+    score = family.score(start, total / count.clamp_min(1), torch.ones_like(start[0]))
+    mean = family.project(family.step(start, family.natural_gradient(start, score)))
+    phi = torch.where(count > 0, mean, start)
+    place = torch.searchsorted(variables, part.pairs)
+    return phi[:, place, :, None].to(part.phi.dtype)
 
 
 # Gradient training, to compare with

@@ -12,6 +12,9 @@ Chapter: book/12_queries
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -26,13 +29,13 @@ from einet.columns import Columns, check_table
 from einet.exponential_family import ExponentialFamily
 from einet.network import Einet
 from einet.queries import conditional_marginals
-from einet.rows import log_density
+from einet.rows import check_positive, log_density, steps_of_epoch
 from einet.sampling import sample
 from einet.structures import random_binary_trees
 from einet.training import fit
 
-# Fewer rows than this are too few to decide when to stop.
-FEWEST_VALIDATION_ROWS = 10
+# Fewer rows than this are too few to decide when to stop; so many folds then decide together.
+FEWEST_VALIDATION_ROWS, FOLDS = 50, 5
 # Rows that a leaf entry starts from, and rows that are completed at once.
 ROWS_PER_ENTRY, PORTION = 50, 1000
 
@@ -49,7 +52,8 @@ class _EinetEstimator(BaseEstimator):
         epochs: int = 100,
         batch_size: int | None = 100,
         lr: float = 0.1,
-        pseudocount: float = 1e-4,
+        pseudocount: float = 1e-3,
+        leaf_pseudocount: float = 0.3,
         validation: float = 0.1,
         patience: int | None = 5,
         random_state: int | np.random.RandomState | None = None,
@@ -62,6 +66,7 @@ class _EinetEstimator(BaseEstimator):
         self.batch_size = batch_size
         self.lr = lr
         self.pseudocount = pseudocount
+        self.leaf_pseudocount = leaf_pseudocount
         self.validation = validation
         self.patience = patience
         self.random_state = random_state
@@ -87,23 +92,48 @@ class _EinetEstimator(BaseEstimator):
 
         x, observed, _ = columns.encode(X)
         data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
-        train, held_out = _split(labels, self.validation, random)
-        start_from_rows(model, x, observed, seed)
+        network = partial(self._trained, model, columns, data, seed)
+        order = random.permutation(len(X))
+        parts = _folds(labels[order], self.validation)
+        held_out = [order[parts == part] for part in range(parts.max() + 1)]
+        epochs = _integer(self.epochs)
+        if len(held_out) > 1:
+            epochs, held_out = self._epochs_by_folds(network, order, parts, epochs), []
+        model, history = network(order[parts < 0] if held_out else order, *held_out, epochs=epochs)
+        self.model_, self.columns_, self.history_ = model, columns, history
+        return self
+
+    def _trained(self, model: Einet, columns: Columns, data: tuple, seed: int, rows, held_out=None, *, epochs: int):
+        """A copy of `model`, started at and trained on some rows; where others are held out, these choose the epoch."""
+        model = copy.deepcopy(model)
+        start_from_rows(model, data[0][rows], data[1][rows], seed)
         _settle(model, columns.constant)
+        batch_size = _integer(self.batch_size)
+        check_positive(batch_size=batch_size)
+        steps = steps_of_epoch(len(rows), batch_size)  # among which an epoch's pseudocounts are shared out
         history = fit(
             model,
-            *(part[train] for part in data),
-            valid=tuple(part[held_out] for part in data) if len(held_out) else None,
-            epochs=_integer(self.epochs),
-            batch_size=_integer(self.batch_size),
+            *(part[rows] for part in data),
+            valid=None if held_out is None else tuple(part[held_out] for part in data),
+            epochs=epochs,
+            batch_size=batch_size,
             lr=self.lr,
-            pseudocount=self.pseudocount,
-            patience=_integer(self.patience) if len(held_out) else None,
+            pseudocount=self.pseudocount / steps,
+            leaf_pseudocount=self.leaf_pseudocount / steps,
+            patience=None if held_out is None else _integer(self.patience),
             seed=seed,
             progress=False,
         )
-        self.model_, self.columns_, self.history_ = model, columns, history
-        return self
+        return model, history
+
+    def _epochs_by_folds(self, network: Callable, order: np.ndarray, parts: np.ndarray, epochs: int) -> int:
+        """How many epochs all rows should train for: as many steps as were best, in the median, where a fold was out."""
+        best = []
+        for part in range(parts.max() + 1):
+            rows = order[parts != part]
+            _, history = network(rows, order[parts == part], epochs=epochs)
+            best.append((history.best_epoch + 1) * steps_of_epoch(len(rows), self.batch_size))
+        return max(1, round(float(np.median(best)) / steps_of_epoch(len(order), self.batch_size)))
 
     def _log_density(self, X) -> np.ndarray:
         """log p(x | class) in the units of `X`: (B, classes)."""
@@ -125,9 +155,12 @@ class EinetDensity(DensityMixin, _EinetEstimator):
                   Normal columns are standardised inside; log-densities are in the units of the data all the same.
     depth         of the random binary trees; "auto" is 1 below 8 columns, else 2
     num_replicas, num_sums         trees, and length of the vectors
-    epochs, batch_size, lr, pseudocount   of `einet.fit`
-    validation    share of the rows that decide, by `patience` epochs without improvement, when to stop; where they are
-                  fewer than 10 rows, all rows train for all `epochs`
+    epochs, batch_size, lr   of `einet.fit`
+    pseudocount, leaf_pseudocount   of `einet.EM`, but in rows of the whole training data, so that they weigh the less
+                  the more rows there are
+    validation    share of the rows that decide, by `patience` epochs without improvement, when to stop, as in
+                  `einet.fit`. Where they are fewer than 50 rows, five folds decide: each is held out once, and all rows
+                  then train for as many steps as were best in the median. 0: all rows train for all `epochs`
     random_state  an integer makes fits and samples repeatable
 
     Sets `model_` (an `Einet` in float64), `columns_`, `history_`, `n_features_in_` and, from a table with names,
@@ -254,17 +287,22 @@ def _depth(num_columns: int) -> int:
     return 1 if num_columns < 8 else 2  # deeper trees were slower and no better on tables of 4 to 64 columns
 
 
-def _split(labels: np.ndarray, share: float, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to validate on, the latter an equal share of each class, or none if these are few."""
+def _folds(labels: np.ndarray, share: float) -> np.ndarray:
+    """Which part of the held-out rows each row is in, an equal share of each class; -1 where it is in none.
+
+    One part where `share` of the rows is enough to decide when to stop, several, of all rows, where these are few.
+    """
     if not 0 <= share < 1:
         raise ValueError(f"validation must be a share within [0, 1), got {share}")
-    order = random.permutation(len(labels))
-    rank = np.zeros(len(labels))
+    rank, size = np.zeros(len(labels)), np.zeros(len(labels))
     for label in np.unique(labels):
-        own = order[labels[order] == label]
-        rank[own] = np.arange(len(own)) >= int(share * len(own))
-    train, held_out = order[rank[order] == 1], order[rank[order] == 0]
-    return (train, held_out) if len(held_out) >= FEWEST_VALIDATION_ROWS else (order, order[:0])
+        own = labels == label
+        rank[own], size[own] = np.arange(own.sum()), own.sum()
+    if share * len(labels) >= FEWEST_VALIDATION_ROWS:
+        return np.where(rank < np.floor(share * size), 0, -1)
+    if share == 0 or len(labels) < 2 * FOLDS:
+        return np.full(len(labels), -1)
+    return (rank + labels).astype(int) % FOLDS  # small classes begin in different folds
 
 
 def _integer(value):

@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 import os
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -37,6 +38,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton import next_power_of_2
+
+if TYPE_CHECKING:
+    from einet.em import Usual
 
 # Triton's interpreter runs on the CPU, where tensor cores and their number formats are only imitated.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -74,19 +78,24 @@ def einsum(weights: Tensor, pools: list, rows: list[Tensor], segments: list, pre
         return _Einsum.apply(weights, scales, rows, segments, precision, *values)
 
 
-def move_weights(weights: Tensor, dim: int, lr: float, pseudocount: float, fewest: float, floor: float) -> None:
-    """The M-step w <- (1 - lr) w + lr normalise(w * grad_w + pseudocount) along the last axis, in one pass.
+def move_weights(
+    weights: Tensor, usual: Usual, dim: int, lr: float, pseudocount: float, fewest: float, floor: float
+) -> None:
+    """The M-step w <- (1 - rate) w + rate normalise(w * grad_w + pseudocount) along the last axis, in one pass.
 
-    Rows with no more than the `fewest` uses stay as they are; no weight falls below `floor`. `em.EM` has the plain way.
+    A sum's rate follows from `lr`, its uses and its `usual` uses. Sums with no more than the `fewest` uses stay as they
+    are; no weight falls below `floor`. `em.EM` has the plain way.
 
     Paper: Section 3.5, Eq. (6) and (8)
     Chapter: book/13_past_the_paper
     """
     rows, width = weights.shape[:-1].numel(), weights.shape[-1]
-    numbers = map(float, (lr, pseudocount, fewest, floor))  # Triton compiles anew for an integer
+    numbers = map(float, (lr, pseudocount, fewest, floor, usual.share))  # Triton compiles anew for an integer
     sizes = {"WIDTH": width, "TILE": next_power_of_2(width)}
     with torch.cuda.device_of(weights):
-        _moved[(rows,)](weights, weights.grad.contiguous(), *numbers, **sizes, num_warps=4)
+        _moved[(rows,)](
+            weights, weights.grad.contiguous(), usual.average, usual.correction, *numbers, **sizes, num_warps=4
+        )
 
 
 class _Einsum(torch.autograd.Function):
@@ -337,14 +346,31 @@ def _shared_sums(children, order, offsets, total, size, TILE: tl.constexpr):
 
 
 @triton.jit
-def _moved(weights, gradient, lr, pseudocount, fewest, floor, WIDTH: tl.constexpr, TILE: tl.constexpr):
-    """One sum's weights: counts = w * grad_w + pseudocount, w <- (1 - lr) w + lr counts / their total."""
-    at = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, TILE)
+def _moved(
+    weights,
+    gradient,
+    average,
+    correction,
+    lr,
+    pseudocount,
+    fewest,
+    floor,
+    share,
+    WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """One sum's weights: counts = w * grad_w + pseudocount, w <- (1 - rate) w + rate counts / their total."""
+    row = tl.program_id(0).to(tl.int64)
+    at = row * WIDTH + tl.arange(0, TILE)
     inside = tl.arange(0, TILE) < WIDTH
     w = tl.load(weights + at, mask=inside, other=0.0)
     counts = tl.load(gradient + at, mask=inside, other=0.0) * w
     counts = tl.where(inside, counts + pseudocount, 0.0)
     total = tl.sum(counts, 0)
-    rate = tl.where(total > fewest, lr, 0.0)
-    w = (1 - rate) * w + counts * (rate / tl.maximum(total, fewest))
+    mean = tl.load(average + row)
+    mean += share * (total - mean)
+    tl.store(average + row, mean)
+    uses = tl.maximum(total, fewest)
+    rate = tl.where(total > fewest, lr * uses / (lr * uses + (1 - lr) * mean / tl.load(correction)), 0.0)
+    w = (1 - rate) * w + counts * (rate / uses)
     tl.store(weights + at, tl.maximum(w, floor), mask=inside)

@@ -92,11 +92,12 @@ def epoch(
     rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int, graph: GraphedStep | None = None
 ) -> float:
     """One pass over the rows; the mean log-density as it was seen on the way."""
-    order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(seed))
-    order = order if graph is None else order.to(graph.batch.device)
+    order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(seed), device="cpu")
+    order = order if graph is None else order.to(graph.device)
     total = 0.0
     optimizer.zero_grad()
-    for batch in order.split(batch_size or GRADIENT_ROWS):
+    # A short rest would count as much as a batch: there is none, batches differ by at most one row in size.
+    for batch in order.tensor_split(steps_of_epoch(len(order), batch_size or GRADIENT_ROWS)):
         if batch_size is None:
             total = total + _accumulate(rows, optimizer, batch, len(order))
         else:
@@ -107,6 +108,11 @@ def epoch(
     if graph is not None and not math.isfinite(mean):
         raise ValueError(f"the log-likelihood became {mean}: some row has density 0 or infinity under the model")
     return mean
+
+
+def steps_of_epoch(num_rows: int, batch_size: int | None) -> int:
+    """How many batches, of at most `batch_size` rows each, an epoch has; one if that is None."""
+    return 1 if batch_size is None else math.ceil(num_rows / batch_size)
 
 
 def step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
@@ -127,9 +133,9 @@ def _accumulate(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor, row
 class GraphedStep:
     """A step of EM as a CUDA graph: recorded once, then replayed for every batch of the same size.
 
-    Which rows make up the batch is the one input. The first steps run as usual, on a stream of their own as CUDA
-    demands, so that everything is compiled and allocated by then; so does a last, smaller batch. The step size is part
-    of the recording, which is made anew when a scheduler has changed it.
+    Which rows make up the batch is the one input. Batches of an epoch have one of two sizes, so there are two
+    recordings. The first steps run as usual, on a stream of their own as CUDA demands, so that everything is compiled
+    and allocated by then. The step size is part of a recording, which is made anew when a scheduler has changed it.
     """
 
     WARM_UP = 3
@@ -144,25 +150,30 @@ class GraphedStep:
         if any(part.looks_up(part.phi) for part in parts):
             raise ValueError(f"cuda_graph=True needs at most {MULTIPLIED} categories a variable, got more")
         rows.move(device)
-        self.rows, self.optimizer, self.batch_size = rows, optimizer, batch_size
-        self.stream, self.steps, self.graph, self.lr = torch.cuda.Stream(device), 0, None, None
-        self.batch = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.rows, self.optimizer, self.device = rows, optimizer, device
+        self.stream, self.steps, self.lr = torch.cuda.Stream(device), 0, None
+        self.recordings: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}  # by size: graph, batch, value
 
     def step(self, batch: Tensor) -> Tensor:
-        """One step; the batch's log-densities, summed, in a tensor that the next step overwrites."""
-        if len(batch) < self.batch_size:
-            return step(self.rows, self.optimizer, batch)
+        """One step; the batch's log-densities, summed, in a tensor that a later step overwrites."""
         self.steps += 1
         if self.steps <= self.WARM_UP:
             return self._aside(batch)
         lr = self.optimizer.param_groups[0]["lr"]
         if lr != self.lr:
-            self.graph, self.lr = torch.cuda.CUDAGraph(), lr
-            with torch.cuda.graph(self.graph, stream=self.stream):
-                self.value = step(self.rows, self.optimizer, self.batch)
-        self.batch.copy_(batch)
-        self.graph.replay()
-        return self.value
+            self.recordings, self.lr = {}, lr
+        if len(batch) not in self.recordings:
+            self.recordings[len(batch)] = self._recorded(batch)
+        graph, place, value = self.recordings[len(batch)]
+        place.copy_(batch)
+        graph.replay()
+        return value
+
+    def _recorded(self, batch: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        graph, place = torch.cuda.CUDAGraph(), batch.clone()
+        with torch.cuda.graph(graph, stream=self.stream):
+            value = step(self.rows, self.optimizer, place)
+        return graph, place, value
 
     def _aside(self, batch: Tensor) -> Tensor:
         current = torch.cuda.current_stream()

@@ -22,7 +22,7 @@ from einet.em import EM
 from einet.files import digest, read, refusals, write
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.rows import GraphedStep, Rows, check_positive, epoch
+from einet.rows import GraphedStep, Rows, check_positive, epoch, steps_of_epoch
 
 
 @dataclass
@@ -54,6 +54,7 @@ def fit(
     batch_size: int | None = 100,
     lr: float = 0.5,
     pseudocount: float = 0.0,
+    leaf_pseudocount: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     patience: int | None = None,
@@ -68,10 +69,13 @@ def fit(
     labels      (B,) classes, for a model with several: each row then trains its own root
     valid       rows to validate on, as x, (x,), (x, observed) or (x, observed, labels): the parameters of the best
                 epoch are kept
-    batch_size  rows a step, in a new random order every epoch; None is full-batch: one step an epoch
-    lr, pseudocount   of `EM`, where no `optimizer` is given
+    batch_size  at most so many rows a step, in a new random order every epoch: an epoch's batches differ by at most one
+                row in size. None is full-batch: one step an epoch
+    lr, pseudocount, leaf_pseudocount   of `EM`, where no `optimizer` is given
     scheduler   of the `optimizer`, stepped after every epoch
-    patience    stop after this many epochs without a better validation; None never stops early
+    patience    stop after this many epochs without a better validation; None never stops early. An epoch of EM in which
+                `lr` and the number of steps multiply to less than 1 counts as that much of an epoch only, since EM may
+                stay on a plateau for 1 / lr steps
     seed        of the order of the rows; the global random state is left alone
     checkpoint  a file that is replaced after every epoch. Where it exists, training goes on from there, and ends with
                 the same parameters, bit for bit, as if it had never stopped; `load` reads the best model so far.
@@ -86,18 +90,21 @@ def fit(
     Chapter: book/07_em
     """
     check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
+    if patience is not None and valid is None:
+        warnings.warn(f"patience={patience} has no effect without valid: nothing says when to stop", stacklevel=2)
     train = Rows(model, x, observed, labels)
     held_out = None if valid is None else Rows(model, *(valid if isinstance(valid, tuple) else (valid,)))
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
-    optimizer = EM(model, lr=lr, pseudocount=pseudocount) if optimizer is None else optimizer
+    if optimizer is None:
+        optimizer = EM(model, lr, pseudocount, leaf_pseudocount, (train.x, train.observed))
     run = _Run(model, optimizer, scheduler, GraphedStep(train, optimizer, batch_size) if cuda_graph else None)
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
         run.resume(checkpoint, {**settings, "validation rows": held_out and held_out.digest()}, epochs)
     bar = progress_bar(range(run.epoch, epochs), progress)
     for _ in bar:
-        if run.is_over(patience):
+        if patience is not None and run.waited(steps_of_epoch(len(x), batch_size)) >= patience:
             break
         run.advance(train, held_out, batch_size, seed)
         if checkpoint is not None:
@@ -119,8 +126,10 @@ class _Run:
     def epoch(self) -> int:
         return len(self.history.train)
 
-    def is_over(self, patience: int | None) -> bool:
-        return patience is not None and self.epoch - 1 - self.history.best_epoch >= patience
+    def waited(self, steps: int) -> float:
+        """How many epochs, of so many steps each, have passed since the best one; of EM an epoch may count for less."""
+        since = self.history.lr[self.history.best_epoch + 1 :]
+        return sum(min(1.0, lr * steps) for lr in since) if isinstance(self.optimizer, EM) else len(since)
 
     def advance(self, train: Rows, held_out: Rows | None, batch_size: int | None, seed: int) -> None:
         start, history = time.perf_counter(), self.history

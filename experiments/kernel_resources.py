@@ -29,7 +29,15 @@ H100 = GPUTarget("cuda", 90, 32)
 TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
 KINDS = ("HGMMA", "HMMA", "FFMA")
 INTEGERS, DOUBLES = ("rows", "order", "offsets"), ("scale",)  # how the names of such arguments end; others are float32
-SCALARS = {"batch": "i32", "size": "i32", "lr": "fp32", "pseudocount": "fp32", "fewest": "fp32", "floor": "fp32"}
+SCALARS = {
+    "batch": "i32",
+    "size": "i32",
+    "lr": "fp32",
+    "share": "fp32",
+    "pseudocount": "fp32",
+    "fewest": "fp32",
+    "floor": "fp32",
+}
 
 
 def resources(name: str, settings: dict) -> dict:

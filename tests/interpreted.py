@@ -176,15 +176,19 @@ def test_the_m_step_alone():
     grad = torch.rand(layer.weights.shape)
     grad[0] = 0
     grad[:, :, 0] = 0
-    moved = []
-    for move in (einet.em._move_weights, kernels.move_weights):
-        weights = layer.weights.detach().clone()
-        weights.grad = grad
-        move(weights, 2, 1, 0, 1e-20, 1e-12)
-        moved.append(weights)
-    torch.testing.assert_close(*moved)
-    assert (moved[1][1:, :, 0] == torch.tensor(1e-12)).all()
-    torch.testing.assert_close(moved[1][0], layer.weights.detach()[0])
+    for lr in (1, 0.3):
+        moved, averages = [], []
+        for move in (einet.em._move_weights, kernels.move_weights):
+            usual = einet.em.Usual(torch.full_like(grad[..., :1], 0.2), torch.tensor(0.5))
+            weights = layer.weights.detach().clone()
+            weights.grad = grad
+            move(weights, usual, 2, lr, 0, 1e-20, 1e-12)
+            moved.append(weights)
+            averages.append(usual.average)
+        torch.testing.assert_close(*moved)
+        torch.testing.assert_close(*averages)
+        torch.testing.assert_close(moved[1][0], layer.weights.detach()[0])
+        assert lr < 1 or (moved[1][1:, :, 0] == torch.tensor(1e-12)).all()
 
 
 def test_layers_that_no_gradient_is_asked_of(fused):

@@ -288,8 +288,10 @@ def test_the_step_size_falls():
     x = clustered()
     model = fit_mixture(x, 1, GRAPH, Normal(), lr=0.8, decay=0.25, **ARGUMENTS)
     single = Einet(GRAPH, Normal(), num_sums=2, seed=4)
+    em = EM(single)
     for epoch in range(3):
-        fit(single, x, epochs=1, batch_size=25, lr=0.8 * 0.25**epoch, seed=4 + epoch, progress=False)
+        em.param_groups[0]["lr"] = 0.8 * 0.25**epoch
+        fit(single, x, epochs=1, batch_size=25, optimizer=em, seed=4 + epoch, progress=False)
     assert same(model.components[0], single)
 
 
