@@ -13,6 +13,7 @@ Chapter: book/12_queries
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral
@@ -104,7 +105,7 @@ class _EinetEstimator(BaseEstimator):
         return self
 
     def _trained(self, model: Einet, columns: Columns, data: tuple, seed: int, rows, held_out=None, *, epochs: int):
-        """A copy of `model`, started at and trained on some rows; where others are held out, these choose the epoch."""
+        """A copy of `model`, started at and trained on some rows; others, if held out, choose the epoch."""
         model = copy.deepcopy(model)
         start_from_rows(model, data[0][rows], data[1][rows], seed)
         _settle(model, columns.constant)
@@ -127,11 +128,13 @@ class _EinetEstimator(BaseEstimator):
         return model, history
 
     def _epochs_by_folds(self, network: Callable, order: np.ndarray, parts: np.ndarray, epochs: int) -> int:
-        """How many epochs all rows should train for: as many steps as were best, in the median, where a fold was out."""
+        """How many epochs all rows should train for: as many steps as were best, in the median, without one fold."""
         best = []
         for part in range(parts.max() + 1):
             rows = order[parts != part]
-            _, history = network(rows, order[parts == part], epochs=epochs)
+            with warnings.catch_warnings():  # a fold says how far to go, not whether training succeeded
+                warnings.filterwarnings("ignore", "training ended", UserWarning)
+                _, history = network(rows, order[parts == part], epochs=epochs)
             best.append((history.best_epoch + 1) * steps_of_epoch(len(rows), self.batch_size))
         return max(1, round(float(np.median(best)) / steps_of_epoch(len(order), self.batch_size)))
 

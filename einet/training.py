@@ -24,6 +24,9 @@ from einet.mixture import Mixture
 from einet.network import Einet
 from einet.rows import GraphedStep, Rows, check_positive, epoch, steps_of_epoch
 
+# Who gains less than these nats a row has not left the start.
+FEWEST_NATS = 0.01
+
 
 @dataclass
 class History:
@@ -75,7 +78,7 @@ def fit(
     scheduler   of the `optimizer`, stepped after every epoch
     patience    stop after this many epochs without a better validation; None never stops early. An epoch of EM in which
                 `lr` and the number of steps multiply to less than 1 counts as that much of an epoch only, since EM may
-                stay on a plateau for 1 / lr steps
+                stay on a plateau for 1 / lr steps. A warning says where training ended as good as it started
     seed        of the order of the rows; the global random state is left alone
     checkpoint  a file that is replaced after every epoch. Where it exists, training goes on from there, and ends with
                 the same parameters, bit for bit, as if it had never stopped; `load` reads the best model so far.
@@ -102,6 +105,8 @@ def fit(
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
         run.resume(checkpoint, {**settings, "validation rows": held_out and held_out.digest()}, epochs)
+    begun = patience is not None and held_out is not None and run.epoch == 0
+    at_start = held_out.log_densities().double().mean().item() if begun else None
     bar = progress_bar(range(run.epoch, epochs), progress)
     for _ in bar:
         if patience is not None and run.waited(steps_of_epoch(len(x), batch_size)) >= patience:
@@ -112,6 +117,8 @@ def fit(
         if progress:
             bar.set_postfix(run.shown())
     run.finish()
+    if at_start is not None and run.epoch < epochs:
+        _warn_of_plateau(at_start, max(run.history.valid), run.epoch)
     return run.history
 
 
@@ -203,6 +210,15 @@ class _Run:
             for _ in range(self.epoch if self.scheduler else 0):
                 self.scheduler.step()
         set_optimizer_state(self.optimizer, content["optimizer"], tensors)
+
+
+def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:
+    if best - at_start < FEWEST_NATS:
+        warnings.warn(
+            f"training ended after {epochs} epochs without leaving its start: validation went from {at_start:.4g} to "
+            f"{best:.4g} nats. Where variables depend on each other, more patience or another seed may get further",
+            stacklevel=3,
+        )
 
 
 def _told(scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> dict:

@@ -1,0 +1,223 @@
+"""A step weighs what it saw: batches of any size, classes, plateaus, and shrinkage where rows are few."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from test_em import statistics_of
+
+import einet
+from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
+from einet.em import LAST_STEP, column_parameters
+from einet.estimator import EinetClassifier, EinetDensity
+
+SMALL = {"num_replicas": 3, "num_sums": 4, "random_state": 0}
+
+
+def within(values, nats):
+    assert max(values) - min(values) < nats, values
+
+
+# Batches
+
+
+def step(em, model, x, **arguments):
+    em.zero_grad()
+    model(x, **arguments).sum().backward()
+    em.step()
+
+
+def test_the_rate_of_a_node_follows_its_uses():
+    """Root weights after steps of 80, 80 and 1 rows, against the formula of the module's docstring."""
+    x = (torch.rand(161, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    model = Einet(einet.random_binary_trees(6, 1, 1, seed=0), Bernoulli(), num_sums=3, seed=0).double()
+    em, lr, usual = EM(model, lr=0.4), 0.4, 0.0
+    weights = model.sum_layers()[-1].weights
+    for number, batch in enumerate(x.split(80), 1):
+        before = weights.detach().clone()
+        step(em, model, batch)
+        counts = before * weights.grad
+        uses = counts.sum()
+        assert uses.item() == pytest.approx(len(batch))  # all rows pass through the root
+        usual = (1 - LAST_STEP) * usual + LAST_STEP * uses
+        usual_uses = usual / (1 - (1 - LAST_STEP) ** number)
+        rate = lr * uses / (lr * uses + (1 - lr) * usual_uses)
+        torch.testing.assert_close(weights.detach(), before + rate * (counts / uses - before))
+    assert rate < 0.02  # of the one row
+
+
+def test_a_class_of_which_a_batch_has_few_rows_moves_less():
+    x = (torch.rand(400, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    model = Einet(einet.random_binary_trees(6, 1, 2, seed=0), Bernoulli(), num_sums=3, num_classes=2, seed=0)
+    em, (weights,) = EM(model, lr=0.5), [e.weights for e in model.levels[-1].einsums]  # (2, classes, 9)
+    for few in (20, 20, 1):
+        before = weights.detach().clone()
+        em.zero_grad()
+        labels = torch.cat((torch.zeros(40 - few), torch.ones(few))).long()
+        model(x[:40]).gather(1, labels[:, None]).sum().backward()
+        em.step()
+        x = x.roll(40, 0)
+    counts = before * weights.grad
+    way = counts / counts.sum(2, keepdim=True) - before  # all the way to what the batch says
+    rate = ((weights.detach() - before).norm(dim=2) / way.norm(dim=2)).mean(0)
+    assert rate[0] > 0.5 and rate[1] < 0.15
+
+
+@pytest.mark.parametrize(
+    "rows, size, expected", [(501, 100, {83, 84}), (500, 100, {100}), (7, 10, {7}), (11, 10, {5, 6})]
+)
+def test_batches_of_an_epoch_differ_by_at_most_one_row(rows, size, expected):
+    model, seen = Einet(einet.random_binary_trees(2, 1, 1, seed=0), Normal(), num_sums=2, seed=0), []
+    model.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    fit(model, torch.randn(rows, 2), epochs=1, batch_size=size, progress=False)
+    assert set(seen) == expected and sum(seen) == rows and len(seen) == -(-rows // size)
+
+
+def test_one_row_more_is_no_worse():
+    """README's first model: with a short last batch it lost 2 nats from 500 to 501 rows."""
+    fresh, found = torch.randint(0, 2, (2000, 16), generator=torch.Generator().manual_seed(1)).float(), []
+    for rows in (500, 501, 502, 505, 550):
+        x = torch.randint(0, 2, (rows, 16), generator=torch.Generator().manual_seed(0)).float()
+        model = Einet(einet.random_binary_trees(16, 3, 10, seed=0), Bernoulli(), num_sums=10, seed=0)
+        fit(model, x, epochs=5, progress=False)
+        found.append(model(fresh).mean().item())
+    within(found, 0.1)
+
+
+def kinds(rows, seed):
+    """Two kinds of rows, a column of 0 and 1 and the kind itself last."""
+    random = np.random.RandomState(seed)
+    kind = np.arange(rows) % 2
+    return np.c_[
+        3 * kind + random.randn(rows), -2 * kind + random.randn(rows), random.rand(rows) < 0.2 + 0.5 * kind
+    ], kind
+
+
+def test_one_row_more_is_no_worse_in_a_mixture():
+    x, fresh = (torch.as_tensor(kinds(rows, seed)[0][:, :2]).float() for rows, seed in ((1100, 0), (2000, 1)))
+    found = []
+    for rows in (1000, 1002, 1004, 1010, 1100):  # half of them in each cluster
+        graph = einet.random_binary_trees(2, 1, 2, seed=0)
+        model = fit_mixture(x[:rows], 2, graph, Normal(min_variance=0.01), num_sums=3, progress=False)
+        found.append(model(fresh).mean().item())
+    within(found, 0.1)
+
+
+@pytest.mark.parametrize("estimator", [EinetDensity, EinetClassifier])
+def test_one_row_more_is_no_worse_in_an_estimator(estimator):
+    (X, kind), (fresh, truth), found = kinds(550, 0), kinds(2000, 1), []
+    for rows in (500, 501, 502, 505, 550):
+        model = estimator(**SMALL, epochs=20).fit(X[:rows], kind[:rows])
+        if estimator is EinetDensity:
+            found.append(model.score(fresh))
+        else:
+            found.append(model.predict_log_proba(fresh)[np.arange(2000), truth].mean())
+    within(found, 0.1)
+
+
+# Plateaus
+
+
+def test_patience_counts_small_steps_as_less_than_an_epoch():
+    x = torch.randn(80, 2)
+    nothing = (x, torch.zeros(2, dtype=torch.bool))  # whose log-density is 0, whatever is learned
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for lr, batch_size, epochs in ((0.1, 100, 20), (0.1, 40, 10), (0.5, 20, 2), (1.0, None, 2)):
+            model = Einet(einet.random_binary_trees(2, 1, 1, seed=0), Normal(), num_sums=2, seed=0)
+            settings = {"valid": nothing, "epochs": 60, "patience": 2, "lr": lr, "batch_size": batch_size}
+            history = fit(model, x, **settings, progress=False)
+            assert len(history.train) - 1 - history.best_epoch == pytest.approx(epochs, abs=1)
+
+
+def test_training_that_stays_where_it_started_is_said():
+    x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0)).float()
+    model = Einet(einet.random_binary_trees(4, 1, 1, seed=0), Bernoulli(), num_sums=2, seed=0)
+    fit(model, x, epochs=30, progress=False)
+    with pytest.warns(UserWarning, match="without leaving its start"):
+        fit(model, x, valid=x[:50], epochs=100, patience=1, lr=0.01, progress=False)
+
+
+def test_patience_without_validation_rows_is_said():
+    model = Einet(einet.random_binary_trees(2, 1, 1, seed=0), Normal(), num_sums=2, seed=0)
+    with pytest.warns(UserWarning, match="patience=3 has no effect without valid"):
+        fit(model, torch.randn(20, 2), epochs=2, patience=3, progress=False)
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_two_kinds_of_rows_are_told_apart(seed):
+    """Old Faithful, more or less: a fit that stops on the plateau has -5.0 nats, one that leaves it -4.4."""
+
+    def eruptions(rows, seed):
+        random = np.random.RandomState(seed)
+        long = random.rand(rows) < 0.64
+        lengths = np.where(long, 4.3, 2.0) + 0.4 * random.randn(rows)
+        return np.c_[lengths, np.where(long, 80, 54.5) + 6 * random.randn(rows)]
+
+    density = EinetDensity(num_replicas=3, num_sums=5, random_state=seed).fit(eruptions(204, seed))
+    assert density.score(eruptions(2000, 999)) > -4.5
+
+
+# Shrinkage
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("family", [Normal(), Bernoulli(), Categorical(categories=3)], ids=lambda f: type(f).__name__)
+def test_leaf_pseudocounts_are_rows_distributed_as_the_column(family, missing):
+    generator = torch.Generator().manual_seed(0)
+    x = 5 + torch.randn(60, 4, generator=generator).double()
+    if not isinstance(family, Normal):
+        x = (x - 5).mul(2).round().clamp(0, 1 if isinstance(family, Bernoulli) else 2)
+    observed = torch.rand(x.shape, generator=generator) < 0.6 if missing else None
+    models = [Einet(einet.random_binary_trees(4, 1, 2, seed=0), family, num_sums=3, seed=0).double() for _ in range(2)]
+    for model, count in zip(models, (0.0, 7.0), strict=True):
+        step(EM(model, 1.0, 0.0, count, (x, observed)), model, x, observed=observed)
+    plain, shrunk = (statistics_of(model)[0] for model in models)  # (T, P, C, K)
+    (part,) = models[0].leaves.parts
+    seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
+    column = [family.statistics(x[seen[:, d], d]).mean(-1) for d in part.pairs.tolist()]
+    column = torch.stack(column, 1)[..., None, None]
+    # shrunk = (uses * plain + 7 * column) / (uses + 7): the same `uses` for all statistics of an entry
+    uses = (7 * (column - shrunk) / (shrunk - plain))[0]
+    torch.testing.assert_close(shrunk, (uses * plain + 7 * column) / (uses + 7), rtol=1e-4, atol=1e-4)
+    of_variables = torch.zeros(4).double().index_add(0, part.pairs, uses.sum((1, 2)))
+    torch.testing.assert_close(of_variables, torch.full((4,), 60.0).double(), rtol=1e-3, atol=0)  # a row uses one each
+
+
+def test_the_columns_own_density():
+    x = torch.tensor([[1.0, 5e4], [2.0, 5e4 + 1], [6.0, 9.0]])
+    observed = torch.tensor([[True, True], [True, True], [True, False]])
+    model = Einet(einet.random_binary_trees(2, 1, 1, seed=0), Normal(), num_sums=2, seed=0).double()
+    (part,) = model.leaves.parts
+    found = column_parameters(part, *model.as_input(x.double(), observed))[:, part.pairs.argsort(), 0, 0]
+    torch.testing.assert_close(found[0], torch.tensor([3.0, 5e4 + 0.5]).double())
+    torch.testing.assert_close(found[1], torch.tensor([14 / 3, 0.25]).double(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("arguments, reason", [
+    ({"leaf_pseudocount": -1.0}, "leaf_pseudocount must be finite and at least 0, got -1.0"),
+    ({"leaf_pseudocount": 1.0}, "needs data"),
+])  # fmt: skip
+def test_bad_leaf_pseudocounts(arguments, reason):
+    with pytest.raises(ValueError, match=reason):
+        EM(Einet(einet.random_binary_trees(2, 1, 1, seed=0), Normal(), seed=0), **arguments)
+
+
+def gaussian(rows, seed):
+    return np.random.RandomState(seed).randn(rows, 4) @ np.linalg.cholesky(0.6 * np.eye(4) + 0.4)
+
+
+@pytest.mark.parametrize("rows", [30, 60])
+def test_few_rows_are_no_worse_than_one_gaussian(rows):
+    """Without shrinkage and folds, 60 rows were 15 nats worse than the truth."""
+    X, fresh = gaussian(rows, 1), gaussian(3000, 2)
+    mean, covariance = X.mean(0), np.cov(X.T, bias=True)
+    off = fresh - mean
+    one = -0.5 * ((off @ np.linalg.inv(covariance) * off).sum(1) + np.linalg.slogdet(2 * np.pi * covariance)[1]).mean()
+    assert EinetDensity(random_state=0, num_replicas=4, num_sums=5).fit(X).score(fresh) > one - 0.6
+
+
+def test_no_cliff_where_folds_give_way_to_held_out_rows():
+    fresh, X = gaussian(3000, 2), gaussian(520, 1)
+    within([EinetDensity(**SMALL).fit(X[:rows]).score(fresh) for rows in (480, 499, 500, 520)], 0.1)
