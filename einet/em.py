@@ -248,7 +248,7 @@ def _towards(family: ExponentialFamily, target: Tensor, phi: Tensor) -> Tensor:
 def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) -> Tensor:
     """phi (|T|, P, C, 1) of the density that each variable of a leaf has by itself in x (D, C, B).
 
-    A variable that is never observed has some density of its family.
+    For a variable that is never observed, the mean of its leaf's entries as they are.
 
     Paper: not in it
     Chapter: book/07_em
@@ -264,13 +264,12 @@ def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) ->
         statistics = family.statistics(x[variables][..., rows].double())  # (T, V, C, B)
         total = total + torch.where(seen[:, None], statistics, 0).sum(-1)
         count = count + seen.sum(-1, keepdim=True)
-    start = family.initial(tuple(total.shape[1:]), torch.Generator().manual_seed(0)).to(total)
-    # One step of classical EM from anywhere arrives at the mean of the statistics.
-    score = family.score(start, total / count.clamp_min(1), torch.ones_like(start[0]))
-    mean = family.project(family.step(start, family.natural_gradient(start, score)))
-    phi = torch.where(count > 0, mean, start)
     place = torch.searchsorted(variables, part.pairs)
-    return phi[:, place, :, None].to(part.phi.dtype)
+    start, mean = part.phi.double().mean(-1), (total / count.clamp_min(1))[:, place]  # (T, P, C)
+    # One step of classical EM from anywhere arrives at the mean of the statistics.
+    score = family.score(start, mean, torch.ones_like(start[0]))
+    phi = family.project(family.step(start, family.natural_gradient(start, score)))
+    return torch.where(count[place] > 0, phi, start)[..., None].to(part.phi.dtype)
 
 
 # Gradient training, to compare with
