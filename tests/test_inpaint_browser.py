@@ -1,6 +1,5 @@
 """The inpainter in Chromium: on a page, from a server and from the disk, and in JupyterLab with a live kernel."""
 
-import io
 import json
 import os
 import re
@@ -10,11 +9,10 @@ import sys
 import time
 import urllib.request
 
-import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
-from inpainter import PHONE, Inpainter, WithoutAKernel, opened
+from inpainter import PHONE, Inpainter, WithoutAKernel, assert_legible, ground_of, nats_in, opened
 from pages import served
 
 import einet
@@ -112,12 +110,6 @@ def test_a_model_that_cannot_be_read_is_a_message(browser, digits, server, name,
         page.tab.close()
 
 
-def shown_nats(inpainter):
-    """The log-density that a page shows, which is rounded to a tenth."""
-    text = inpainter.tab.inner_text(".numbers").replace("−", "-")
-    return float(re.search(r"log-density (-?[\d.]+) nats", text)[1])
-
-
 def test_models_of_one_name_answer_for_themselves(browser, tmp_path):
     """Two files called faces.safetensors, one inpaint.safetensors, in one page: each widget has its own model."""
     x = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -133,9 +125,8 @@ def test_models_of_one_name_answer_for_themselves(browser, tmp_path):
     with browser.new_context() as context:
         page = Inpainter(context, f"{(tmp_path / 'page').as_uri()}/index.html", 4).ready()
         page.tab.wait_for_function("document.querySelectorAll('[data-answers]').length === 3")
-        texts = page.tab.locator(".numbers").all_inner_texts()
+        shown = [nats_in(text) for text in page.tab.locator(".numbers").all_inner_texts()]
         page.close()
-    shown = [float(re.search(r"density (-?[\d.]+) nats", text.replace("−", "-"))[1]) for text in texts]
     assert shown == pytest.approx(wanted, abs=0.051) and len(set(shown)) == 3
 
 
@@ -189,32 +180,6 @@ GROUNDS = {
     "another syntax": "body { background: oklch(0.2 0.02 250); color: color(srgb 0.2 0.2 0.2) }",
     "light": "",
 }  # fmt: skip
-CONTRAST = """() => {
-  const channels = colour => { const c = document.createElement("canvas").getContext("2d"); c.fillStyle = colour;
-    c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
-  const texts = [...document.querySelectorAll(".einet-inpaint :is(.name, button, label, figcaption, p:not(.spoken))")];
-  return texts.filter(e => e.textContent.trim() && e.className !== "thumbnail").map(e => [e.textContent,
-    channels(getComputedStyle(e).color), channels(getComputedStyle(e).backgroundColor)]); }"""
-
-
-def luminance(colour):
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (byte / 255 for byte in colour[:3])]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def assert_legible(tab, ground):
-    """The contrast of every text with what lies below it is at least 4.5, which WCAG 2 asks for."""
-    found = tab.evaluate(CONTRAST)
-    assert len(found) > 10
-    for text, ink, own in found:
-        dark, light = sorted((luminance(ink) + 0.05, luminance(own if own[3] == 255 else ground) + 0.05))
-        assert light / dark >= 4.5, (text, ink, own, ground)
-
-
-def ground_of(tab):
-    """The colour of the page in its corner, as a screenshot has it."""
-    corner = tab.screenshot(clip={"x": 14, "y": 24, "width": 1, "height": 1})
-    return [round(255 * c) for c in plt.imread(io.BytesIO(corner))[0, 0]]
 
 
 @pytest.mark.parametrize("name", GROUNDS)
