@@ -478,7 +478,7 @@ def numbers_of(page):
     return torch.tensor(np.stack(read)).view(-1, page["height"], page["width"], page["channels"])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("dtype", "count"), [(torch.float32, 5), (torch.float64, 1)])
 @pytest.mark.parametrize(
     ("family", "value_range"),
     [
@@ -488,12 +488,12 @@ def numbers_of(page):
         (einet.Categorical(categories=3), (0, 255)),
     ],
 )
-def test_the_page_has_the_very_numbers(family, value_range, dtype):
+def test_the_page_has_the_very_numbers(family, value_range, dtype, count):
     """Reals, integers and codes of any range: what the page decodes is what the kernel looks at, bit by bit."""
     model = rectangles(family, (4, 4), 2).to(dtype)
     low, high = value_range or (0, 100_000)
     generator = torch.Generator().manual_seed(0)
-    u = torch.rand(5, 4, 4, family.channels, dtype=torch.float64, generator=generator)
+    u = torch.rand(count, 4, 4, family.channels, dtype=torch.float64, generator=generator)
     largest = high if isinstance(family, einet.Normal) else 2 if isinstance(family, einet.Categorical) else 100_000
     x = low + (largest - low) * u if isinstance(family, einet.Normal) else (largest * u).round()
     images = x.to(dtype).clamp(low, high)
@@ -502,8 +502,8 @@ def test_the_page_has_the_very_numbers(family, value_range, dtype):
     kept = images.clone()
     images.zero_()  # the caller's images may change: not what kernel and page look at
     assert torch.equal(numbers_of(widget.page), kept) and torch.equal(widget.images, kept)
-    _, bytes_back = ask_raw(widget, {"id": 1, "image": 2, "view": "mean"}, [bytes([1] * 16)])
-    assert torch.equal(torch.frombuffer(bytearray(bytes_back), dtype=dtype), kept[2].flatten())
+    _, bytes_back = ask_raw(widget, {"id": 1, "image": count - 1, "view": "mean"}, [bytes([1] * 16)])
+    assert torch.equal(torch.frombuffer(bytearray(bytes_back), dtype=dtype), kept[-1].flatten())
 
 
 def test_a_picture_is_in_the_html():

@@ -172,6 +172,7 @@ def put_anywhere(folder, widget, style=""):
 GROUNDS = {
     "VS Code": ":root { color-scheme: dark } body { background: #1e1e1e; color: #ddd }",
     "a scheme alone": ":root { color-scheme: dark }",
+    "a scheme, and dark ink": ":root { color-scheme: dark } body { color: #333 }",
     "dark, and no ink": "body { background: #101418 }",
     "light variables": "body { background: #222; color: #eee } :root { --jp-ui-font-color1: #333 }",
     "white below, light ink": "body { background: #111; color: #eee } #here { background: #fff }",
@@ -188,6 +189,18 @@ def test_legible_on_any_page(browser, widget, tmp_path, name):
         page = Inpainter(context, put_anywhere(tmp_path, widget, GROUNDS[name]), 6)
         page.tab.wait_for_selector(".message:not(:empty)")
         assert_legible(page.tab, ground_of(page.tab))
+        page.close()
+
+
+def test_legible_in_a_frame(browser, widget, tmp_path):
+    """As in VS Code: the frame is transparent, and what lies below it cannot be seen from within."""
+    put_anywhere(tmp_path, widget, "body { color: #ddd }")
+    (tmp_path / "outer.html").write_text('<body style="background: #111"><iframe src="index.html"></iframe></body>')
+    with browser.new_context() as context:
+        page = Inpainter(context, (tmp_path / "outer.html").as_uri(), 6)
+        frame = page.tab.frames[1]
+        frame.wait_for_selector(".message:not(:empty)")
+        assert_legible(frame, [17] * 3)
         page.close()
 
 

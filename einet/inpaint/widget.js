@@ -202,8 +202,8 @@ class Widget {
     this.#layOutBrush();
     this.#buttons("Mask", Object.keys(PRESETS), (name) => this.preset(name));
     this.#layOutViews();
-    this.numbers = element(this.root, "p", { class: "numbers" });
     this.message = element(this.root, "p", { class: "message", role: "alert" });
+    this.numbers = element(this.root, "p", { class: "numbers" });
     this.spoken = element(this.root, "p", { class: "spoken", "aria-live": "polite" });
   }
 
