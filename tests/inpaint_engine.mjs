@@ -1,11 +1,16 @@
 // Answers questions to the engine of einet/inpaint/engine.js: JSON on standard input, JSON on standard output.
+//   node inpaint_engine.mjs engine.js any-file sha256
 //   node inpaint_engine.mjs engine.js model.safetensors < [{"x", "observed", "samples", "pairs", "moments", "explanation"}, ...]
 import { readFileSync } from "node:fs";
 
 const [engine, file] = process.argv.slice(2);
 // Through a data URL: node takes a .js file without a package.json for a classic script.
-const { random, readModel } = await import(`data:text/javascript;base64,${readFileSync(engine).toString("base64")}`);
+const { random, readModel, sha256 } = await import(`data:text/javascript;base64,${readFileSync(engine).toString("base64")}`);
 const bytes = readFileSync(file);
+if (process.argv[4] === "sha256") {
+  console.log(JSON.stringify({ answers: sha256(bytes) }));
+  process.exit();
+}
 const next = random(1);
 
 try {

@@ -1,8 +1,10 @@
 """An inpainter in a browser's tab, as tests use it, and what holds for it on any page without a kernel."""
 
+import io
 import re
 from contextlib import contextmanager
 
+import matplotlib.pyplot as plt
 import torch
 
 COVER = torch.tensor([0xF0, 0xB6, 0x60])  # --cover in inpaint.css
@@ -180,6 +182,42 @@ class WithoutAKernel:
         assert not hidden[3 * u :, : 4 * u].any()
         assert phone.tab.locator(".editor").bounding_box() == box, "painting does not scroll the page"
         assert phone.tab.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def nats_in(text):
+    """The log-density that a page tells, which it rounds to a tenth."""
+    return float(re.search(r"log-density (-?[\d.]+) nats", text.replace("−", "-"))[1])
+
+
+# Legibility
+
+CONTRAST = """() => {
+  const channels = colour => { const c = document.createElement("canvas").getContext("2d"); c.fillStyle = colour;
+    c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
+  const texts = [...document.querySelectorAll(".einet-inpaint :is(.name, button, label, figcaption, p:not(.spoken))")];
+  return texts.filter(e => e.textContent.trim() && e.className !== "thumbnail").map(e => [e.textContent,
+    channels(getComputedStyle(e).color), channels(getComputedStyle(e).backgroundColor)]); }"""
+
+
+def luminance(colour):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (byte / 255 for byte in colour[:3])]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def assert_legible(tab, ground):
+    """The contrast of every text with what lies below it is at least 4.5, which WCAG 2 asks for."""
+    found = tab.evaluate(CONTRAST)
+    assert len(found) > 10
+    for text, ink, own in found:
+        dark, light = sorted((luminance(ink) + 0.05, luminance(own if own[3] == 255 else ground) + 0.05))
+        assert light / dark >= 4.5, (text, ink, own, ground)
+
+
+def ground_of(tab):
+    """The colour of the page just within the first inpainter's frame, as a screenshot has it."""
+    box = tab.locator(".einet-inpaint").first.bounding_box()
+    corner = tab.screenshot(clip={"x": box["x"] + 6, "y": box["y"] + 6, "width": 1, "height": 1})
+    return [round(255 * c) for c in plt.imread(io.BytesIO(corner))[0, 0]]
 
 
 PHONE = {"viewport": {"width": 400, "height": 800}, "has_touch": True, "is_mobile": True}

@@ -1,18 +1,25 @@
 """Every built page in Chromium, from a server on this machine and from the disk: nothing is fetched from elsewhere."""
 
+import base64
+import hashlib
+import html
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from inpainter import PHONE, WithoutAKernel, opened
+import torch
+from inpainter import PHONE, WithoutAKernel, assert_legible, ground_of, nats_in, opened
 from pages import served
 
 import einet
+from einet.inpaint.pages import page_name
 
-HTML = Path(__file__).parents[1] / "_build/html"
+HTML, BOOK = (Path(__file__).parents[1] / name for name in ("_build/html", "book"))
 PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))
@@ -140,6 +147,11 @@ def heights(pages):
 INPAINTERS = heights(PAGES)
 
 
+def shown_by(name):
+    """What the inpainter of a page knows."""
+    return json.loads(html.unescape(re.search(r'data-page="([^"]*)"', (HTML / name).read_text(encoding="utf-8"))[1]))
+
+
 @pytest.fixture(scope="class", params=["http", "file"])
 def origin(request, server):
     return server if request.param == "http" else HTML.as_uri()
@@ -156,6 +168,30 @@ class TestInpainter(WithoutAKernel):
         with opened(browser, f"{origin}/{name}", INPAINTERS[name], viewport=screen) as inpainter:
             yield inpainter
 
+    def test_every_image_has_the_log_density_that_python_says(self, page, name):
+        """To 0.1 nats, of the very pixels of the chapter: (byte + 0.5) / 256, of the sheet."""
+        shown = shown_by(name)
+        sheet = torch.tensor(plt.imread(BOOK / "_static/11_clothes.png")).view(10, 28, 20, 28)[:, :, 0]
+        images = torch.tensor(np.stack([np.frombuffer(base64.b64decode(i), shown["dtype"]) for i in shown["images"]]))
+        assert torch.equal(images.view(10, 28, 28), (255 * sheet + 0.5) / 256)
+        (file,) = (BOOK / "models").glob(f"{shown['file'].rsplit('-', 1)[0]}.safetensors")
+        assert page_name(file) == shown["file"]
+        model, (row, column) = einet.load(file), torch.meshgrid(*2 * [torch.arange(28)], indexing="ij")
+        for mask, seen in {"lower half": row < 14, "every other pixel": (row + column) % 2 == 1}.items():
+            page.press(mask)
+            for label, wanted in zip(shown["labels"], model(images.view(10, 28, 28), seen).tolist(), strict=True):
+                page.press(label)
+                assert nats_in(page.tab.inner_text(".numbers")) == pytest.approx(wanted, abs=0.1), (mask, label)
+
+    @pytest.mark.parametrize("theme", ["light", "dark"])
+    def test_legible_in_both_themes(self, page, theme):
+        page.tab.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        page.tab.wait_for_timeout(500)
+        page.tab.locator(".einet-inpaint").scroll_into_view_if_needed()
+        ground = ground_of(page.tab)
+        assert (sum(ground) < 384) == (theme == "dark")
+        assert_legible(page.tab, ground)
+
     @pytest.fixture
     def phone(self, browser, origin, name):
         with opened(browser, f"{origin}/{name}", INPAINTERS[name], **PHONE) as inpainter:
@@ -167,5 +203,6 @@ def test_the_intro_and_chapter_11_share_a_model():
     pages = ["book/intro.html", "book/11_inpainting.html"]
     assert set(pages) <= set(INPAINTERS)
     models = [f.relative_to(HTML).as_posix() for f in HTML.rglob("fashion-mnist*")]
-    assert models == ["_static/inpaint/fashion-mnist.js"]
+    digest = hashlib.sha256((BOOK / "models/fashion-mnist.safetensors").read_bytes()).hexdigest()
+    assert models == [f"_static/inpaint/fashion-mnist-{digest}.js"]
     assert all((HTML / page).stat().st_size < (HTML / models[0]).stat().st_size / 4 for page in pages)

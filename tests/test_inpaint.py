@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import io
 import json
 import re
 import shutil
@@ -27,10 +28,10 @@ NODE = shutil.which("node") or shutil.which("nodejs")
 needs_node = pytest.mark.skipif(not NODE, reason="no node: the engine was not run (apt-get install nodejs)")
 
 
-def ask(path, questions):
+def ask(path, questions, *arguments):
     """The engine's answers, in order."""
     out = subprocess.run(
-        [NODE, Path(__file__).with_name("inpaint_engine.mjs"), ENGINE, path],
+        [NODE, Path(__file__).with_name("inpaint_engine.mjs"), ENGINE, path, *arguments],
         input=json.dumps(questions), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
@@ -217,6 +218,14 @@ def test_leaves_are_drawn_from_their_family(family, tmp_path):
 
 
 @needs_node
+@pytest.mark.parametrize("length", [0, 1, 55, 56, 63, 64, 65, 10_000])
+def test_sha256(length, tmp_path):
+    data = np.random.default_rng(length).bytes(length)
+    (tmp_path / "file").write_bytes(data)
+    assert ask(tmp_path / "file", [], "sha256") == hashlib.sha256(data).hexdigest()
+
+
+@needs_node
 @pytest.mark.parametrize("damage", ["empty", "cut", "no header", "NaN", "another file", "a checkpoint"])
 def test_engine_refuses_a_damaged_file(damage, tmp_path):
     path, model = exported("Binomial", tmp_path)
@@ -289,11 +298,21 @@ def image_widget(**arguments):
 
 def ask_widget(widget, question, mask):
     """What the widget sends back to its front end, as anywidget would carry it."""
+    content, *buffers = ask_raw(widget, question, [memoryview(bytes(mask))])
+    return content, *(np.frombuffer(buffer, dtype=np.float32) for buffer in buffers)
+
+
+def ask_raw(widget, question, buffers):
+    return ask_comm(widget, {"content": {"data": {"method": "custom", "content": question}}, "buffers": buffers})
+
+
+def ask_comm(widget, message):
+    """The one answer to a message of the front end, and its buffers."""
     sent = []
     widget.send = lambda content, buffers=(): sent.append((content, *buffers))
-    widget._handle_custom_msg(question, [memoryview(bytes(mask))])
-    ((content, *buffers),) = sent
-    return content, *(np.frombuffer(buffer, dtype=np.float32) for buffer in buffers)
+    widget._handle_msg(message)
+    (answer,) = sent
+    return answer
 
 
 def test_a_question_of_the_front_end_is_answered():
@@ -330,6 +349,43 @@ def test_a_question_of_the_front_end_is_answered():
 def test_a_bad_question_is_answered_with_the_reason(question, mask, message):
     (content,) = ask_widget(image_widget(), {"id": 4, **question}, mask)
     assert content["id"] == 4 and message in content["error"]
+
+
+GOOD, MASK = {"id": 4, "image": 0, "view": "mean"}, [bytes([1] * 16)]
+SHAPELESS = [
+    *((question, MASK) for question in (None, 5, "mean", [], [GOOD], {}, {"id": 4}, {**GOOD, "image": None})),
+    *(({**GOOD, "image": image}, MASK) for image in (True, 0.5, "0", [0], {}, 10**400, float("nan"), -1)),
+    *(({**GOOD, "view": view}, MASK) for view in (None, 5, ["mean"], {"mean": 1}, "mean" * 10**6)),
+    *((GOOD, buffers) for buffers in (None, [], [b""], [bytes(10**7)], MASK * 2, ["text"], [None], 5)),
+    *(({"id": name}, MASK) for name in ([], {}, "4" * 1000, None)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(SHAPELESS)))
+def test_every_message_is_answered(number):
+    """Whatever a front end sends gets one answer, with a reason of readable length; the next question is answered."""
+    widget = image_widget()
+    question, buffers = SHAPELESS[number]
+    (content,) = ask_raw(widget, question, buffers)
+    assert content["error"] and len(content["error"]) < 300
+    own = question.get("id") if isinstance(question, dict) else None
+    assert content["id"] == (4 if own == 4 else None)
+    assert json.dumps(content) and widget.image == 0 and widget.observed.all(), "nothing was changed"
+    content, _ = ask_raw(widget, GOOD, MASK)
+    assert content == {"id": 4, "logDensity": pytest.approx(widget.model(widget.images[:1]).item())}
+
+
+@pytest.mark.parametrize("data", [{"method": "custom"}, {"method": "none of ours"}, {}, None, "text"])
+def test_messages_that_ipywidgets_would_drop_are_answered(data):
+    (content,) = ask_comm(image_widget(), {"content": {"data": data}})
+    assert "a question must have an id" in content["error"]
+
+
+def test_a_kernel_that_fails_says_so():
+    widget = image_widget()
+    widget.model = None
+    (content,) = ask_raw(widget, GOOD, MASK)
+    assert content["id"] == 4 and "the kernel failed: TypeError" in content["error"]
 
 
 def test_the_samples_of_a_mixture_follow_its_posterior():
@@ -412,9 +468,53 @@ def test_html_is_for_pages(tmp_path):
     bundle, _ = widget._repr_mimebundle_()
     assert bundle["text/html"] == widget.as_html() and "application/vnd.jupyter.widget-view+json" in bundle
     page = json.loads(html.unescape(re.search('data-page="([^"]*)"', widget.as_html())[1]))
-    assert page == widget.page and page["file"] == "shirts" and page["labels"][0] == 'a "quoted" <one>'
-    levels = [list(base64.b64decode(image)) for image in page["images"]]
-    assert levels == widget.images.flatten(1).int().tolist()
+    assert page == widget.page and page["labels"][0] == 'a "quoted" <one>'
+    assert page["file"] == f"shirts-{hashlib.sha256((tmp_path / 'shirts.safetensors').read_bytes()).hexdigest()}"
+
+
+def numbers_of(page):
+    """The images as widget.js reads them."""
+    read = [np.frombuffer(base64.b64decode(image), page["dtype"]) for image in page["images"]]
+    return torch.tensor(np.stack(read)).view(-1, page["height"], page["width"], page["channels"])
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(torch.float32, 5), (torch.float64, 1)])
+@pytest.mark.parametrize(
+    ("family", "value_range"),
+    [
+        (einet.Normal(channels=3), (-1e3, 1e3)),
+        (einet.Normal(), (-1.0, 1e-30)),
+        (einet.Binomial(100_000), None),
+        (einet.Categorical(categories=3), (0, 255)),
+    ],
+)
+def test_the_page_has_the_very_numbers(family, value_range, dtype, count):
+    """Reals, integers and codes of any range: what the page decodes is what the kernel looks at, bit by bit."""
+    model = rectangles(family, (4, 4), 2).to(dtype)
+    low, high = value_range or (0, 100_000)
+    generator = torch.Generator().manual_seed(0)
+    u = torch.rand(count, 4, 4, family.channels, dtype=torch.float64, generator=generator)
+    largest = high if isinstance(family, einet.Normal) else 2 if isinstance(family, einet.Categorical) else 100_000
+    x = low + (largest - low) * u if isinstance(family, einet.Normal) else (largest * u).round()
+    images = x.to(dtype).clamp(low, high)
+    widget = InpaintWidget(model, images, value_range=value_range)
+    assert numbers_of(widget.page).dtype == widget.images.dtype == dtype
+    kept = images.clone()
+    images.zero_()  # the caller's images may change: not what kernel and page look at
+    assert torch.equal(numbers_of(widget.page), kept) and torch.equal(widget.images, kept)
+    _, bytes_back = ask_raw(widget, {"id": 1, "image": count - 1, "view": "mean"}, [bytes([1] * 16)])
+    assert torch.equal(torch.frombuffer(bytearray(bytes_back), dtype=dtype), kept[-1].flatten())
+
+
+def test_a_picture_is_in_the_html():
+    """Where nothing answers, and no script runs: all images side by side, as a PNG, with their names."""
+    model = rectangles(einet.Normal(channels=3), (4, 4), 2)
+    images = torch.rand(12, 4, 4, 3, generator=torch.Generator().manual_seed(0))
+    html = InpaintWidget(model, images, [f"<{n}>" for n in range(12)]).as_html()
+    alt, picture = re.search(r'<img alt="([^"]*)".*src="data:image/png;base64,([^"]*)"', html).groups()
+    assert alt == ", ".join(f"&lt;{n}&gt;" for n in range(10))
+    pixels = plt.imread(io.BytesIO(base64.b64decode(picture)))
+    np.testing.assert_array_equal((255 * pixels).round(), (255 * torch.cat([*images[:10]], 1)).round())
 
 
 COMMITTED = sorted((Path(__file__).parents[1] / "book/models").glob("*.safetensors"))

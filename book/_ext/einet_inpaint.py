@@ -6,9 +6,11 @@ All of it is made while the book is built: the script from the one source in ein
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from einet.inpaint import write_page_files
+from einet.inpaint.pages import page_name
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -22,6 +24,9 @@ def add_files(app, pagename: str, templatename: str, context: dict, doctree) -> 
     if any(f'class="{name}"' in context.get("body", "") for name in ("einet-inpaint", "regions-figure")):
         app.add_css_file("inpaint/inpaint.css")
         app.add_js_file("inpaint/inpaint.js", loading_method="defer")
+        # for figures, which know models of the book by the stems of their files
+        names = {path.stem: page_name(path) for path in MODELS.glob("*.safetensors")}
+        app.add_js_file(None, body=f"globalThis.einetFiles = {json.dumps(names)};")
 
 
 def setup(app) -> dict:

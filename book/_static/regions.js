@@ -68,7 +68,7 @@
   async function build(root) {
     root.textContent = "The model is being loaded.";
     try {
-      live(root, await globalThis.einetInpaint.loadModel(MODEL));
+      live(root, await globalThis.einetInpaint.loadModel(globalThis.einetFiles[MODEL]));
     } catch (error) {
       root.textContent = `The model “${MODEL}” could not be read: ${error.message}. Build the book anew.`;
     }

@@ -26,7 +26,7 @@ import torch
 from einet.checkpoint import save
 from einet.em import WEIGHT_FLOOR
 from einet.families import FAMILIES, Normal
-from einet.files import read, write
+from einet.files import read, refusals, write
 from einet.mixture import Mixture
 from einet.network import Constant, Einet
 from einet.trees import networks_of, values_of
@@ -58,6 +58,15 @@ def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range |
     content["floor"] = WEIGHT_FLOOR
     content["circuits"] = [distinct[place] for place in sorted(distinct)]
     write(path, content, tensors)
+
+
+def value_range_of(path: str | os.PathLike) -> Range:
+    """The range of values that is in a file. `ValueError` where it is damaged, or none that `export` wrote."""
+    content, _ = read(path)
+    with refusals(path):
+        if "image" not in content:
+            raise ValueError("it was not written by einet.inpaint.export")
+        return content["image"]["low"], content["image"]["high"]
 
 
 def check_images(model: Einet | Mixture, value_range: Range | None = None) -> Range:

@@ -33,6 +33,35 @@ function readFile(buffer) {
   return { content, tensor, weights };
 }
 
+// SHA-256 (FIPS 180-4) in hexadecimal. The browser's own is missing in pages that came over plain http.
+const PRIMES = Array.from({ length: 310 }, (_, i) => i + 2).filter((n, _, all) => all.every((d) => d >= n || n % d));
+const fraction = (x) => Math.floor((x % 1) * 2 ** 32) | 0;
+const ROUNDS = Int32Array.from(PRIMES, (prime) => fraction(Math.cbrt(prime)));
+
+function sha256(bytes) {
+  const padded = new DataView(new ArrayBuffer(64 * Math.ceil((bytes.length + 9) / 64)));
+  new Uint8Array(padded.buffer).set(bytes);
+  padded.setUint8(bytes.length, 0x80);
+  padded.setBigUint64(padded.byteLength - 8, 8n * BigInt(bytes.length));
+  const turn = (x, by) => (x >>> by) | (x << (32 - by)), w = new Int32Array(64);
+  const hash = Int32Array.from(PRIMES.slice(0, 8), (prime) => fraction(Math.sqrt(prime)));
+  for (let block = 0; block < padded.byteLength; block += 64) {
+    for (let i = 0; i < 16; i++) w[i] = padded.getInt32(block + 4 * i);
+    for (let i = 16; i < 64; i++) {
+      const x = w[i - 15], y = w[i - 2];
+      w[i] = w[i - 16] + (turn(x, 7) ^ turn(x, 18) ^ (x >>> 3)) + w[i - 7] + (turn(y, 17) ^ turn(y, 19) ^ (y >>> 10));
+    }
+    let [a, b, c, d, e, f, g, h] = hash;
+    for (let i = 0; i < 64; i++) {
+      const up = h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & f) ^ (~e & g)) + ROUNDS[i] + w[i];
+      const down = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+      [h, g, f, e, d, c, b, a] = [g, f, e, (d + up) | 0, c, b, a, (up + down) | 0];
+    }
+    [a, b, c, d, e, f, g, h].forEach((x, i) => (hash[i] += x));
+  }
+  return Array.from(hash, (x) => (x >>> 0).toString(16).padStart(8, "0")).join("");
+}
+
 function missing(what) {
   throw new Error(`it lacks ${what}: was it written by einet.inpaint.export?`);
 }
@@ -498,4 +527,4 @@ class Given {
 
 const readModel = (buffer) => new Model(buffer);
 
-export { clamp, random, readModel, total };
+export { clamp, random, readModel, sha256, total };

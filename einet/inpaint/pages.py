@@ -1,7 +1,8 @@
 """What built pages need to answer without a kernel, over http and from the disk.
 
 A page that was opened from the disk may load classic scripts alone: no modules, and nothing by `fetch`. So engine and
-widget are joined into one script, and each model becomes a script that holds the file in base64.
+widget are joined into one script, and each model becomes a script that holds the file in base64. Its name has the
+SHA-256 of the file: two models never share one, and a page refuses a script whose content is another.
 
 Paper: not in it
 Chapter: book/11_inpainting
@@ -10,11 +11,14 @@ Chapter: book/11_inpainting
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from einet.inpaint.circuit import value_range_of
 
 SOURCE = Path(__file__).parent
 START = """const base = document.currentScript.src;
@@ -28,7 +32,8 @@ else start(base);
 def write_page_files(folder: str | os.PathLike, models: Iterable[str | os.PathLike] = ()) -> None:
     """Write `inpaint.js`, `inpaint.css` and a script for each model, the path of an exported file, into `folder`.
 
-    A page that has the script and the style sheet turns every `InpaintWidget`'s html into a widget.
+    A page that has the script and the style sheet turns every `InpaintWidget`'s html into a widget. `ValueError` for a
+    file that is damaged, or that `export` did not write.
 
     Paper: not in it
     Chapter: book/11_inpainting
@@ -38,9 +43,15 @@ def write_page_files(folder: str | os.PathLike, models: Iterable[str | os.PathLi
     (folder / "inpaint.js").write_text(classic_script(), encoding="utf-8")
     (folder / "inpaint.css").write_bytes((SOURCE / "inpaint.css").read_bytes())
     for model in map(Path, models):
-        text = base64.b64encode(model.read_bytes()).decode()
-        script = f'(globalThis.einetModels ??= {{}})[{json.dumps(model.stem)}] = "{text}";\n'
-        (folder / f"{model.stem}.js").write_text(script, encoding="utf-8")
+        value_range_of(model)
+        name, text = page_name(model), base64.b64encode(model.read_bytes()).decode()
+        script = f'(globalThis.einetModels ??= {{}})[{json.dumps(name)}] = "{text}";\n'
+        (folder / f"{name}.js").write_text(script, encoding="utf-8")
+
+
+def page_name(model: str | os.PathLike) -> str:
+    """What pages know the file of a model by: its stem, for people, and the SHA-256 of its bytes."""
+    return f"{Path(model).stem}-{hashlib.sha256(Path(model).read_bytes()).hexdigest()}"
 
 
 def joined() -> str:

@@ -2,7 +2,7 @@
 // answers (anywidget calls `render`), or in pages without one the engine (`start`, called by the script that
 // einet/inpaint/pages.py makes). `page` is what InpaintWidget knows, as in einet/inpaint/widget.py.
 
-import { clamp, random, readModel, total } from "./engine.js";
+import { clamp, random, readModel, sha256, total } from "./engine.js";
 
 const VIEWS = {
   sample: { name: "sample", about: "drawn from the exact conditional distribution" },
@@ -19,12 +19,22 @@ const PRESETS = {
   clear: () => false,
 };
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-const PATIENCE = 10000; // milliseconds until a silent kernel is given up
+const SILENCE = 400, PATIENCE = 5000; // milliseconds until a kernel is called silent, and until a newer question goes out
+const SILENT = "No kernel answers. A page without one shows only the images; a kernel that is busy answers when it can.";
 
 // Small tools
 
 function decoded(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+}
+
+// Numbers of images and answers as widget.py writes them: the bytes, low ones first, of one dtype
+function numbers(bytes, { dtype, height, width, channels }) {
+  const Numbers = { float32: Float32Array, float64: Float64Array }[dtype], count = height * width * channels;
+  if (!Numbers || bytes.length !== count * Numbers.BYTES_PER_ELEMENT) {
+    throw new Error("the images were written by another version of einet, or are damaged: run the cell again");
+  }
+  return Float64Array.from(new Numbers(bytes.slice().buffer)); // slice: an answer's bytes may begin anywhere
 }
 
 function element(parent, tag, attributes = {}, text = "") {
@@ -70,6 +80,64 @@ function drawPixels(canvas, { height, width }, colour, size) {
   return context;
 }
 
+// Ink that can be read on any page: the page's own where it contrasts with what lies below, or else black or white
+
+// Any CSS colour as [red, green, blue, opacity], 0 to 255
+function channelsOf(colour) {
+  const context = document.createElement("canvas").getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data];
+}
+
+// WCAG 2: from 1, the same, to 21, black on white
+function contrast(one, other) {
+  const linear = (byte) => (byte <= 10 ? byte / 255 / 12.92 : ((byte / 255 + 0.055) / 1.055) ** 2.4);
+  const [dark, light] = [one, other].map(([r, g, b]) =>
+    0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) + 0.05).sort((a, b) => a - b);
+  return light / dark;
+}
+
+const BLACK = [0, 0, 0], WHITE = [255, 255, 255];
+const over = (top, below) => below.map((value, i) => value + (top[3] / 255) * (top[i] - value));
+const clearer = (ground) => (contrast(BLACK, ground) > contrast(WHITE, ground) ? BLACK : WHITE);
+const parentOf = (node) => node.assignedSlot ?? node.parentElement ?? node.getRootNode().host;
+
+// Behind everything is the browser's canvas; in a frame, which may be transparent, the page's ink is all there is to tell
+function canvasBelow(ink) {
+  if (window !== window.parent) return clearer(ink);
+  const probe = element(document.documentElement, "i", { style: "background: Canvas" });
+  const colour = channelsOf(getComputedStyle(probe).backgroundColor);
+  probe.remove();
+  return colour.slice(0, 3);
+}
+
+function matchGround(root) {
+  const layers = [], own = channelsOf(getComputedStyle(parentOf(root) ?? document.documentElement).color);
+  for (let at = root; at && layers.at(-1)?.[3] !== 255; at = parentOf(at)) {
+    layers.push(channelsOf(getComputedStyle(at).backgroundColor));
+  }
+  const bottom = layers.at(-1)[3] === 255 ? WHITE : canvasBelow(own);
+  const ground = layers.reduceRight((below, layer) => over(layer, below), bottom), ink = over(own, ground);
+  const readable = contrast(ink, ground) >= 4.5 ? ink : clearer(ground);
+  root.style.setProperty("--ink", `rgb(${readable.map(Math.round)})`);
+  root.dataset.ground = clearer(ground) === WHITE ? "dark" : "light";
+}
+
+// Now, and when the page changes its theme. The function that is returned ends it.
+function followGround(root) {
+  const match = () => root.isConnected && matchGround(root), end = new AbortController(), { signal } = end;
+  const observer = new MutationObserver(match);
+  for (const each of [document.documentElement, document.body]) observer.observe(each, { attributes: true });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", match, { signal });
+  document.addEventListener("transitionend", match, { signal });
+  window.addEventListener("load", match, { signal });
+  requestAnimationFrame(match); // `render` may be called before its element is in the page
+  match();
+  signal.addEventListener("abort", () => observer.disconnect());
+  return () => end.abort();
+}
+
 // Painting: places are (x, y), measured in pixels
 
 // A mouse, a pen or a finger: along(places) for each piece of a stroke, then end()
@@ -109,18 +177,18 @@ function isOn([x0, y0], [x1, y1], reach, row, column) {
   return Math.hypot(x - along * dx, y - along * dy) <= reach;
 }
 
-// `answer(question)` promises {values, logDensity, ...} for a question {image, x, observed, view}
+// `answer(question, widget)` promises {values, logDensity, ...} for a question {image, x, observed, view}, or null where
+// it gave way to a newer one
 class Widget {
   constructor(root, page, answer) {
     Object.assign(this, { root, page, answer });
-    Object.assign(this, { image: 0, view: "sample", hiding: true, painting: false, cursor: null, answers: 0 });
-    this.images = page.images.map((image) => Float64Array.from(decoded(image), (byte) => {
-      const value = page.low + ((page.high - page.low) * byte) / page.steps;
-      return page.discrete ? Math.round(value) : value;
-    }));
+    Object.assign(this, { image: 0, view: "sample", hiding: true, painting: false, cursor: null, answers: 0,
+      silent: false });
+    this.images = page.images.map((image) => numbers(decoded(image), page));
     this.observed = new Uint8Array(page.height * page.width);
     this.cell = Math.max(4, Math.floor(448 / page.width)); // of the canvas, which the style sheet fits to the page
     this.#layOut();
+    this.forget = followGround(root);
     this.preset("lower half");
   }
 
@@ -134,8 +202,8 @@ class Widget {
     this.#layOutBrush();
     this.#buttons("Mask", Object.keys(PRESETS), (name) => this.preset(name));
     this.#layOutViews();
-    this.numbers = element(this.root, "p", { class: "numbers" });
     this.message = element(this.root, "p", { class: "message", role: "alert" });
+    this.numbers = element(this.root, "p", { class: "numbers" });
     this.spoken = element(this.root, "p", { class: "spoken", "aria-live": "polite" });
   }
 
@@ -263,6 +331,7 @@ class Widget {
 
   ask() {
     this.#drawEditor();
+    if (this.silent) this.#drawImage();
     const { image, images, observed, view } = this;
     this.waiting = { image, x: images[image], observed, view };
     if (!this.running) this.#run();
@@ -274,16 +343,28 @@ class Widget {
       const question = this.waiting;
       this.waiting = null;
       try {
-        this.answered = { ...question, ...(await this.answer(question)) };
+        const answer = await this.answer(question, this);
+        if (!answer) continue;
+        this.silent = false;
+        this.answered = { ...question, ...answer };
         this.message.textContent = "";
         this.#drawAnswer();
       } catch (error) {
+        this.silent = false;
         this.message.textContent = error.message;
       }
       this.root.dataset.answers = ++this.answers;
     }
     this.running = false;
     if (!this.painting && !this.cursor) this.#speak();
+  }
+
+  // No answer for a while: the images stand for it until one comes, however late
+  fallSilent() {
+    if (this.silent) return;
+    this.silent = true;
+    this.message.textContent = SILENT;
+    this.#drawImage();
   }
 
   // Drawing
@@ -310,6 +391,15 @@ class Widget {
       Object.assign(context, { strokeStyle, lineWidth });
       context.strokeRect(column * cell, row * cell, cell, cell);
     }
+  }
+
+  #drawImage() {
+    const { page, image } = this;
+    drawPixels(this.picture, page, coloursOf(this.images[image], page), this.cell);
+    this.scale.style.visibility = "hidden";
+    this.caption.textContent = "the image";
+    this.picture.ariaLabel = `The image itself, ${page.labels[image]}`;
+    this.numbers.textContent = "";
   }
 
   #drawAnswer() {
@@ -357,12 +447,13 @@ function engineAnswers(model) {
   };
 }
 
+// However late: a busy kernel keeps the question. One that may have been lost is given up for a newer one.
 function kernelAnswers(model) {
   let count = 0;
-  return ({ image, observed, view }) => new Promise((resolve, reject) => {
-    const id = ++count;
+  return ({ image, observed, view }, widget) => new Promise((resolve, reject) => {
+    const id = ++count, asked = Date.now();
     const finish = (settle, result) => {
-      clearTimeout(timer);
+      clearInterval(watch);
       model.off("msg:custom", listen);
       settle(result);
     };
@@ -370,17 +461,42 @@ function kernelAnswers(model) {
       if (content.id !== id) return;
       if (content.error) return finish(reject, new Error(content.error));
       const { buffer, byteOffset, byteLength } = buffers[0];
-      finish(resolve, { ...content, values: new Float32Array(buffer.slice(byteOffset, byteOffset + byteLength)) });
+      finish(resolve, { ...content, values: numbers(new Uint8Array(buffer, byteOffset, byteLength), widget.page) });
     };
-    const silent = new Error("The kernel does not answer. Is it busy, or gone?");
-    const timer = setTimeout(() => finish(reject, silent), PATIENCE);
+    const watch = setInterval(() => {
+      widget.fallSilent();
+      if (widget.waiting && Date.now() - asked > PATIENCE) finish(resolve, null);
+    }, SILENCE);
     model.on("msg:custom", listen);
     model.send({ id, image, view }, undefined, [observed.buffer]);
   });
 }
 
+// JupyterLab shows "model not found" in a notebook that is opened again, unless the state of its widgets was saved, which is
+// off by default. So the state of the inpainters that the notebook shows goes into it, in JupyterLab's own format.
+function keepInNotebook(manager) {
+  const notebook = manager?.context?.model, kind = "application/vnd.jupyter.widget-state+json";
+  if (!notebook?.setMetadata || !manager.get_state_sync) return; // not JupyterLab
+  const cells = JSON.stringify(notebook.toJSON().cells), saved = notebook.getMetadata("widgets")?.[kind]?.state ?? {};
+  const now = manager.get_state_sync({ drop_defaults: true });
+  const withLayouts = (all, isMeant) => Object.keys(all)
+    .filter((id) => all[id].state?._anywidget_id?.endsWith(".InpaintWidget") && isMeant(id))
+    .flatMap((id) => [id, String(all[id].state.layout).replace("IPY_MODEL_", "")]);
+  const old = new Set(withLayouts(saved, () => true)), shown = new Set(withLayouts(now.state, (id) => cells.includes(id)));
+  const of = (all, isMeant) => Object.entries(all).filter(([id]) => isMeant(id));
+  const state = Object.fromEntries([...of(saved, (id) => !old.has(id)), ...of(now.state, (id) => shown.has(id))]);
+  notebook.setMetadata("widgets", { [kind]: { ...now, state } });
+}
+
 function render({ model, el }) {
-  new Widget(element(el, "div", { class: "einet-inpaint" }), model.get("page"), kernelAnswers(model));
+  const root = element(el, "div", { class: "einet-inpaint" });
+  keepInNotebook(model.widget_manager);
+  try {
+    const widget = new Widget(root, model.get("page"), kernelAnswers(model));
+    return () => widget.forget();
+  } catch (error) {
+    element(root, "p", { class: "message", role: "alert" }, `This widget cannot be shown: ${error.message}.`);
+  }
 }
 
 // A page without a kernel: models come as classic scripts that hold base64, since a page from the disk may not fetch
@@ -392,23 +508,36 @@ function loadModel(file, base) {
     const script = element(document.head, "script", { src: new URL(`${encodeURIComponent(file)}.js`, base) });
     script.onload = () => resolve(globalThis.einetModels?.[file]);
     script.onerror = () => reject(new Error("there is no such file"));
-  }).then((text) => readModel(decoded(text ?? "").buffer));
+  }).then((text) => readModel(checked(text ?? "", file).buffer));
   return loading[file];
 }
 
+// The bytes of a file whose name ends in their SHA-256, from base64
+function checked(text, file) {
+  let bytes = new Uint8Array();
+  try {
+    bytes = decoded(text);
+  } catch { /* it is no base64: then neither is it what the name says */ }
+  if (sha256(bytes) !== file.slice(-64)) throw new Error("it is damaged, its checksum is not the one in its name");
+  return bytes;
+}
+
+// Until the model is there, and where it cannot be read, the picture that is in the page stays
 async function startOne(root, base) {
   const page = JSON.parse(root.dataset.page);
   root.removeAttribute("data-page");
-  root.textContent = "The model is being loaded.";
+  const forget = followGround(root), status = root.querySelector("p") ?? element(root, "p");
+  status.textContent = "The model is being loaded.";
   try {
     const model = await loadModel(page.file, base);
     const [own, wanted] = [model, page].map(({ height, width, channels }) => `${height} x ${width} x ${channels}`);
     if (own !== wanted) throw new Error(`it is a model of images of ${own}, these are of ${wanted}`);
+    forget();
     new Widget(root, page, engineAnswers(model));
   } catch (error) {
-    root.textContent = "";
-    const text = `The model “${page.file}” could not be read: ${error.message}. `
+    const text = `The model “${page.file.slice(0, -65)}” could not be read: ${error.message}. `
       + "Build the book anew, or run this page in JupyterLab.";
+    status.remove();
     element(root, "p", { class: "message", role: "alert" }, text);
   }
 }

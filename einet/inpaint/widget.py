@@ -10,8 +10,10 @@ import base64
 import html
 import json
 import os
+import reprlib
+import struct
+import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import anywidget
 import torch
@@ -20,23 +22,23 @@ from torch import Tensor
 
 from einet.checkpoint import load
 from einet.explain import mpe_and_evidence
-from einet.files import read, refusals
-from einet.inpaint.circuit import Range, check_images
-from einet.inpaint.pages import SOURCE, es_module
+from einet.inpaint.circuit import Range, check_images, value_range_of
+from einet.inpaint.pages import SOURCE, es_module, page_name
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries import conditional_mean, conditional_variance
 from einet.sampling import sample_conditional
-from einet.trees import check_evidence, networks_of, values_of
+from einet.trees import check_evidence, networks_of
 
 VIEWS = ("sample", "mean", "deviation", "explanation")
+SHOWN, PICTURE = 10, "image-rendering: pixelated; max-width: 40rem; width: 100%"  # images side by side, and their style
 
 
 class InpaintWidget(anywidget.AnyWidget):
     """Paint over a part of an image, and see what an exact conditional distribution puts there.
 
     model        a network or a mixture over images, or the path of a file that `export` wrote; only then does the
-                 widget also answer in a built page, from the file of that name (`write_page_files`)
+                 widget also answer in a built page, which has the very same file (`write_page_files`)
     images       (N, H, W), or (N, H, W, C) with C channels, in the model's units
     labels       a name for each image; "image 1", "image 2", ... by default
     value_range  the values that are drawn black and white, as in `export`; a file has its own
@@ -64,7 +66,7 @@ class InpaintWidget(anywidget.AnyWidget):
     ):
         file = None
         if not isinstance(model, (Einet, Mixture)):
-            file, value_range, model = Path(model), _range_of(model), load(model)
+            value_range, file, model = value_range_of(model), page_name(model), load(model)
         low, high = check_images(model, value_range)
         self.model, self.images = model, _checked_images(model, images, low, high)
         self.generator = torch.Generator(self.images.device)
@@ -82,18 +84,17 @@ class InpaintWidget(anywidget.AnyWidget):
         The numbers are `logDensity`, of what is visible; for an explanation also `logCompleted` and `upperBound`.
         `ValueError` for another view, an image that there is not, or a mask of another shape or dtype.
         """
-        if view not in VIEWS or not isinstance(image, int) or not 0 <= image < len(self.images):
-            raise ValueError(
-                f"need one of the views {VIEWS} and an image from 0 to {len(self.images) - 1}, got {view!r}, {image!r}"
-            )
+        if view not in VIEWS or type(image) is not int or not 0 <= image < len(self.images):
+            got = f"{reprlib.repr(view)}, {reprlib.repr(image)}"  # of any length
+            raise ValueError(f"need one of the views {VIEWS} and an image from 0 to {len(self.images) - 1}, got {got}")
         if not isinstance(observed, Tensor) or observed.dtype != torch.bool or observed.shape != self.observed.shape:
             kind = (observed.dtype, tuple(observed.shape)) if isinstance(observed, Tensor) else type(observed).__name__
             raise ValueError(f"observed must be a bool tensor of shape {tuple(self.observed.shape)}, got {kind}")
-        self.image, self.observed = image, observed
         x, mask = self.images[image : image + 1], observed.to(self.images.device)
         fill = self._explain if view == "explanation" else self._fill
-        self.filled, numbers = fill(x, mask, view)
-        return self.filled, numbers
+        filled, numbers = fill(x, mask, view)
+        self.image, self.observed, self.filled = image, observed, filled
+        return filled, numbers
 
     def _explain(self, x: Tensor, observed: Tensor, _: str) -> tuple[Tensor, dict[str, float]]:
         best, evidence = mpe_and_evidence(self.model, x, observed)
@@ -113,6 +114,15 @@ class InpaintWidget(anywidget.AnyWidget):
             return conditional_mean(likely, x, observed)[0], numbers
         return conditional_variance(likely, x, observed)[0].sqrt(), numbers
 
+    def _handle_msg(self, msg: dict) -> None:
+        """ipywidgets drops what has no content, or an unknown method: here these are questions, and get an answer."""
+        data = msg["content"].get("data")
+        known = isinstance(data, dict) and data.get("method") in ("update", "request_state")
+        if known:
+            super()._handle_msg(msg)
+        else:
+            self._handle_custom_msg(data.get("content") if isinstance(data, dict) else data, msg.get("buffers") or [])
+
     def _repr_mimebundle_(self, **arguments):
         bundle = super()._repr_mimebundle_(**arguments)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
@@ -123,14 +133,15 @@ class InpaintWidget(anywidget.AnyWidget):
         return f"InpaintWidget({count} images of {height} x {width})"
 
     def as_html(self) -> str:
-        """What a page shows where there is no kernel: an element that the page's script turns into the same widget."""
-        if not self.page["file"]:
-            return '<p class="einet-inpaint">This widget answers in JupyterLab, where its model is in memory.</p>'
-        page = html.escape(json.dumps(self.page))
-        return (
-            f'<div class="einet-inpaint" data-page="{page}">This widget answers in the built book, '
-            "where it needs no kernel, and in JupyterLab.</div>"
-        )
+        """What a page shows where there is no kernel: the images, which the script of a built page makes a widget."""
+        page, where = "", "where a kernel runs, as in JupyterLab"
+        if self.page["file"]:
+            page = f' data-page="{html.escape(json.dumps(self.page))}"'
+            where += ", and in the built book, which brings its model along"
+        alt, strip = html.escape(", ".join(self.page["labels"][:SHOWN])), self.images[:SHOWN]
+        data = base64.b64encode(_png(_bytes_of_colours(torch.cat([*strip], 1), self.page))).decode()
+        picture = f'<img alt="{alt}" style="{PICTURE}" src="data:image/png;base64,{data}">'
+        return f'<div class="einet-inpaint"{page}><p>This widget answers {where}.</p>{picture}</div>'
 
 
 @torch.no_grad()
@@ -150,29 +161,42 @@ def _likely(model: Einet | Mixture, posterior: Tensor) -> Einet | Mixture:
     return Mixture([model.components[c] for c in chosen], weights / weights.sum())
 
 
-def _answer(widget: InpaintWidget, question: dict, buffers: list) -> None:
-    """One question of the front end, {"id", "image", "view"} and the mask as bytes; one answer, or an error."""
+def _answer(widget: InpaintWidget, question: object, buffers: list) -> None:
+    """One question of the front end, {"id", "image", "view"} and the mask as bytes; one answer, or an error.
+
+    Whatever was sent is answered, since the page waits; with its `id` where that is a number or a short text.
+    """
+    name = question.get("id") if isinstance(question, dict) else None
+    name = name if isinstance(name, int) or (isinstance(name, str) and len(name) <= 100) else None
     try:
-        mask = torch.frombuffer(bytearray(buffers[0]), dtype=torch.uint8)
-        if len(mask) != widget.observed.numel():
-            raise ValueError(f"the mask must have {widget.observed.numel()} bytes, got {len(mask)}")
-        filled, numbers = widget.fill(question["image"], mask.view(widget.observed.shape) > 0, question["view"])
-    except ValueError as error:
-        widget.send({"id": question["id"], "error": str(error)})
-        return
-    widget.send({"id": question["id"], **numbers}, [filled.float().cpu().contiguous().numpy().tobytes()])
+        image, observed, view = _checked_question(question, buffers, widget.observed.shape)
+        filled, numbers = widget.fill(image, observed, view)
+        buffers = [_as_bytes(filled, widget.page["dtype"])]
+    except Exception as error:  # not a bad question alone: a model that was changed, no memory, ...
+        reason = str(error) if isinstance(error, ValueError) else f"the kernel failed: {type(error).__name__}: {error}"
+        widget.send({"id": name, "error": reason})
+    else:
+        widget.send({"id": name, **numbers}, buffers)
+
+
+def _checked_question(question: object, buffers: list, shape: torch.Size) -> tuple[object, Tensor, object]:
+    """The image, the mask and the view, of which `fill` checks the first and the last."""
+    if not isinstance(question, dict) or not {"id", "image", "view"} <= question.keys():
+        raise ValueError(f"a question must have an id, an image and a view, got {reprlib.repr(question)}")
+    sizes = [memoryview(buffer).nbytes for buffer in buffers or ()]
+    if sizes != [shape.numel()]:
+        raise ValueError(f"the mask must have {shape.numel()} bytes, got {sum(sizes)} in {len(sizes)} buffers")
+    mask = torch.frombuffer(bytearray(buffers[0]), dtype=torch.uint8)
+    return question["image"], mask.view(shape) > 0, question["view"]
 
 
 # What the page knows
 
 
-def _range_of(path: str | os.PathLike) -> Range:
-    """The range of values that is in a file. `ValueError` where it is none that `export` wrote."""
-    content, _ = read(path)
-    with refusals(path):
-        if "image" not in content:
-            raise ValueError("it was not written by einet.inpaint.export")
-        return content["image"]["low"], content["image"]["high"]
+def _as_bytes(x: Tensor, dtype: str) -> bytes:
+    """The numbers of images and answers as widget.js reads them, with nothing rounded: low bytes first."""
+    x = x.detach().cpu().to(getattr(torch, dtype)).contiguous().numpy()
+    return x.astype(x.dtype.newbyteorder("<")).tobytes()
 
 
 def _checked_images(model, images: Tensor, low: float, high: float) -> Tensor:
@@ -181,23 +205,40 @@ def _checked_images(model, images: Tensor, low: float, high: float) -> Tensor:
     outside = x[~((x >= low) & (x <= high))]
     if len(outside):
         raise ValueError(f"pixels must be within [{low}, {high}], got {outside[0].item()}")
-    return x.permute(2, 0, 1).reshape(x.shape[2], *networks_of(model)[0].graph.shape, -1)
+    x = x.permute(2, 0, 1).reshape(x.shape[2], *networks_of(model)[0].graph.shape, -1)
+    return x.clone()  # whatever becomes of the caller's images, kernel and page have the same numbers
 
 
-def _page(model, images: Tensor, labels: Sequence[str] | None, low: float, high: float, file: Path | None) -> dict:
+def _page(model, images: Tensor, labels: Sequence[str] | None, low: float, high: float, file: str | None) -> dict:
     labels = [f"image {i + 1}" for i in range(len(images))] if labels is None else list(map(str, labels))
     if len(labels) != len(images):
         raise ValueError(f"need a label for each of {len(images)} images, got {len(labels)}")
-    discrete = all(values_of(family) for network in networks_of(model) for family in network.families)
-    steps = int(high - low) if discrete and high - low <= 255 else 255
-    levels = ((images.double() - low) / (high - low) * steps).round().to(torch.uint8).cpu().numpy()
+    dtype = "float64" if images.dtype == torch.float64 else "float32"  # that also holds all of float16 and bfloat16
     return {
         **dict(zip(("height", "width", "channels"), images.shape[1:], strict=True)),
         "low": low,
         "high": high,
-        "steps": steps,  # an image's bytes count from 0, black, to this, white
-        "discrete": discrete,
-        "images": [base64.b64encode(image.tobytes()).decode() for image in levels],
+        "dtype": dtype,
+        "images": [base64.b64encode(_as_bytes(image, dtype)).decode() for image in images],
         "labels": labels,
-        "file": file and file.stem,
+        "file": file,
     }
+
+
+# A picture for where nothing answers
+
+
+def _bytes_of_colours(image: Tensor, page: dict) -> Tensor:
+    """(H, W, C), uint8, as widget.js draws it."""
+    return ((image.double() - page["low"]) / (page["high"] - page["low"]) * 255).round().to(torch.uint8).cpu()
+
+
+def _png(pixels: Tensor) -> bytes:
+    """A PNG file of (H, W, C), uint8, where C is 1, grey, or 3. Every row begins with a 0: it is stored as it is."""
+    height, width, channels = pixels.shape
+    rows = torch.cat((torch.zeros(height, 1, dtype=torch.uint8), pixels.reshape(height, -1)), 1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
+    chunks = b""
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows.numpy().tobytes(), 9)), (b"IEND", b"")):
+        chunks += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + chunks
