@@ -17,12 +17,13 @@ from numbers import Integral
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, DensityMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from einet.columns import Columns, check_table
+from einet.cells import floats
+from einet.columns import Columns
 from einet.exponential_family import ExponentialFamily
 from einet.network import Einet
 from einet.queries import conditional_marginals
@@ -72,8 +73,11 @@ class _EinetEstimator(BaseEstimator):
         return tags
 
     def _validated(self, X, *y, reset: bool = False):
-        check_table(X)
-        return validate_data(self, X, *y, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset)
+        """X as floats, and y where it is given; sets or compares the names and the number of the columns."""
+        options = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "estimator": self}
+        checked = check_X_y(floats(X), *y, **options) if y else check_array(floats(X), input_name="X", **options)
+        validate_data(self, X, skip_check_array=True, reset=reset)
+        return checked
 
     def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int):
         """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ..."""
@@ -102,6 +106,7 @@ class _EinetEstimator(BaseEstimator):
             seed=seed,
             progress=False,
         )
+        columns.warn_of_floor(model.leaves)
         self.model_, self.columns_, self.history_ = model, columns, history
         return self
 
