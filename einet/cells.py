@@ -188,7 +188,7 @@ def _kind_and_remedy(cell, column: str) -> tuple[str, str]:
     if isinstance(cell, (complex, np.complexfloating)):
         return "complex numbers", (
             "Complex data not supported, so make a column of each part, of numpy.imag just "
-            f"as in numpy.real({column}.to_numpy())"
+            f"as in {column}.map(numpy.real)"
         )
     kind = f"a {type(cell).__name__}, where float's argument must be a string or a number"
     if hasattr(cell, "__len__"):

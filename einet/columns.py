@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -29,8 +29,9 @@ MIN_VARIANCE = 0.01
 MOST_CATEGORIES, ROWS_PER_CATEGORY = 10, 5
 # The probability that a column of categories, or a constant, holds a value that was not in the training data.
 UNSEEN = 1e-5
-# A column is constant where its values are as close as this, in units in the last place: more is not rounding.
-ROUNDING = 4
+# A column is constant where its values are as close as this, in units in the last place: more is not rounding. Times
+# in seconds since 1970 that differ by a microsecond differ by 4.
+ROUNDING = 3
 # The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
 MOST_AT_FLOOR = 2 / 3
 
@@ -122,9 +123,12 @@ class Columns:
     def decode(self, z: Tensor) -> np.ndarray:
         """The network's rows (..., D), as samples and completed rows are, in the units of the table; NaN stays NaN.
 
-        `ValueError` for a mean of categories, which is none of them; `predict_missing` gives the most probable one.
+        `ValueError` for a mean of categories, which is none of them; `predict_missing` gives the most probable one. And
+        for rows of another width.
         """
-        z = z.numpy()
+        z = torch.as_tensor(z).detach().cpu().numpy()
+        if z.shape[-1:] != self.center.shape:
+            raise ValueError(f"z must have {len(self.center)} columns, as the network's rows do, got {z.shape}")
         X = z * self.scale + self.center
         for d, values in enumerate(self.values):
             if values is not None:
@@ -145,8 +149,8 @@ class Columns:
             self._blurred.add(d)
             furthest = column[np.abs(column - np.median(column)).argmax()]
             self._warn(
-                f"{self._called(d)} has cells as far away as {furthest:g}, which set its unit: no leaf is narrower than "
-                f"a standard deviation of {narrowest:.3g}, and most cells differ by {bulk:.3g}, so all are blurred. If "
+                f"{self._called(d)} has cells as far away as {furthest:g}, which set its unit: no leaf is narrower "
+                f"than a standard deviation of {narrowest:.3g}, and most cells differ by {bulk:.3g}, so all are blurred. If "
                 "the far ones are errors, or stand for missing cells, make them NaN. If not, lower the bound",
                 d,
                 family,
@@ -158,7 +162,7 @@ class Columns:
         for part in leaves.parts:
             if not part.family.location_scale:
                 continue
-            narrow = part.family.variance(part.phi.detach()) <= 1.01 * _narrowest(part.family) ** 2  # (P, C, K)
+            narrow = part.family.variance(part.phi.detach()) <= 1.1 * _narrowest(part.family) ** 2  # (P, C, K)
             for d in part.variables.tolist():
                 share = narrow[part.pairs == d].double().mean().item()
                 if share > MOST_AT_FLOOR and d not in self._blurred:
@@ -184,9 +188,9 @@ class Columns:
             return {}
         if isinstance(leaf, ExponentialFamily):
             return {leaf: list(range(num_columns))}
-        if not isinstance(leaf, dict):
+        if not isinstance(leaf, dict) or not all(isinstance(family, ExponentialFamily) for family in leaf):
             raise ValueError(f'leaf must be "auto", an ExponentialFamily or a dict of them, got {leaf!r}')
-        own = {f: [c] if isinstance(c, (str, Integral)) else c for f, c in leaf.items()}
+        own = {f: c if isinstance(c, Iterable) and not isinstance(c, str) else [c] for f, c in leaf.items()}
         return {family: [self._number(column, num_columns) for column in columns] for family, columns in own.items()}
 
     def _number(self, column: str | int, num_columns: int) -> int:
@@ -247,7 +251,7 @@ def _is_constant(column: np.ndarray) -> bool:
 
 
 def _center_and_spread(column: np.ndarray) -> tuple[float, float]:
-    """The mean and the standard deviation, of numbers of any size: scaled by a power of 2, no square is infinite or 0."""
+    """The mean and the standard deviation. Scaled by a power of 2, no square is infinite or 0, whatever the unit."""
     _, exponent = np.frexp(np.abs(column).max())
     scaled = np.ldexp(column, -exponent)
     center, spread = np.ldexp([scaled.mean(), scaled.std()], exponent)
@@ -255,10 +259,10 @@ def _center_and_spread(column: np.ndarray) -> tuple[float, float]:
 
 
 def _bulk(column: np.ndarray) -> float:
-    """The standard deviation of a normal density whose middle half is as wide as that of the values; where these are
-    one and the same, such as 0, as the middle half of the others beside it."""
+    """The standard deviation of a normal density whose middle half is as wide as that of the values; where half of them
+    are one and the same, such as 0, as wide as that of the others and this one together."""
     low, middle, high = np.quantile(column, [0.25, 0.5, 0.75])
-    if low == high:
+    if (column == middle).mean() >= 0.5:
         low, high = np.quantile(column[column != middle], [0.25, 0.75])
         low, high = min(low, middle), max(high, middle)
     return (high - low) / 1.349

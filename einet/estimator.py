@@ -27,7 +27,7 @@ from einet.columns import Columns
 from einet.exponential_family import ExponentialFamily
 from einet.network import Einet
 from einet.queries import conditional_marginals
-from einet.rows import log_density
+from einet.rows import check_positive, log_density
 from einet.sampling import sample
 from einet.structures import random_binary_trees
 from einet.training import fit
@@ -121,6 +121,9 @@ class _EinetEstimator(BaseEstimator):
 class EinetDensity(DensityMixin, _EinetEstimator):
     """A density over the columns of a table, with exact marginals: NaN is a missing value, in training and in queries.
 
+    A table is an array, a DataFrame of pandas or polars, a table of pyarrow, or rows as lists; None, NaT, pandas.NA and
+    masked cells are missing, too. Text of numbers is numbers; dates and other text must be coded as such.
+
     leaf          the family of the columns. "auto": a column whose values in training are integers, at most 10
                   different ones, is Bernoulli (one or two) or Categorical (more, if each occurs in at least 5 rows on
                   average) over the values seen; any other is Normal with a variance of at least 0.01 of the column's.
@@ -128,6 +131,8 @@ class EinetDensity(DensityMixin, _EinetEstimator):
                   after a DataFrame, as names; columns that it leaves out are chosen as by "auto". Where a family is
                   given, the support is the family's, and a value outside it a ValueError.
                   Normal columns are standardised inside; log-densities are in the units of the data all the same.
+                  A column that is constant in training, but for rounding, is constant in samples, and its value has a
+                  probability in place of a density: 1 - 1e-5, and any other value 1e-5.
     depth         of the random binary trees; "auto" is 1 below 8 columns, else 2
     num_replicas, num_sums         trees, and length of the vectors
     epochs, batch_size, lr, pseudocount   of `einet.fit`
@@ -136,8 +141,9 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     random_state  an integer makes fits and samples repeatable
 
     Sets `model_` (an `Einet` in float64), `columns_`, `history_`, `n_features_in_` and, from a table with names,
-    `feature_names_in_`. `ValueError` for what scikit-learn refuses: infinities, text, another number of columns;
-    and, in training, for a column without any value.
+    `feature_names_in_`. `ValueError` for what scikit-learn refuses, such as another number of columns; for infinities,
+    text, dates and all else that is no number, with the column and what to do; and, in training, for a column without
+    any value. `einet.columns.TableWarning` for columns that outliers, or the bound on variances, will blur.
 
     A value that a column of categories never had in training has the probability 1e-5, whatever the other columns are.
 
@@ -163,11 +169,13 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         check_is_fitted(self, "model_")
         random = check_random_state(self.random_state if random_state is None else random_state)
         generator = torch.Generator().manual_seed(random.randint(2**31 - 1))
-        return self.columns_.decode(sample(self.model_, _integer(n_samples), generator))
+        n_samples = _integer(n_samples)
+        check_positive(n_samples=n_samples)
+        return self.columns_.decode(sample(self.model_, n_samples, generator))
 
     def predict_missing(self, X) -> np.ndarray:
         """X with every NaN replaced by what the rest of its row says: E[x_d | x_observed], or the most probable value
-        where x_d is discrete. All else is untouched."""
+        where x_d has finitely many. All else is untouched."""
         check_is_fitted(self, "model_")
         X = self._validated(X)
         parts = [self._completed(X[start : start + PORTION]) for start in range(0, len(X), PORTION)]

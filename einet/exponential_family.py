@@ -42,7 +42,7 @@ class ExponentialFamily:
     indicator: ClassVar[bool] = False
     # Is a x + b of this family wherever x is? Then the columns of a table may be standardised.
     location_scale: ClassVar[bool] = False
-    # How many values there are, 0, 1, ...; None where they are not finitely many. A property where it depends on fields.
+    # How many values there are, 0, 1, ...; None where not finitely many. A property, where it depends on a field.
     num_values: ClassVar[int | None] = None
 
     def __init_subclass__(cls) -> None:

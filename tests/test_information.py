@@ -195,6 +195,9 @@ class Scaled(Normal):
     def natural(self, phi):
         return super().natural(torch.stack((2 * phi[0], 4 * phi[1])))
 
+    def variance(self, phi):
+        return 4 * phi[1]
+
 
 @dataclass(frozen=True)
 class Geometric(ExponentialFamily):
@@ -222,7 +225,7 @@ class Geometric(ExponentialFamily):
 
 def one_leaf(family, *phi):
     model = Einet(random_binary_trees(1, 0, 1), family, num_sums=1, seed=0).double()
-    model.leaves.parts[0].phi.data.copy_(torch.tensor(phi)[:, None, None, None])
+    model.leaves.parts[0].phi.data.copy_(torch.tensor(phi, dtype=torch.float64)[:, None, None, None])
     return model
 
 
@@ -237,6 +240,7 @@ def test_a_bound_that_a_family_cannot_answer_is_refused():
 def test_a_subclass_with_another_density_has_its_own_entropy():
     lower, upper = entropy_bounds(one_leaf(Scaled(), 3.0, 0.25))
     assert lower == pytest.approx(0.5 * math.log(2 * math.pi * math.e)) and upper == pytest.approx(lower)
+    assert Normal().location_scale and not Scaled().location_scale and not LogNormal().location_scale
 
 
 @pytest.mark.parametrize("mean", [0.02, 0.4, 7.0])
