@@ -148,33 +148,29 @@ class Columns:
         if bulk < narrowest:
             self._blurred.add(d)
             furthest = column[np.abs(column - np.median(column)).argmax()]
-            self._warn(
-                f"{self._called(d)} has cells as far away as {furthest:g}, which set its unit: no leaf is narrower "
-                f"than a standard deviation of {narrowest:.3g}, and most cells differ by {bulk:.3g}, so all are blurred. If "
-                "the far ones are errors, or stand for missing cells, make them NaN. If not, lower the bound",
-                d,
-                family,
-                bulk / self.scale[d],
+            problem = (
+                f"{self._called(d)} has cells as far off as {furthest:g}, which set its unit: no leaf is narrower than "
+                f"a standard deviation of {narrowest:.3g}, and most cells differ by {bulk:.3g}, so all are blurred. "
+                "If the far ones are errors, or stand for missing cells, make them NaN. If not, lower the bound"
             )
+            self._warn(problem, d, family, bulk / self.scale[d])
 
     def warn_of_floor(self, leaves) -> None:
         """`TableWarning` for each column most of whose leaf entries, after training, are as narrow as allowed."""
         for part in leaves.parts:
             if not part.family.location_scale:
                 continue
-            narrow = part.family.variance(part.phi.detach()) <= 1.1 * _narrowest(part.family) ** 2  # (P, C, K)
+            narrowest = _narrowest(part.family)
+            narrow = part.family.variance(part.phi.detach()) <= 1.1 * narrowest**2  # (P, C, K)
             for d in part.variables.tolist():
                 share = narrow[part.pairs == d].double().mean().item()
                 if share > MOST_AT_FLOOR and d not in self._blurred:
-                    narrowest = _narrowest(part.family)
-                    self._warn(
+                    problem = (
                         f"{share:.0%} of the leaf entries of {self._called(d)} are as narrow as allowed, a standard "
                         f"deviation of {narrowest * self.scale[d]:.3g}: given the other columns it may be known better "
-                        "than the density says. If so, lower the bound",
-                        d,
-                        part.family,
-                        narrowest,
+                        "than the density says. If so, lower the bound"
                     )
+                    self._warn(problem, d, part.family, narrowest)
 
     def _warn(self, problem: str, d: int, family: ExponentialFamily, spread: float) -> None:
         """A warning, and how to allow leaves of a tenth of `spread`, in standardised units."""
