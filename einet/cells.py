@@ -121,7 +121,8 @@ class _Told:
         if isinstance(cell, (np.str_, np.bytes_)):
             cell = cell.item()
         kind, remedy = _kind_and_remedy(cell, self.code)
-        return CellError(f"{self.name} holds {kind} ({reprlib.repr(cell)}): {remedy}")
+        shown = str(cell) if isinstance(cell, np.generic) else reprlib.repr(cell)
+        return CellError(f"{self.name} holds {kind} ({shown}): {remedy}")
 
 
 def _numbers(cells: np.ndarray, told: _Told) -> np.ndarray:

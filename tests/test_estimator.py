@@ -247,9 +247,7 @@ FIRST = {
 def test_outliers_that_blur_a_column_are_told(kind, num_rows):
     X = np.random.RandomState(0).randn(num_rows, 2)
     X[:, 1] = FIRST[kind](X[:, 1])
-    with pytest.warns(
-        TableWarning, match=r"column 'b' has cells as far away as .*, as in leaf=\{.*: \['b'\]\}"
-    ) as told:
+    with pytest.warns(TableWarning, match=r"column 'b' has cells as far off as .*, as in leaf=\{.*: \['b'\]\}") as told:
         EinetDensity(**SMALL).fit(pandas.DataFrame(X, columns=["a", "b"]))
     assert len(told) == 1
     with warnings.catch_warnings():
