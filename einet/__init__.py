@@ -18,8 +18,8 @@ Modules, each using only those above it:
     queries, sampling, explain, information   what a density is asked; trees has the passes that they share
     checkpoint, files         models on disk
     estimator, datasets, plotting   scikit-learn's interface, data sets, figures: what needs more than torch, and is
-                              imported by name, as in `from einet.estimator import EinetClassifier`; columns has what
-                              becomes of a table's columns there
+                              imported by name, as in `from einet.estimator import EinetClassifier`; cells and columns
+                              have what becomes of a table there
 
 Letters of tensors, trailed as comments in the code, `# (L, K, B)`:
 

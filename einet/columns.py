@@ -11,7 +11,8 @@ Chapter: book/12_queries
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -19,27 +20,42 @@ import torch
 from sklearn.utils import check_array
 from torch import Tensor
 
+from einet.cells import floats, names_of
 from einet.exponential_family import ExponentialFamily
 from einet.families import Bernoulli, Categorical, Normal
 
 # leaf="auto": the smallest variance of a standardised column, and when a column of integers is one of categories.
 MIN_VARIANCE = 0.01
 MOST_CATEGORIES, ROWS_PER_CATEGORY = 10, 5
-# The probability that a column of categories holds a value that was not in the training data.
+# The probability that a column of categories, or a constant, holds a value that was not in the training data.
 UNSEEN = 1e-5
+# A column is constant where its values are as close as this, in units in the last place: more is not rounding. Times
+# in seconds since 1970 that differ by a microsecond differ by 4.
+ROUNDING = 3
+# The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
+MOST_AT_FLOOR = 2 / 3
+
+
+class TableWarning(UserWarning):
+    """A column of the training data whose cells will be blurred: by outliers, or by the bound on variances.
+
+    Paper: not in it
+    Chapter: book/12_queries
+    """
 
 
 class Columns:
     """How the columns of a table become variables of a network, and back; made from the training data X (B, D).
 
     families   {family: columns}, for `Einet`
-    discrete   the columns of all families but Normal
+    discrete   the columns of families with finitely many values
     values     for each column, the values that its categories 0, 1, ... stand for; None where it has none
-    constant   columns of integers that are one and the same
-    center, scale   (D,): z = (x - center) / scale; 0 and 1 but for Normal columns
+    constant   columns whose values are one and the same but for rounding: `values` has the most frequent one
+    center, scale   (D,): z = (x - center) / scale; 0 and 1 but for columns of families that may be shifted and scaled
 
     `leaf` is that of `EinetDensity`, and `names` are those of the columns, if they have any. `ValueError` for a column
-    without a value, and for a leaf that is no family or names a column that X does not have.
+    without a value, and for a leaf that is no family or names a column that X does not have; a `TableWarning` for one
+    whose outliers are so large that the bulk of its values is narrower than the narrowest leaf.
 
     Paper: not in it
     Chapter: book/12_queries
@@ -56,39 +72,46 @@ class Columns:
         for d, column in enumerate(known):
             if not len(column):
                 raise ValueError(f"{self._called(d)} has no value in training")
-        self.families = self._chosen(leaf, len(known))
+        self.families = {}
+        for family, own in self._chosen(leaf, len(known)).items():
+            # No density has variance 0, so a constant is a category. It would be blurred, in whatever unit it is.
+            left = [d for d in own if not (family.location_scale and _is_constant(known[d]))]
+            if left or not own:
+                self.families[family] = left
         named = {d for own in self.families.values() for d in own}
         self.values = [None if d in named else _categories(column) for d, column in enumerate(known)]
         for d in sorted(set(range(len(known))) - named):
             self.families.setdefault(_family(self.values[d]), []).append(d)
         self.constant = [d for d, values in enumerate(self.values) if values is not None and len(values) == 1]
-        normal = [d for family, own in self.families.items() if isinstance(family, Normal) for d in own]
-        self.discrete = [d for d in range(len(known)) if d not in normal]
-        self.center, self.scale = np.zeros(len(known)), np.ones(len(known))
-        for d in normal:
-            self.center[d], self.scale[d] = known[d].mean(), _spread(known[d])
+        self.discrete = sorted(d for family, own in self.families.items() if family.num_values for d in own)
+        self.center, self.scale, self._blurred = np.zeros(len(known)), np.ones(len(known)), set()
+        for family, own in self.families.items():
+            for d in own if family.location_scale else ():
+                self.center[d], self.scale[d] = _center_and_spread(known[d])
+                self._warn_of_outliers(d, known[d], family)
 
     def encode(self, X) -> tuple[Tensor, Tensor, Tensor]:
         """Rows for the network (B, D), what is observed of them (B, D), and what to add to their log-density (B,).
 
         X is a table as the estimator's own methods take it: an array, a DataFrame with the columns of the training
-        data, or rows as lists; NaN is missing. What is not observed is NaN in the network's rows, too: a gap, a value
-        of a category that was not in the training data, and a constant column of integers, about which there is nothing
-        to ask.
-        What to add is log |dz/dx|, and the logarithms of the probabilities that columns of categories hold a value
-        seen before, or not.
+        data, or rows as lists; `cells.floats` says what is missing. What is not observed is NaN in the network's rows,
+        too: a gap, a value of a category that was not in the training data, and a constant column, about which there is
+        nothing to ask.
+        What to add is log |dz/dx|, and the logarithms of the probabilities that columns of categories, or constants,
+        hold a value seen before, or not.
 
-        `ValueError` for other columns, text and infinities, and, with the column, for a value outside its family.
+        `ValueError` for other columns, and, with the column, for text, infinities and a value outside its family.
         """
         X = self._checked(X)
         observed = ~np.isnan(X)
-        z = (X - self.center) / self.scale
+        with np.errstate(over="ignore"):  # the family refuses infinities
+            z = (X - self.center) / self.scale
         offset = -(observed * np.log(self.scale)).sum(1)
         for d, values in enumerate(self.values):
             if values is None:
                 continue
             place = np.searchsorted(values, X[:, d]).clip(max=len(values) - 1)
-            seen = values[place] == X[:, d]
+            seen = _is_close(values[place], X[:, d]) if len(values) == 1 else values[place] == X[:, d]
             offset += np.where(observed[:, d], np.where(seen, math.log1p(-UNSEEN), math.log(UNSEEN)), 0.0)
             observed[:, d] = seen & (len(values) > 1)
             z[:, d] = np.where(observed[:, d], place, np.nan)
@@ -100,9 +123,12 @@ class Columns:
     def decode(self, z: Tensor) -> np.ndarray:
         """The network's rows (..., D), as samples and completed rows are, in the units of the table; NaN stays NaN.
 
-        `ValueError` for a mean of categories, which is none of them; `predict_missing` gives the most probable one.
+        `ValueError` for a mean of categories, which is none of them; `predict_missing` gives the most probable one. And
+        for rows of another width.
         """
-        z = z.numpy()
+        z = torch.as_tensor(z).detach().cpu().numpy()
+        if z.shape[-1:] != self.center.shape:
+            raise ValueError(f"z must have {len(self.center)} columns, as the network's rows do, got {z.shape}")
         X = z * self.scale + self.center
         for d, values in enumerate(self.values):
             if values is not None:
@@ -117,15 +143,50 @@ class Columns:
         if len(wrong):
             raise ValueError(f"{self._called(d)} has categories 0, 1, ... in the network's rows, got {wrong[0]:g}")
 
+    def _warn_of_outliers(self, d: int, column: np.ndarray, family: ExponentialFamily) -> None:
+        bulk, narrowest = _bulk(column), _narrowest(family) * self.scale[d]
+        if bulk < narrowest:
+            self._blurred.add(d)
+            furthest = column[np.abs(column - np.median(column)).argmax()]
+            problem = (
+                f"{self._called(d)} has cells as far off as {furthest:g}, which set its unit: no leaf is narrower than "
+                f"a standard deviation of {narrowest:.3g}, and most cells differ by {bulk:.3g}, so all are blurred. "
+                "If the far ones are errors, or stand for missing cells, make them NaN. If not, lower the bound"
+            )
+            self._warn(problem, d, family, bulk / self.scale[d])
+
+    def warn_of_floor(self, leaves) -> None:
+        """`TableWarning` for each column most of whose leaf entries, after training, are as narrow as allowed."""
+        for part in leaves.parts:
+            if not part.family.location_scale:
+                continue
+            narrowest = _narrowest(part.family)
+            narrow = part.family.variance(part.phi.detach()) <= 1.1 * narrowest**2  # (P, C, K)
+            for d in part.variables.tolist():
+                share = narrow[part.pairs == d].double().mean().item()
+                if share > MOST_AT_FLOOR and d not in self._blurred:
+                    problem = (
+                        f"{share:.0%} of the leaf entries of {self._called(d)} are as narrow as allowed, a standard "
+                        f"deviation of {narrowest * self.scale[d]:.3g}: given the other columns it may be known better "
+                        "than the density says. If so, lower the bound"
+                    )
+                    self._warn(problem, d, part.family, narrowest)
+
+    def _warn(self, problem: str, d: int, family: ExponentialFamily, spread: float) -> None:
+        """A warning, and how to allow leaves of a tenth of `spread`, in standardised units."""
+        name = d if self.names is None else self.names[d]
+        bound = f"leaf={{einet.{type(family).__name__}(min_variance={(spread / 10) ** 2:.1g}): [{name!r}]}}"
+        warnings.warn(f"{problem}, as in {bound}", TableWarning, stacklevel=2)
+
     def _chosen(self, leaf, num_columns: int) -> dict[ExponentialFamily, list[int]]:
         """What `leaf` says itself, columns as numbers."""
         if isinstance(leaf, str) and leaf == "auto":
             return {}
         if isinstance(leaf, ExponentialFamily):
             return {leaf: list(range(num_columns))}
-        if not isinstance(leaf, dict):
+        if not isinstance(leaf, dict) or not all(isinstance(family, ExponentialFamily) for family in leaf):
             raise ValueError(f'leaf must be "auto", an ExponentialFamily or a dict of them, got {leaf!r}')
-        own = {f: [c] if isinstance(c, (str, Integral)) else c for f, c in leaf.items()}
+        own = {f: c if isinstance(c, Iterable) and not isinstance(c, str) else [c] for f, c in leaf.items()}
         return {family: [self._number(column, num_columns) for column in columns] for family, columns in own.items()}
 
     def _number(self, column: str | int, num_columns: int) -> int:
@@ -141,11 +202,10 @@ class Columns:
 
     def _checked(self, X) -> np.ndarray:
         """A table as an array of floats."""
-        check_table(X)
-        for name, found in zip(self.names or (), getattr(X, "columns", ()), strict=False):
+        for name, found in zip(self.names or (), names_of(X) or (), strict=False):
             if name != found:
                 raise ValueError(f"the columns must be those of the training data: {name!r} is expected, got {found!r}")
-        X = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
+        X = check_array(floats(X), dtype=np.float64, ensure_all_finite="allow-nan")
         if X.shape[1] != len(self.values):
             raise ValueError(f"X must have the {len(self.values)} columns of the training data, got {X.shape[1]}")
         return X
@@ -161,36 +221,11 @@ class Columns:
                 self._check_support(family, [d], z, observed)
 
 
-def check_table(X) -> None:
-    """`ValueError`, with the column and what to do, for a DataFrame with text that is no number, or with names that
-    scikit-learn would not compare, so that columns in another order would pass for those of the training data."""
-    if not (hasattr(X, "items") and hasattr(X, "dtypes") and getattr(X, "ndim", 0) == 2):
-        return  # text in an array or a list is left to scikit-learn, and so is a lone row
-    names = list(X.columns)
-    if not all(isinstance(name, str) for name in names) and names != list(range(len(names))):
-        raise ValueError(
-            f"columns must have names of text, or 0, 1, ..., got {names}: X.columns.astype(str) makes them"
-        )
-    for name, column in X.items():
-        for value in column if column.dtype.kind == "O" else ():
-            if isinstance(value, str) and not _is_number(value):
-                raise ValueError(
-                    f"column {name!r} holds text ({value!r}): code it as numbers, as in "
-                    f"X[{name!r}].map({{{value!r}: 0, ...}})"
-                )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _categories(column: np.ndarray) -> np.ndarray | None:
-    """The values of a column of categories, sorted; None for a column of numbers."""
-    values = np.unique(column)
+    """The values of a column of categories, sorted, and the one of a constant; None for a column of numbers."""
+    values, counts = np.unique(column, return_counts=True)
+    if _is_constant(values):
+        return values[[counts.argmax()]]
     few = len(values) <= min(MOST_CATEGORIES, max(2, len(column) // ROWS_PER_CATEGORY))
     return values if few and (values == np.round(values)).all() else None
 
@@ -201,7 +236,35 @@ def _family(values: np.ndarray | None) -> ExponentialFamily:
     return Bernoulli() if len(values) <= 2 else Categorical(categories=len(values))
 
 
-def _spread(column: np.ndarray) -> float:
-    """The standard deviation, or 1 for what is constant but for rounding."""
-    deviation = float(column.std())
-    return deviation if deviation > 1e-12 * np.abs(column).max() else 1.0
+def _is_close(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Whether numbers differ by rounding alone. In any unit: units in the last place are the resolution of floats."""
+    with np.errstate(over="ignore"):
+        return np.abs(a - b) <= ROUNDING * np.spacing(np.maximum(np.abs(a), np.abs(b)))
+
+
+def _is_constant(column: np.ndarray) -> bool:
+    return bool(_is_close(column.min(), column.max()))
+
+
+def _center_and_spread(column: np.ndarray) -> tuple[float, float]:
+    """The mean and the standard deviation. Scaled by a power of 2, no square is infinite or 0, whatever the unit."""
+    _, exponent = np.frexp(np.abs(column).max())
+    scaled = np.ldexp(column, -exponent)
+    center, spread = np.ldexp([scaled.mean(), scaled.std()], exponent)
+    return center, max(spread, np.spacing(0.0))
+
+
+def _bulk(column: np.ndarray) -> float:
+    """The standard deviation of a normal density whose middle half is as wide as that of the values; where half of them
+    are one and the same, such as 0, as wide as that of the others and this one together."""
+    low, middle, high = np.quantile(column, [0.25, 0.5, 0.75])
+    if (column == middle).mean() >= 0.5:
+        low, high = np.quantile(column[column != middle], [0.25, 0.75])
+        low, high = min(low, middle), max(high, middle)
+    return (high - low) / 1.349
+
+
+def _narrowest(family: ExponentialFamily) -> float:
+    """The smallest standard deviation of a leaf: the bounds' answer to parameters of 0."""
+    nothing = torch.zeros(family.num_statistics, 1, dtype=torch.float64)
+    return family.variance(family.project(nothing)).sqrt().item()

@@ -21,12 +21,13 @@ from numbers import Integral
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, DensityMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from einet.columns import Columns, check_table
+from einet.cells import floats
+from einet.columns import Columns
 from einet.exponential_family import ExponentialFamily
 from einet.network import Einet
 from einet.queries import conditional_marginals
@@ -78,8 +79,11 @@ class _EinetEstimator(BaseEstimator):
         return tags
 
     def _validated(self, X, *y, reset: bool = False):
-        check_table(X)
-        return validate_data(self, X, *y, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset)
+        """X as floats, and y where it is given; sets or compares the names and the number of the columns."""
+        options = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "estimator": self}
+        checked = check_X_y(floats(X), *y, **options) if y else check_array(floats(X), input_name="X", **options)
+        validate_data(self, X, skip_check_array=True, reset=reset)
+        return checked
 
     def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int):
         """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ..."""
@@ -101,6 +105,7 @@ class _EinetEstimator(BaseEstimator):
         if len(held_out) > 1:
             epochs, held_out = self._epochs_by_folds(network, order, parts, epochs), []
         model, history = network(order[parts < 0] if held_out else order, *held_out, epochs=epochs)
+        columns.warn_of_floor(model.leaves)
         self.model_, self.columns_, self.history_ = model, columns, history
         return self
 
@@ -149,6 +154,9 @@ class _EinetEstimator(BaseEstimator):
 class EinetDensity(DensityMixin, _EinetEstimator):
     """A density over the columns of a table, with exact marginals: NaN is a missing value, in training and in queries.
 
+    A table is an array, a DataFrame of pandas or polars, a table of pyarrow, or rows as lists; None, NaT, pandas.NA and
+    masked cells are missing, too. Text of numbers is numbers; dates and other text must be coded as such.
+
     leaf          the family of the columns. "auto": a column whose values in training are integers, at most 10
                   different ones, is Bernoulli (one or two) or Categorical (more, if each occurs in at least 5 rows on
                   average) over the values seen; any other is Normal with a variance of at least 0.01 of the column's.
@@ -156,6 +164,8 @@ class EinetDensity(DensityMixin, _EinetEstimator):
                   after a DataFrame, as names; columns that it leaves out are chosen as by "auto". Where a family is
                   given, the support is the family's, and a value outside it a ValueError.
                   Normal columns are standardised inside; log-densities are in the units of the data all the same.
+                  A column that is constant in training, but for rounding, is constant in samples, and its value has a
+                  probability in place of a density: 1 - 1e-5, and any other value 1e-5.
     depth         of the random binary trees; "auto" is 1 below 8 columns, else 2
     num_replicas, num_sums         trees, and length of the vectors
     epochs, batch_size, lr   of `einet.fit`
@@ -167,8 +177,9 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     random_state  an integer makes fits and samples repeatable
 
     Sets `model_` (an `Einet` in float64), `columns_`, `history_`, `n_features_in_` and, from a table with names,
-    `feature_names_in_`. `ValueError` for what scikit-learn refuses: infinities, text, another number of columns;
-    and, in training, for a column without any value.
+    `feature_names_in_`. `ValueError` for what scikit-learn refuses, such as another number of columns; for infinities,
+    text, dates and all else that is no number, with the column and what to do; and, in training, for a column without
+    any value. `einet.columns.TableWarning` for columns that outliers, or the bound on variances, will blur.
 
     A value that a column of categories never had in training has the probability 1e-5, whatever the other columns are.
 
@@ -194,11 +205,13 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         check_is_fitted(self, "model_")
         random = check_random_state(self.random_state if random_state is None else random_state)
         generator = torch.Generator().manual_seed(random.randint(2**31 - 1))
-        return self.columns_.decode(sample(self.model_, _integer(n_samples), generator))
+        n_samples = _integer(n_samples)
+        check_positive(n_samples=n_samples)
+        return self.columns_.decode(sample(self.model_, n_samples, generator))
 
     def predict_missing(self, X) -> np.ndarray:
         """X with every NaN replaced by what the rest of its row says: E[x_d | x_observed], or the most probable value
-        where x_d is discrete. All else is untouched."""
+        where x_d has finitely many. All else is untouched."""
         check_is_fitted(self, "model_")
         X = self._validated(X)
         parts = [self._completed(X[start : start + PORTION]) for start in range(0, len(X), PORTION)]

@@ -15,10 +15,14 @@ Chapter: book/06_leaves
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+# The methods that make up a density.
+DENSITY = {"statistics", "log_base", "natural", "log_normalizer", "log_density"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,18 @@ class ExponentialFamily:
     cancels: ClassVar[bool] = False
     # Is T(x) the indicator of one of |T| values? Then the product T(x) . theta is a look-up.
     indicator: ClassVar[bool] = False
+    # Is a x + b of this family wherever x is? Then the columns of a table may be standardised.
+    location_scale: ClassVar[bool] = False
+    # How many values there are, 0, 1, ...; None where not finitely many. A property, where it depends on a field.
+    num_values: ClassVar[int | None] = None
+
+    def __init_subclass__(cls) -> None:
+        """What a family says of its own density is not inherited by one with another density: it may be wrong there."""
+        super().__init_subclass__()
+        for name in ("entropy", "location_scale"):
+            above = takewhile(lambda owner, name=name: name not in vars(owner), cls.__mro__)
+            if any(DENSITY & vars(owner).keys() for owner in above):
+                setattr(cls, name, vars(ExponentialFamily)[name])
 
     def __post_init__(self) -> None:
         if not isinstance(self.channels, int) or self.channels < 1:
@@ -68,6 +84,11 @@ class ExponentialFamily:
         theta = self.natural(phi)
         base = self.log_base(x)
         return (self.statistics(x) * theta).sum(0) - self.log_normalizer(theta) + (0 if base is None else base)
+
+    def log_probabilities(self, phi: Tensor) -> Tensor:
+        """log P(x = v) of the values v = 0, 1, ..., in nats, where these are finitely many: (num_values, ...)."""
+        value = torch.arange(self.num_values, dtype=phi.dtype, device=phi.device)
+        return self.log_density(value.view(-1, *[1] * (phi.dim() - 1)), phi[:, None])
 
     # Learning
 
@@ -133,6 +154,21 @@ class ExponentialFamily:
     def mode(self, phi: Tensor) -> Tensor:
         """The most probable value."""
         raise NotImplementedError
+
+    def entropy(self, phi: Tensor) -> Tensor:
+        """H = -E[log p(x)], in nats: a sum over finitely many values, or A(theta) - E[T(x)] . theta where h(x) = 1.
+
+        `ValueError` where neither holds: such a family has an entropy if it overrides this method.
+        """
+        if self.num_values is not None:
+            return torch.special.entr(self.log_probabilities(phi).exp()).sum(0)
+        if self.log_base(torch.ones_like(phi[0])) is not None:
+            raise ValueError(f"{self} has no `entropy` of its own, and where log h(x) is not 0 there is no other way")
+        with torch.enable_grad():
+            theta = self.natural(phi.detach()).detach().requires_grad_()
+            log_normalizer = self.log_normalizer(theta)
+            (expected,) = torch.autograd.grad(log_normalizer.sum(), theta)
+        return (log_normalizer - (expected * theta).sum(0)).detach()
 
 
 def refuse(outside: Tensor, x: Tensor, rule: str) -> None:

@@ -37,6 +37,7 @@ class Normal(ExponentialFamily):
 
     num_statistics: ClassVar[int] = 2
     cancels: ClassVar[bool] = True
+    location_scale: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,6 +112,9 @@ class Normal(ExponentialFamily):
     def mode(self, phi):
         return phi[0]
 
+    def entropy(self, phi):
+        return 0.5 * torch.log(2 * math.pi * math.e * phi[1])  # exact where the general formula cancels
+
 
 @dataclass(frozen=True)
 class Binomial(ExponentialFamily):
@@ -133,6 +137,10 @@ class Binomial(ExponentialFamily):
             raise ValueError(f"total must be an integer of at least 1, got {self.total!r}")
         if not 0 < self.floor < 0.5:
             raise ValueError(f"floor must be within (0, 0.5), got {self.floor}")
+
+    @property
+    def num_values(self) -> int:
+        return self.total + 1
 
     def check(self, x):
         outside = ~((x >= 0) & (x <= self.total) & (x == x.floor()))
@@ -222,6 +230,8 @@ class Categorical(ExponentialFamily):
     @property
     def num_statistics(self) -> int:
         return self.categories
+
+    num_values = num_statistics
 
     def check(self, x):
         outside = ~((x >= 0) & (x < self.categories) & (x == x.floor()))

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from einet.exponential_family import ExponentialFamily
-from einet.families import Normal
 from einet.layers import Scaled
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries import conditional_marginals, log_marginal
 from einet.sampling import sample
-from einet.trees import PORTION, check_model, left_and_right, networks_of, table_of, upward, values_of
+from einet.trees import PORTION, check_model, left_and_right, networks_of, upward
 
 # Enumerating more joint values than this is a mistake, not a question.
 MOST_WORLDS = 2**16
@@ -107,9 +106,10 @@ def entropy_bounds(model: Einet | Mixture) -> Bounds:
         H(x | z) = sum_ij W_ij (H_i + H_j),     H(x, z) the same - sum_ij W_ij log W_ij
 
     The gap is at most H(z), which is large in a large circuit. There the second upper bound helps: entropies of single
-    variables, from `conditional_marginals` given nothing; for a Normal that of a normal density of the same variance.
+    variables, from `conditional_marginals` given nothing; where a family has not finitely many values, the entropy of
+    a normal density of the same variance.
 
-    `ValueError` unless the model has one class and its families are Normal or discrete.
+    `ValueError` unless the model has one class and each family knows its `entropy`.
 
     Paper: not in it; latent variables as in Section 3.5
     Chapter: book/12_queries
@@ -151,17 +151,15 @@ def _sum_of_partitions(layer, partitions: Scaled) -> Scaled:
 
 
 def _entropy_of(family: ExponentialFamily, phi: Tensor) -> Tensor:
-    """The entropy of each density of a family, phi (|T|, P, C, K) -> (P, C, K)."""
-    if isinstance(family, Normal):
-        return _of_normal(family.variance(phi))
-    if values_of(family) is None:
-        raise ValueError(f"bounds on the entropy know Normal and discrete families, got {family}")
-    step = max(1, PORTION // (values_of(family) * phi[0, 0].numel()))
-    return torch.cat([_of_table(table_of(family, some)) for some in phi.split(step, 1)])
+    """The entropy of each density of a family, phi (|T|, P, C, K) -> (P, C, K), in bounded memory."""
+    step = max(1, PORTION // ((family.num_values or 1) * phi[0, 0].numel()))
+    return torch.cat([family.entropy(some) for some in phi.split(step, 1)])
 
 
-def _of_normal(variance: Tensor) -> Tensor:
-    return 0.5 * torch.log(2 * math.pi * math.e * variance)
+def _largest(variance: Tensor, real: bool) -> Tensor:
+    """The largest entropy of that variance: among densities on the reals the normal one has it. An integer, too, is a
+    real with its entropy once noise on [-1/2, 1/2] is added, and 1/12 of variance; so counts are bounded as well."""
+    return 0.5 * torch.log(2 * math.pi * math.e * (variance if real else variance + 1 / 12))
 
 
 def _of_table(probabilities: Tensor, dim: int = 0) -> Tensor:
@@ -169,7 +167,7 @@ def _of_table(probabilities: Tensor, dim: int = 0) -> Tensor:
 
 
 def _sum_of_entropies(model: Einet | Mixture) -> float:
-    """sum_d H(x_d), or more: among all densities of one variance the normal one has the largest entropy."""
+    """sum_d H(x_d), or more where a variable has not finitely many values."""
     network = networks_of(model)[0]
     num_variables = network.graph.num_variables
     phi = network.leaves.parts[0].phi
@@ -177,8 +175,8 @@ def _sum_of_entropies(model: Einet | Mixture) -> float:
     marginals = conditional_marginals(model, x, torch.zeros(num_variables, dtype=torch.bool, device=phi.device))
     total = torch.zeros_like(x)
     for family, variables in network.families.items():
-        if isinstance(family, Normal):
-            total[:, variables] = _of_normal(marginals.variance()[:, variables])
+        if family.num_values is None:
+            total[:, variables] = _largest(marginals.variance()[:, variables], family.location_scale)
         else:
             total[:, variables] = _of_table(marginals.probabilities()[:, variables], -1)
     return total.sum().item()
@@ -212,15 +210,16 @@ def mutual_information(model: Einet | Mixture, a: Sequence[int], b: Sequence[int
 
 def _supports(model: Einet | Mixture, a: list[int], b: list[int], variable: int) -> list[int]:
     """The number of values of each channel of a variable."""
-    network = networks_of(model)[0]
+    networks = networks_of(model)
     if not a or not b or len({*a, *b}) < len(a) + len(b):
         raise ValueError(f"a and b must be non-empty, disjoint and without repetition, got {a} and {b}")
-    for family, variables in network.families.items():
-        if variable in variables:
-            if values_of(family) is None:
-                raise ValueError(f"values are enumerated, so variables must be discrete, got {variable}: {family}")
-            return [values_of(family)] * network.channels
-    raise ValueError(f"variables are from 0 to {network.graph.num_variables - 1}, got {variable}")
+    own = {family for each in networks for family, variables in each.families.items() if variable in variables}
+    for family in own:
+        if family.num_values is None:
+            raise ValueError(f"values are enumerated, so variables must be discrete, got {variable}: {family}")
+    if not own:
+        raise ValueError(f"variables are from 0 to {networks[0].graph.num_variables - 1}, got {variable}")
+    return [max(family.num_values for family in own)] * networks[0].channels
 
 
 def _joint(model: Einet | Mixture, variables: list[int], worlds: Tensor) -> Tensor:

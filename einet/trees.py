@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from einet.exponential_family import ExponentialFamily
-from einet.families import Binomial, Categorical
 from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled
 from einet.network import Constant, Einet
 
@@ -225,15 +224,12 @@ def values(network: Einet, visits: Visits, num_samples: int, value: Callable) ->
 
 def values_of(family: ExponentialFamily) -> int | None:
     """How many values a discrete family has, 0, 1, ...; None where they are not finitely many."""
-    if isinstance(family, Categorical):
-        return family.categories
-    return family.total + 1 if isinstance(family, Binomial) else None
+    return family.num_values
 
 
 def table_of(family: ExponentialFamily, phi: Tensor) -> Tensor:
     """P(x = v) for each value v of a discrete family and each of its parameters, phi (|T|, ...) -> (V, ...)."""
-    value = torch.arange(values_of(family), dtype=phi.dtype, device=phi.device)
-    return torch.exp(family.log_density(value.view(-1, *[1] * (phi.dim() - 1)), phi[:, None]))
+    return torch.exp(family.log_probabilities(phi))
 
 
 def result_dtype(network: Einet, x: Tensor) -> torch.dtype:

@@ -12,9 +12,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from test_families import LogNormal, Poisson
 
 import einet
-from einet.columns import Columns
+from einet.columns import Columns, TableWarning
 from einet.estimator import EinetClassifier, EinetDensity
 from einet.families import Bernoulli, Binomial, Categorical, Normal
 from experiments.missing import accuracies
@@ -119,6 +120,43 @@ def test_a_constant_column_says_nothing_and_comes_back():
     assert density.columns_.constant == [0] and drawn.mean() < 1e-3, "and the network knows it, too"
 
 
+@pytest.mark.parametrize("leaf", ["auto", Normal()])
+@pytest.mark.parametrize("value", [3.7, 0.1, -2.5, 0.0, 1.7e9, 1e300, -1e308, 1e-300, 5e-324])
+def test_a_constant_comes_back_in_any_unit(value, leaf):
+    X = np.c_[np.full(50, value), np.random.RandomState(0).randn(50)]
+    density = EinetDensity(**SMALL, leaf=leaf).fit(X)
+    assert (density.sample(500)[:, 0] == value).all()
+    assert density.predict_missing([[np.nan, 0.0]])[0, 0] == value
+    same, other, missing = density.score_samples([[value, 0], [value / 2 + 1e200, 0], [np.nan, 0]])
+    assert same - missing == pytest.approx(np.log1p(-1e-5), abs=1e-9) and other - missing == pytest.approx(np.log(1e-5))
+
+
+def test_rounding_does_not_make_a_constant_vary():
+    X = np.array([[0.1 + 0.2], [0.3], [0.3]] * 20)
+    density = EinetDensity(**SMALL).fit(X)
+    assert density.columns_.constant == [0] and (density.sample(50) == 0.3).all()
+    seen = density.score_samples([[0.1 + 0.2], [0.3], [0.3 + 1e-15]])
+    assert seen == pytest.approx(np.log([1 - 1e-5, 1 - 1e-5, 1e-5]), abs=1e-7)
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e-6])
+def test_seconds_since_1970_that_differ_a_little_vary(step):
+    """By a millisecond they differ by less than 1e-12 of themselves."""
+    X = 1.7e9 + step * np.random.RandomState(0).randint(0, 2, (200, 1))
+    density = EinetDensity(**SMALL).fit(X)
+    assert density.columns_.constant == [] and density.sample(400).std() == pytest.approx(step / 2, rel=0.2)
+
+
+@pytest.mark.parametrize("unit", [1e307, 1e155, 1e-200, 1e-310])
+def test_a_density_is_the_same_in_any_unit(unit):
+    """Squares of these are infinite, or 0, and a standard deviation of 0 was that of a constant."""
+    X = np.random.RandomState(0).randn(100, 2)
+    expected = EinetDensity(**SMALL).fit(X)
+    density = EinetDensity(**SMALL).fit(unit * X)
+    assert density.score(unit * X) + 2 * np.log(unit) == pytest.approx(expected.score(X), abs=1e-3)
+    assert (density.sample(300) / unit).std(0) == pytest.approx(expected.sample(300).std(0), rel=1e-3)
+
+
 def test_far_away_probabilities_still_sum_to_one_and_agree_with_the_prediction():
     X, y = load_iris(return_X_y=True)
     classifier = EinetClassifier(**SMALL).fit(X[:120], y[:120])  # 50, 50 and 20 of the classes
@@ -166,6 +204,89 @@ def test_mixed_columns_have_mass_one():
     assert sum(np.trapezoid(curve, grid) for curve in curves) == pytest.approx(1, abs=1e-4)
     assert density.predict_missing([[20.0, np.nan], [0.0, np.nan]])[:, 1].tolist() == [2, 0]
     assert density.predict_missing([[np.nan, 1.0]])[0, 0] == pytest.approx(10, abs=3)
+
+
+# Families of one's own
+
+
+def test_a_family_without_a_largest_value_beside_categories():
+    """Its gaps are filled with the mean; each was filled with 0, the first of the other column's two values."""
+    random = np.random.RandomState(0)
+    kind = random.randint(0, 2, 300)
+    X = np.c_[random.poisson(2 + 18 * kind), random.poisson(2 + 18 * kind), kind].astype(float)
+    density = EinetDensity(**SMALL | {"epochs": 30}, leaf={Poisson(): [0, 1]}).fit(X)
+    assert density.columns_.discrete == [2] and density.columns_.scale.tolist() == [1, 1, 1]
+    filled = density.predict_missing([[np.nan, np.nan, 0], [np.nan, 21, 1], [20, np.nan, np.nan]])
+    assert filled[:, 0] == pytest.approx([2, 20, 20], rel=0.25) and filled[:2, 1] == pytest.approx([2, 21], rel=0.25)
+    assert filled[2, 2] == 1
+    alone = EinetDensity(**SMALL, leaf=Poisson()).fit(X[:, :2])
+    assert alone.columns_.discrete == [] and alone.predict_missing([[np.nan, 20]])[0, 0] > 5
+    assert (alone.sample(50) == np.round(alone.sample(50))).all()
+
+
+def test_a_family_that_is_no_longer_normal_is_not_standardised():
+    X = np.exp(np.random.RandomState(0).randn(200, 2))
+    density = EinetDensity(**SMALL, leaf=LogNormal()).fit(X)
+    assert density.columns_.scale.tolist() == [1, 1] and (density.sample(200) > 0).all()
+    assert density.predict_missing([[np.nan, 1.0]])[0, 0] > 0
+
+
+# Columns that will be blurred
+
+FIRST = {
+    "a typo": lambda x: np.r_[1e6, x[1:]],
+    "a small typo": lambda x: np.r_[1e3, x[1:]],
+    "-999": lambda x: np.where(np.arange(len(x)) % 20 == 0, -999, x),
+    "zeros and a typo": lambda x: np.r_[1e6, np.where(x[1:] < 0.6, 0, x[1:])],
+    "a narrow cluster in a wide one": lambda x: np.where(np.arange(len(x)) % 3, 5 + 1e-3 * x, 100 * x),
+}
+
+
+@pytest.mark.parametrize("kind", FIRST)
+@pytest.mark.parametrize("num_rows", [60, 1000])
+def test_outliers_that_blur_a_column_are_told(kind, num_rows):
+    X = np.random.RandomState(0).randn(num_rows, 2)
+    X[:, 1] = FIRST[kind](X[:, 1])
+    with pytest.warns(TableWarning, match=r"column 'b' has cells as far off as .*, as in leaf=\{.*: \['b'\]\}") as told:
+        EinetDensity(**SMALL).fit(pandas.DataFrame(X, columns=["a", "b"]))
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Columns(X, {Normal(min_variance=1e-14): [1]})  # the remedy
+
+
+@pytest.mark.parametrize("num_rows", [30, 100, 1000])
+def test_ordinary_columns_are_not_told(num_rows):
+    for seed in range(5):
+        random = np.random.RandomState(seed)
+        X = [
+            random.randn(num_rows),
+            random.standard_t(5, num_rows),
+            random.rand(num_rows),
+            random.exponential(1, num_rows),
+        ]
+        X += [random.lognormal(0, 1, num_rows), random.poisson(20, num_rows), random.gamma(0.5, 1, num_rows)]
+        X += [np.where(random.rand(num_rows) < 0.7, 0, random.exponential(1, num_rows))]
+        Columns(np.stack(X, 1))  # warnings are errors
+
+
+def test_a_bound_that_hides_what_is_known_is_told():
+    """y = 2 a + noise: p(y | a) has a standard deviation of 1, and no leaf one below 5.8."""
+    a = np.linspace(-100, 0, 1000)
+    X = pandas.DataFrame({"a": a, "y": 2 * a + np.random.RandomState(0).randn(1000)})
+    settings = {"random_state": 0, "num_replicas": 4, "epochs": 40}
+    message = r"% of the leaf entries of column '[ay]' .* deviation of (5.78|2.89): .*min_variance=0.0001\): \['[ay]'\]"
+    with pytest.warns(TableWarning, match=message):  # of both
+        blurred = EinetDensity(**settings).fit(X).score(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TableWarning)
+        assert EinetDensity(**settings, leaf=Normal(min_variance=1e-4)).fit(X).score(X) > blurred + 0.3
+
+
+@pytest.mark.parametrize("draw", ["normal", "uniform", "exponential", "laplace"])
+def test_a_bound_that_hides_nothing_is_not_told(draw):
+    X = getattr(np.random.RandomState(0), draw)(size=(300, 2))
+    EinetDensity(random_state=0, num_replicas=4, epochs=40).fit(X)  # warnings are errors
 
 
 # The columns of a table
@@ -257,6 +378,23 @@ def test_text_is_refused_with_its_column_and_what_to_do(dtype):
     words = pandas.Series(["0", "1", "no"] * 20).astype(dtype)
     with pytest.raises(ValueError, match=r"column 'garden' holds text \('no'\): .*X\['garden'\]\.map\(\{'no': 0, "):
         EinetDensity(**SMALL).fit(houses().assign(garden=words))
+
+
+@pytest.mark.parametrize("rows", [np.zeros((2, 5)), torch.zeros(4)])
+def test_decode_wants_rows_of_its_width(rows):
+    columns = Columns(houses().to_numpy())
+    assert columns.decode(np.zeros((2, 3))).shape == (2, 3)
+    with pytest.raises(ValueError, match="z must have 3 columns"):
+        columns.decode(rows)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5])
+def test_messages_have_the_name_of_the_argument(count):
+    with pytest.raises(ValueError, match="n_samples must be an integer of at least 1"):
+        EinetDensity(**SMALL).fit(houses()).sample(count)
+    for leaf in ({"normal": [0]}, {Normal(): 0.5}):
+        with pytest.raises(ValueError, match="leaf must"):
+            EinetDensity(**SMALL, leaf=leaf).fit(houses())
 
 
 def test_names_that_scikit_learn_would_not_compare_are_refused():

@@ -93,6 +93,29 @@ class FamilyContract:
         at_mode = self.family.log_density(self.family.mode(self.phi), self.phi)
         assert (at_mode >= self.log_density(values, self.phi).amax(0) - 1e-12).all()
 
+    def test_entropy_is_the_mean_of_the_negative_log_density_or_refused(self):
+        phi, values = self.phi, self.support(self.phi)[0]
+        exact = self.expectation(lambda x: -self.log_density(x, phi).clamp_min(-1e3), phi)
+        try:
+            entropy = self.family.entropy(phi)
+        except ValueError as error:
+            assert "no `entropy`" in str(error) and self.family.log_base(values) is not None
+        else:
+            torch.testing.assert_close(entropy, exact)
+            assert entropy.shape == (7,) and not entropy.requires_grad
+
+    def test_finitely_many_values_have_the_whole_mass(self):
+        if self.family.num_values is not None:
+            mass = self.family.log_probabilities(self.phi).exp().sum(0)
+            torch.testing.assert_close(mass, torch.ones_like(mass))
+
+    def test_what_may_be_shifted_and_scaled(self):
+        """a x + b has a density of the family again: that with a mean and a deviation shifted and scaled alike."""
+        if self.family.location_scale:  # phi is the mean and the variance
+            moved = torch.stack((3 + 2 * self.family.mean(self.phi), 4 * self.family.variance(self.phi)))
+            other = self.log_density(3 + 2 * self.x, moved) + math.log(2)
+            torch.testing.assert_close(other, self.log_density(self.x, self.phi))
+
     def test_any_leading_shape(self):
         phi, x = self.phi, self.x
         cube = self.family.log_density(x[:, None].expand(-1, 3, 7), phi[:, None, None].expand(-1, len(x), 3, 7))
@@ -596,6 +619,46 @@ class TestLogNormal(FamilyContract):
 
     def inside(self, phi):
         return (phi[1] >= 1e-6 * (1 - 1e-6)) & (phi[1] <= 0.5 * (1 + 1e-6))
+
+
+# What a family says of its own density
+
+
+def test_what_a_density_promises_is_not_inherited_by_another_density():
+    """Through a mixin, too; what is refined without a change of the density keeps it."""
+
+    class OfLogarithms:
+        def statistics(self, x):
+            return super().statistics(torch.log(x))
+
+    class Mixed(OfLogarithms, Normal):
+        pass
+
+    class Renamed(Normal):
+        def check(self, x):
+            pass
+
+    class Own(LogNormal):
+        def entropy(self, phi):
+            return phi[0] + 0.5 * torch.log(2 * math.pi * math.e * phi[1])
+
+    for other in (LogNormal, Mixed):
+        assert other.entropy is ExponentialFamily.entropy and not other.location_scale
+    assert Renamed.entropy is Normal.entropy and Renamed.location_scale
+    phi = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    assert Own().entropy(phi).item() == pytest.approx(stats.lognorm(1).entropy())
+
+
+def test_how_many_values_a_family_has():
+    for family, expected in ((Bernoulli(), 2), (Binomial(9), 10), (Categorical(4), 4), (Normal(), None)):
+        assert family.num_values == expected
+    assert LogNormal().num_values is Poisson().num_values is None
+
+
+def test_the_entropy_of_a_narrow_density_far_away_has_all_its_digits():
+    """A(theta) - E[T(x)] . theta cancels there: both are 5e19."""
+    phi = torch.tensor([[1e7], [1e-6]], dtype=torch.float64)
+    assert Normal().entropy(phi).item() == pytest.approx(stats.norm(scale=1e-3).entropy(), abs=1e-12)
 
 
 # Constructor arguments, one family at a time

@@ -14,6 +14,7 @@ from einet import (
     Bernoulli,
     Categorical,
     Einet,
+    ExponentialFamily,
     Mixture,
     Normal,
     entropy,
@@ -161,14 +162,103 @@ def test_bad_input():
         kl(model, wide)
 
 
-def test_bounds_know_their_families():
-    @dataclass(frozen=True)
-    class Other(Bernoulli.__mro__[2]):
-        """A family of its own."""
+@dataclass(frozen=True)
+class LogNormal(Normal):
+    """As in the tests of families: `Normal` of the logarithm. Its entropy is not that of its parent."""
 
-        def initial(self, shape, generator):
-            return torch.rand((1, *shape), generator=generator)
+    def statistics(self, x):
+        return super().statistics(torch.log(x))
 
-    model = Einet(random_binary_trees(2, 1, 1), Other(), num_sums=2)
-    with pytest.raises(ValueError, match="Normal and discrete families, got .*Other"):
-        entropy_bounds(model)
+    def log_base(self, x):
+        return -torch.log(x)
+
+    def sample(self, phi, generator=None):
+        return torch.exp(super().sample(phi, generator))
+
+    def mean(self, phi):
+        return torch.exp(phi[0] + phi[1] / 2)
+
+    def variance(self, phi):
+        return torch.expm1(phi[1]) * self.mean(phi) ** 2
+
+
+@dataclass(frozen=True)
+class LogNormalWithEntropy(LogNormal):
+    def entropy(self, phi):
+        return phi[0] + 0.5 * torch.log(2 * math.pi * math.e * phi[1])
+
+
+@dataclass(frozen=True)
+class Scaled(Normal):
+    """`Normal` in another unit, x = 2 y: another density, with statistics of its own and without a base measure."""
+
+    def natural(self, phi):
+        return super().natural(torch.stack((2 * phi[0], 4 * phi[1])))
+
+    def variance(self, phi):
+        return 4 * phi[1]
+
+
+@dataclass(frozen=True)
+class Geometric(ExponentialFamily):
+    """Failures before the first success: integers without a bound, h(x) = 1, A(theta) = -log(1 - e^theta)."""
+
+    def check(self, x):
+        pass
+
+    def natural(self, phi):
+        return torch.log(phi / (1 + phi))
+
+    def log_normalizer(self, theta):
+        return -torch.log(-torch.expm1(theta[0]))
+
+    def initial(self, shape, generator):
+        return 0.05 + torch.rand((1, *shape), generator=generator)
+
+    def sample(self, phi, generator=None):
+        draw = torch.rand(phi[0].shape, generator=generator, dtype=phi.dtype)
+        return torch.floor(torch.log(draw) / self.natural(phi)[0])
+
+    def variance(self, phi):
+        return phi[0] * (1 + phi[0])
+
+
+def one_leaf(family, *phi):
+    model = Einet(random_binary_trees(1, 0, 1), family, num_sums=1, seed=0).double()
+    model.leaves.parts[0].phi.data.copy_(torch.tensor(phi, dtype=torch.float64)[:, None, None, None])
+    return model
+
+
+def test_a_bound_that_a_family_cannot_answer_is_refused():
+    """The entropy of a log-normal variable with mu = 0, sigma = 1 is 1.419; its parent's, of that variance, 2.190."""
+    with pytest.raises(ValueError, match="LogNormal.* has no `entropy` of its own"):
+        entropy_bounds(one_leaf(LogNormal(), 0.0, 1.0))
+    lower, upper = entropy_bounds(one_leaf(LogNormalWithEntropy(), 0.0, 1.0))
+    assert lower == pytest.approx(1.4189385332) and upper == pytest.approx(lower)
+
+
+def test_a_subclass_with_another_density_has_its_own_entropy():
+    lower, upper = entropy_bounds(one_leaf(Scaled(), 3.0, 0.25))
+    assert lower == pytest.approx(0.5 * math.log(2 * math.pi * math.e)) and upper == pytest.approx(lower)
+    assert Normal().location_scale and not Scaled().location_scale and not LogNormal().location_scale
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.4, 7.0])
+def test_bounds_of_counts_without_a_limit(mean):
+    """Below a variance of 0.06 the entropy of the normal density of that variance is even negative."""
+    model, q = one_leaf(Geometric(), mean), mean / (1 + mean)
+    exact = -(math.log(1 - q) + mean * math.log(q))
+    lower, upper = entropy_bounds(model)
+    assert lower == pytest.approx(exact) and upper >= exact - 1e-12
+    estimate = entropy(model, 20_000, seeded(0))
+    assert abs(estimate.value - exact) < 4 * estimate.standard_error
+    assert information._sum_of_entropies(model) >= exact
+
+
+def test_components_may_have_families_of_different_sizes():
+    """As many values as the largest has: with those of the first component alone, some mass was left out."""
+    graph = random_binary_trees(2, 1, 1, seed=0)
+    components = [in_float64(Einet(graph, Categorical(n), num_sums=2, seed=n)) for n in (3, 2)]
+    for both in (components, components[::-1]):
+        with pytest.raises(ValueError, match="0 to 1, got 2"):
+            mutual_information(Mixture(both, [0.5, 0.5]), [0], [1])

@@ -21,7 +21,7 @@ from scipy import stats
 import einet
 from einet.datasets import fashion_mnist
 from einet.files import read
-from einet.inpaint import InpaintWidget, export
+from einet.inpaint import InpaintWidget, circuit, export
 
 ENGINE = Path(einet.__file__).parent / "inpaint/engine.js"
 NODE = shutil.which("node") or shutil.which("nodejs")
@@ -286,6 +286,27 @@ def test_a_family_of_ones_own_is_not_exported(tmp_path):
 
     with pytest.raises(ValueError, match="Ternary"):
         export(rectangles(Ternary(categories=3)), tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"value_range": (0, 9)}])
+def test_a_family_that_is_known_by_name_is_not_exported_either(arguments, tmp_path, monkeypatch):
+    """`einet.save` and `einet.load` take it, the page's engine does not: it would fail in the page."""
+
+    class Counts(einet.Normal):
+        def check(self, x):
+            pass
+
+    monkeypatch.setitem(einet.families.FAMILIES, "Counts", Counts)
+    with pytest.raises(
+        ValueError, match=r"Counts\(.* is not one of .*'Bernoulli', 'Binomial', 'Categorical', 'Normal'"
+    ):
+        export(rectangles(Counts()), tmp_path / "model.safetensors", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_engine_has_the_families_that_are_exported():
+    (names,) = re.findall(r"^const FAMILIES = \{(.*)\};", ENGINE.read_text(), re.M)
+    assert set(re.findall(r"(\w+):", names)) == {family.__name__ for family in circuit.ENGINE}
 
 
 # The widget, without a browser

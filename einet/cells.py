@@ -1,0 +1,221 @@
+"""The cells of a table before they become floats: each is a number, or missing, or refused with its column.
+
+    floats(X)                 (B, D) float64 in which NaN is missing, from whatever scikit-learn takes for a table
+
+Paper: not in it
+Chapter: book/12_queries
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import reprlib
+from decimal import Decimal
+
+import numpy as np
+
+# What pandas' NaT becomes as an integer.
+NAT = -(2.0**63)
+# Words that stand for a missing cell in many files.
+WORDS = {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "missing", "unknown"}
+
+
+class CellError(ValueError, TypeError):
+    """A cell that is no number. A `TypeError`, too, as scikit-learn demands it of an object that `float` refuses.
+
+    Paper: not in it
+    Chapter: book/12_queries
+    """
+
+
+def floats(X):
+    """X (B, D) as float64, what is missing as NaN; X itself where it is no table, which scikit-learn says better.
+
+    X is a DataFrame (pandas, polars), a pyarrow table, an array of any dtype, masked or not, or rows as lists. Missing
+    are None, NaN, NaT, pandas.NA, Decimal("NaN"), null and what a mask hides; text of a number is that number.
+    `ValueError`, with the column and what to do, for any other cell, for infinities, and for names of columns that
+    scikit-learn would not compare.
+
+    Paper: not in it
+    Chapter: book/12_queries
+    """
+    names = names_of(X)
+    if names is None:
+        array = _as_array(X)
+        if array is None or array.ndim != 2:
+            return X
+        columns = [array[:, d] for d in range(array.shape[1])]
+    else:
+        _check_names(names)
+        columns = [_column(X, d) for d in range(len(names))]
+    if not columns or not len(columns[0]):
+        return X
+    told = [_Told(X, d, name) for d, name in enumerate(range(len(columns)) if names is None else names)]
+    return np.stack([_numbers(*pair) for pair in zip(columns, told, strict=True)], 1)
+
+
+def names_of(X) -> list | None:
+    """The names of a table's columns; None for what has none, such as an array.
+
+    Paper: not in it
+    Chapter: book/12_queries
+    """
+    if hasattr(X, "column_names"):  # pyarrow
+        return list(X.column_names)
+    if len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns"):
+        return list(X.columns)
+    return None
+
+
+def _column(X, d: int) -> np.ndarray:
+    if hasattr(X, "iloc"):  # pandas
+        return np.asarray(X.iloc[:, d])
+    return np.asarray(X.to_series(d) if hasattr(X, "to_series") else X.column(d))  # polars, pyarrow
+
+
+def _as_array(X) -> np.ndarray | None:
+    """An array whose cells are still what they were; None for what is neither array nor rows in lists."""
+    if isinstance(X, np.matrix) or not (isinstance(X, (list, tuple)) or hasattr(X, "__array__")):
+        return None
+    if not isinstance(X, (list, tuple)):
+        X = np.asanyarray(X)
+        if X.dtype.names:
+            raise CellError(f"X is a structured array of {list(X.dtype.names)}: pandas.DataFrame(X) makes it a table")
+        return X
+    if any(isinstance(row, np.ma.MaskedArray) for row in X):
+        return np.ma.array(X)
+    try:
+        array = np.asarray(X)
+    except (TypeError, ValueError):  # dates beside numbers, or rows of different lengths
+        array = None
+    rows_of_cells = any(isinstance(row, (list, tuple)) for row in X)
+    if array is not None and (array.dtype.kind in "biuf" or not rows_of_cells):
+        return array
+    try:
+        return np.array(X, dtype=object)
+    except ValueError:
+        return None
+
+
+def _check_names(names: list) -> None:
+    if not all(isinstance(name, str) for name in names) and names != list(range(len(names))):
+        raise ValueError(
+            f"columns must have names of text, or 0, 1, ..., got {names}: "
+            "make them, as in X.set_axis([str(name) for name in X.columns], axis=1)"
+        )
+
+
+# A column
+
+
+class _Told:
+    """How errors speak of a column: its name, and the code that has it as a pandas Series."""
+
+    def __init__(self, X, d: int, name):
+        code = {"pandas": "X[{!r}]", "polars": "pandas.Series(X[{!r}])", "pyarrow": "X[{!r}].to_pandas()"}
+        self.name, own = f"column {name!r}", code.get(type(X).__module__.partition(".")[0], "pandas.DataFrame(X)[{!r}]")
+        self.code = own.format(name)
+
+    def refused(self, cell) -> CellError:
+        if isinstance(cell, (np.str_, np.bytes_)):
+            cell = cell.item()
+        kind, remedy = _kind_and_remedy(cell, self.code)
+        shown = str(cell) if isinstance(cell, np.generic) else reprlib.repr(cell)
+        return CellError(f"{self.name} holds {kind} ({shown}): {remedy}")
+
+
+def _numbers(cells: np.ndarray, told: _Told) -> np.ndarray:
+    """The cells (B,) of a column as float64."""
+    found = np.full(len(cells), np.nan)
+    known, cells = ~np.ma.getmaskarray(cells), np.ma.getdata(cells)
+    if cells.dtype.kind in "biuf":
+        found[known] = cells[known]
+    else:
+        found[known] = [_number(cell, told) for cell in cells[known]]
+    if np.isinf(found).any():
+        raise CellError(
+            f"{told.name} holds an infinity, or a number too large for float64: cells must be finite, or NaN where "
+            f"missing, as in {told.code}.replace([numpy.inf, -numpy.inf], numpy.nan)"
+        )
+    if (found == NAT).any():
+        raise CellError(
+            f"{told.name} holds {NAT:.0f}, which is what NaT becomes as an integer: make numbers of the dates "
+            "themselves, as in (dates - dates.min()) / pandas.Timedelta('1D')"
+        )
+    return found
+
+
+def _number(cell, told: _Told) -> float:
+    if _is_missing(cell):
+        return np.nan
+    if isinstance(cell, (np.datetime64, np.timedelta64, complex, np.complexfloating)) or getattr(cell, "ndim", 0):
+        raise told.refused(cell)
+    try:
+        return float(cell)
+    except OverflowError:
+        return np.inf
+    except (TypeError, ValueError):
+        raise told.refused(cell) from None
+
+
+def _is_missing(cell) -> bool:
+    if cell is None or cell is np.ma.masked or type(cell).__name__ == "NAType":
+        return True
+    if isinstance(cell, Decimal):
+        return cell.is_nan()
+    return bool(cell != cell) if not getattr(cell, "ndim", 0) else False  # NaN and NaT
+
+
+# What to do about it
+
+
+def _kind_and_remedy(cell, column: str) -> tuple[str, str]:
+    """What a cell is, and code that makes numbers of such a column, a pandas Series."""
+    if isinstance(cell, (str, bytes)):
+        return "text", _remedy_of_text(cell, column)
+    if isinstance(cell, (np.timedelta64, datetime.timedelta)):
+        return "durations", f"code it in days, as in pandas.to_timedelta({column}) / pandas.Timedelta('1D')"
+    if isinstance(cell, (np.datetime64, datetime.date)):
+        return "dates", _days_since(cell, f"pandas.to_datetime({column})")
+    if isinstance(cell, datetime.time):
+        return "times", f"code it in hours, as in pandas.to_timedelta({column}.astype(str)) / pandas.Timedelta('1h')"
+    if hasattr(cell, "start_time"):
+        start = f"{column}.map(lambda period: period.start_time, na_action='ignore')"
+        return "periods", _days_since(cell.start_time, start)
+    if hasattr(cell, "mid"):
+        middle = f"{column}.map(lambda interval: interval.mid, na_action='ignore')"
+        return "intervals", f"code it as their middles, as in {middle}"
+    if isinstance(cell, (complex, np.complexfloating)):
+        return "complex numbers", (
+            "Complex data not supported, so make a column of each part, of numpy.imag just "
+            f"as in {column}.map(numpy.real)"
+        )
+    kind = f"a {type(cell).__name__}, where float's argument must be a string or a number"
+    if hasattr(cell, "__len__"):
+        return kind, f"give each part a column, as in pandas.DataFrame({column}.tolist())"
+    return kind, _map(cell, column)
+
+
+def _remedy_of_text(cell: str | bytes, column: str) -> str:
+    text = (cell.decode(errors="replace") if isinstance(cell, bytes) else cell).strip()
+    if text.lower() in WORDS:
+        return f"where this is a missing cell, say so, as in {column}.mask({column} == {cell!r})"
+    separator = re.fullmatch(r"[+-]?\d{1,3}(?:([,' ])\d{3})(?:\1\d{3})*(?:\.\d+)?", text)
+    if separator or re.fullmatch(r"[+-]?\d+,\d+", text):
+        change = f"{separator[1]!r}, ''" if separator else "',', '.'"
+        code = f"{column}.map(lambda cell: float(str(cell).replace({change})), na_action='ignore')"
+        return f"make numbers of it, as in {code}"
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return _map(cell, column)
+    return _days_since(text, f"pandas.to_datetime({column})")
+
+
+def _days_since(first, dates: str) -> str:
+    return f"code it in days since a date, as in ({dates} - pandas.Timestamp('{first}')) / pandas.Timedelta('1D')"
+
+
+def _map(cell, column: str) -> str:
+    return f"code it as numbers, as in {column}.map({{{cell!r}: 0, ...}})"
