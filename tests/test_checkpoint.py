@@ -228,7 +228,7 @@ def test_the_old_file_stays_when_writing_fails(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    for module, name in (("safetensors.torch", "save_file"), ("os", "chmod"), ("os", "fsync"), ("os", "replace")):
+    for module, name in (("secrets", "token_hex"), ("einet.files", "_memory"), ("os", "fsync"), ("os", "replace")):
         with monkeypatch.context() as patch:
             patch.setattr(f"{module}.{name}", fail)
             with pytest.raises(KeyboardInterrupt):
