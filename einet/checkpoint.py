@@ -29,6 +29,7 @@ from einet.exponential_family import ExponentialFamily
 from einet.families import FAMILIES
 from einet.files import read, refusals, write
 from einet.graph import RegionGraph
+from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
 
@@ -275,7 +276,7 @@ def _check_parameters(model: Einet | Mixture) -> None:
             off = (module.weights.sum(module.weight_dim) - 1).abs().max()
             if not (module.weights >= 0).all() or not off <= TOLERANCE:
                 raise ValueError(f"the weights of {name or 'the mixture'} are negative, or off a sum of 1 by {off}")
-        elif hasattr(module, "phi"):
+        elif isinstance(module, FamilyLeaves):
             off = (module.family.project(module.phi) - module.phi).abs()
             if not (off <= TOLERANCE * module.phi.abs()).all() or not module.phi.isfinite().all():
                 raise ValueError(f"the parameters of {name} are outside what {module.family} allows")
@@ -287,7 +288,7 @@ def _normalize(model: Einet | Mixture) -> None:
     for module in model.modules():
         if hasattr(module, "weight_dim"):
             module.weights.clamp_min_(WEIGHT_FLOOR).div_(module.weights.sum(module.weight_dim, keepdim=True))
-        elif hasattr(module, "phi"):
+        elif isinstance(module, FamilyLeaves):
             module.phi.copy_(module.family.project(module.phi))
 
 

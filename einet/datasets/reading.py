@@ -216,10 +216,12 @@ def _scaled(stream: BinaryIO, size: tuple[int, int], crop: int | None, mode: str
     from PIL import Image, ImageOps
 
     with Image.open(stream) as image:
-        white = _white(image)
+        limits = _black_and_white(image)
         image = ImageOps.exif_transpose(image)
-    if white is not None:  # Pillow itself would cut off what is above 255
-        image = image.convert("I").point(lambda value: value * (255 / white) + 0.5 / white)  # rounded down
+    if limits is not None:  # Pillow itself would cut off what is above 255
+        black, white = limits
+        scale = 255 / (white - black)
+        image = image.convert("I").point(lambda value: value * scale + (1e-6 - black * scale))  # rounded down
     image = image.convert(mode)
     if crop is not None:
         left, top = (image.width - crop) // 2, (image.height - crop) // 2
@@ -229,11 +231,12 @@ def _scaled(stream: BinaryIO, size: tuple[int, int], crop: int | None, mode: str
     return ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS).tobytes()
 
 
-def _white(image) -> int | None:
-    """The value that is white in an image of more than 8 bits, None for all others, whose depth Pillow knows itself."""
-    bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # of a TIFF: some have 12
+def _black_and_white(image) -> tuple[int, int] | None:
+    """The values that are black and white in an image of more than 8 bits, None for all others, which Pillow knows."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 is the number of bits, 262 is 0 where 0 is white
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return 2**bits - 1
+        top = 2 ** tags.get(258, (16,))[0] - 1
+        return (top, 0) if tags.get(262) == 0 else (0, top)
     if image.mode in ("I", "F"):
         raise ValueError(f"its values (mode {image.mode}) may be of any size: scale them to 8 or 16 bits")
     return None
