@@ -214,7 +214,8 @@ def _remove_left_overs(folder: Path) -> None:
     if fcntl is None:
         return
     with suppress(OSError):  # here and below: what may not be removed stays
-        left_over = [entry.path for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]
+        entries = [entry for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]
+        left_over = [entry.path for entry in entries if entry.is_file(follow_symlinks=False)]
         for path in left_over:
             with suppress(OSError), _opened(path) as descriptor:
                 _lock(descriptor)
@@ -223,8 +224,7 @@ def _remove_left_overs(folder: Path) -> None:
 
 @contextmanager
 def _opened(path: str) -> Iterator[int]:
-    """Neither a link nor a pipe that waits: nobody but `_temporary` should make such names, yet anybody could."""
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
         yield descriptor
     finally:

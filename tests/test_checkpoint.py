@@ -273,7 +273,7 @@ def test_killed_at_any_moment(tmp_path):
             writer.wait()
     for path in paths:
         content, tensors = read(path)
-        assert (tensors["x"] == content["number"]).all()
+        assert (tensors["x"] == content["number"]).all() and os.listdir(path.parent) == [path.name]
 
 
 # What load refuses

@@ -120,7 +120,7 @@ def test_left_overs_of_the_dead_are_removed(tmp_path):
     for name in kept:
         (tmp_path / name).touch()
     os.symlink(tmp_path / "m", tmp_path / ".einet-1111111111111111.tmp")
-    os.mkdir(tmp_path / ".einet-2222222222222222.tmp")
+    os.mkfifo(tmp_path / ".einet-2222222222222222.tmp")
     others = set(os.listdir(tmp_path))
     with open(tmp_path / kept[-1]) as living:
         fcntl.flock(living, fcntl.LOCK_EX)
@@ -130,12 +130,6 @@ def test_left_overs_of_the_dead_are_removed(tmp_path):
             assert set(os.listdir(tmp_path)) == others
     load(tmp_path / "m")  # now it is dead
     assert set(os.listdir(tmp_path)) == others - {kept[-1]}
-
-
-def test_a_pipe_of_such_a_name_keeps_nobody_waiting(tmp_path):
-    os.mkfifo(tmp_path / LEFT_OVER)
-    save(network(), tmp_path / "m")
-    assert (tmp_path / "m").exists()
 
 
 def test_who_is_taken_for_dead_too_early_begins_again(tmp_path, monkeypatch):
