@@ -30,7 +30,8 @@ def network(seed=0):
 
 def test_safetensors_reads_what_is_written(tmp_path):
     """Every type and shape, each at a multiple of its size, as readers in browsers need it."""
-    tensors = {f"{i}": torch.arange(5).to(dtype) for i, dtype in enumerate(files.NAMES)}
+    known = [dtype for dtype, name in files.NAMES.items() if name[:2] not in ("C6", "F8")]  # by all versions of it
+    tensors = {f"{i}": torch.arange(5).to(dtype) for i, dtype in enumerate(known)}
     tensors |= {"none": torch.ones(0, 3), "one": torch.tensor(2.0), "turned": torch.arange(6.0).view(2, 3).T}
     tensors["same"] = tensors["one"]
     write(tmp_path / "m", {"a": "\u00e9"}, tensors)
@@ -38,7 +39,7 @@ def test_safetensors_reads_what_is_written(tmp_path):
         assert found.keys() == tensors.keys()
         for name, tensor in tensors.items():
             assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
-            assert found[name].double().equal(tensor.double()) if not tensor.is_complex() else True
+            assert found[name].equal(tensor)
     data = (tmp_path / "m").read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])

@@ -88,7 +88,7 @@ def test_the_identity_stays_with_the_numbers(carry):
 def test_models_inside_others():
     """A prefix, and a mixture of which one component is wrong: not even its weights change."""
     other = network(graph=random_binary_trees(8, 2, 3, seed=1))
-    right, wrong = (Mixture([network(), last], [0.3, 0.7]) for last in (network(seed=2), other))
+    right, wrong = Mixture([network(seed=1), network(seed=2)], [0.6, 0.4]), Mixture([network(), other], [0.3, 0.7])
     state = nn.Sequential(right).state_dict()
     nn.Sequential(copy.deepcopy(right)).load_state_dict(state)
     before = numbers(wrong)
