@@ -13,6 +13,7 @@ Chapter: book/12_queries
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -28,6 +29,7 @@ from einet.exponential_family import ExponentialFamily
 from einet.families import FAMILIES
 from einet.files import read, refusals, write
 from einet.graph import RegionGraph
+from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
 
@@ -50,14 +52,19 @@ def save(
 ) -> None:
     """Write `model` to one file. Killed at any moment, it leaves the old file at `path`, or the new one.
 
+    path       of a file that is replaced, or of none yet. A link to a file stays a link, and that file is replaced
     optimizer  whose step size and state to keep, for `load_optimizer`
     families   classes of leaves that are not einet's own
     dtype      by default the parameters' own, and log-densities after `load` are the same to the last bit;
                torch.float16 for a file of half the size, which `load` reads as float32 and normalises again
 
     `ValueError` where `model` is neither network nor mixture, is parametrized for gradient training (`constrained`
-    undoes that), has parameters that are no distribution, or a family that nobody knows; where `path` is a folder, or
-    in a folder that does not exist.
+    undoes that), has parameters that are no distribution, or a family that nobody knows; where `path` is a folder, a
+    pipe, a device or anything else but a regular file, or in a folder that does not exist. `OSError`, and the old file,
+    where the disk is full or the folder may not be written to.
+
+    The file has the graph, too, as `model.state_dict()` has not: this is the way to keep a model over a graph that was
+    drawn without a seed.
 
     Paper: not in it
     Chapter: book/12_queries
@@ -65,12 +72,12 @@ def save(
     content = {"model": description(model, families)}
     if any(parametrize.is_parametrized(module) for module in model.modules()):
         raise ValueError("the model is parametrized for gradient training: call constrained(model) first")
-    tensors = model.state_dict()
-    _check_dtype(tensors)
+    tensors = parameters_of(model)
+    check_dtype(tensors)
     _check_parameters(model)
     if dtype is not None:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-        _check_dtype(tensors)
+        check_dtype(tensors)
     if optimizer is not None:
         content["optimizer"], state = optimizer_state(optimizer)
         tensors |= state
@@ -166,11 +173,11 @@ def _model(content: dict, tensors: dict[str, Tensor], known: dict[str, type]) ->
     if len(places) > len(tensors) or not all(place in known_places for place in places):
         raise ValueError(f"its components must be numbers of its {len(arguments)} networks, got {places[:8]}")
     _check_shapes(_shapes(arguments, places, mixture), tensors)
-    dtype = _check_dtype(tensors)
+    dtype = check_dtype(tensors)
     components = [_outline(arguments[place]) for place in places]
     model = Mixture(components, [1 / len(places)] * len(places)) if mixture else components[0]
     final = torch.float32 if dtype == torch.float16 else dtype
-    model.load_state_dict({name: tensor.to(final, copy=True) for name, tensor in tensors.items()}, assign=True)
+    set_parameters(model, {name: tensor.to(final, copy=True) for name, tensor in tensors.items()}, assign=True)
     if dtype == torch.float16:
         _normalize(model)
     _check_parameters(model)
@@ -217,12 +224,33 @@ def _outline(arguments: dict) -> Einet:
 
 def _shapes(arguments: list[dict], places: list[int], mixture: bool) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of the model."""
-    outlines = [_outline(each).state_dict() for each in arguments]
+    outlines = [parameters_of(_outline(each)) for each in arguments]
     shapes = [{name: tuple(tensor.shape) for name, tensor in outline.items()} for outline in outlines]
     if not mixture:
         return shapes[0]
     parts = {f"components.{c}.{name}": s for c, place in enumerate(places) for name, s in shapes[place].items()}
     return {"weights": (len(places),), **parts}
+
+
+def parameters_of(model: nn.Module) -> dict[str, Tensor]:
+    """What a file has of a model's state: the parameters alone, since its description says whose they are."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+def set_parameters(model: nn.Module, tensors: dict[str, Tensor], assign: bool = False) -> None:
+    """The inverse of `parameters_of`, for a model of the same description."""
+    model.load_state_dict({**model.state_dict(), **tensors}, assign=assign)
+
+
+def check_state(model: Einet | Mixture, tensors: dict[str, Tensor]) -> None:
+    """`ValueError` where `tensors` cannot be the parameters of `model`, by the rules of `load`."""
+    own = parameters_of(model)
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in own.items()}, tensors)
+    if check_dtype(tensors) != check_dtype(own):
+        raise ValueError(f"the parameters must be of {check_dtype(own)}, got {check_dtype(tensors)}")
+    trial = copy.deepcopy(model)
+    set_parameters(trial, tensors)
+    _check_parameters(trial)
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]) -> None:
@@ -234,7 +262,7 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]
             raise ValueError(f"the shape of {name} should be {shape}, it is {tuple(tensors[name].shape)}")
 
 
-def _check_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
+def check_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
     found = {tensor.dtype for tensor in tensors.values()}
     if len(found) != 1 or not found <= set(DTYPES):
         raise ValueError(f"the parameters must have one dtype of {DTYPES}, got {sorted(map(str, found))}")
@@ -248,7 +276,7 @@ def _check_parameters(model: Einet | Mixture) -> None:
             off = (module.weights.sum(module.weight_dim) - 1).abs().max()
             if not (module.weights >= 0).all() or not off <= TOLERANCE:
                 raise ValueError(f"the weights of {name or 'the mixture'} are negative, or off a sum of 1 by {off}")
-        elif hasattr(module, "phi"):
+        elif isinstance(module, FamilyLeaves):
             off = (module.family.project(module.phi) - module.phi).abs()
             if not (off <= TOLERANCE * module.phi.abs()).all() or not module.phi.isfinite().all():
                 raise ValueError(f"the parameters of {name} are outside what {module.family} allows")
@@ -260,7 +288,7 @@ def _normalize(model: Einet | Mixture) -> None:
     for module in model.modules():
         if hasattr(module, "weight_dim"):
             module.weights.clamp_min_(WEIGHT_FLOOR).div_(module.weights.sum(module.weight_dim, keepdim=True))
-        elif hasattr(module, "phi"):
+        elif isinstance(module, FamilyLeaves):
             module.phi.copy_(module.family.project(module.phi))
 
 

@@ -115,7 +115,12 @@ def _kept(folder: Path, settings: dict, rows: Rows) -> Tensor:
     content, tensors = read(path)
     with refusals(path):
         check_same(content["clusters"], settings)
-        return tensors["labels"].clone()
+        labels = tensors["labels"]
+        if labels.dtype != torch.int64 or labels.shape != rows.x.shape[:1]:
+            raise ValueError(f"it should have {len(rows.x)} labels, int64, got {labels.dtype} {tuple(labels.shape)}")
+        if not ((labels >= 0) & (labels < settings["num_components"])).all():
+            raise ValueError(f"its labels should be from 0 to {settings['num_components'] - 1}, some are not")
+        return labels.clone()
 
 
 def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:

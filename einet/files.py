@@ -7,7 +7,8 @@ The metadata of the file are four texts:
     content   JSON: whatever is no tensor
     sha256    of the content and all tensors, so that a flipped bit is found
 
-Nothing in such a file is ever executed.
+Nothing in such a file is ever executed. The format is written here, since what safetensors has for it opens the path
+itself, through a link that waits there, and needs numpy; reading, where bytes may be hostile, is left to safetensors.
 
 Paper: not in it
 Chapter: book/12_queries
@@ -15,54 +16,66 @@ Chapter: book/12_queries
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
-import threading
+import re
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows, where left-overs of killed processes stay
+    fcntl = None
+
 FORMAT, VERSION = "einet", "1"
 # What wrong JSON, wrong tensors and a wrong file format raise in the code that reads them.
-FOREIGN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError, SafetensorError)
+FOREIGN = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError, MemoryError,
+    SafetensorError,
+)  # fmt: skip
+NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64", torch.int32: "I32",
+    torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+LONGEST_HEADER = 100_000_000  # bytes, of safetensors' readers
+TEMPORARY = re.compile(r"\.einet-[0-9a-f]{16}\.tmp")
 
 
 def write(path: str | os.PathLike, content: dict, tensors: dict[str, Tensor]) -> None:
-    """Content and tensors in one file at `path`, which at any moment is the old one or the new one."""
-    path = Path(path).resolve()
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'in no folder that exists'}")
+    """Content and tensors in one file at `path`, which at any moment is the old one or the new one.
+
+    A link to a file, or to where none is yet, stays a link; `ValueError` for a path where anything else is.
+    """
+    path = _target(path)
     text = json.dumps(content)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "version": VERSION, "content": text, "sha256": digest(tensors, text)}
-    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask leaves; safetensors lets nobody else read
-        safetensors.torch.save_file(_apart(tensors), temporary, metadata)
-        os.chmod(temporary, mode)
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except SafetensorError as error:  # the disk is full, or the folder may not be written to
-        raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    header = _header(tensors, {"format": FORMAT, "version": VERSION, "content": text, "sha256": digest(tensors, text)})
+    with _replacement(path) as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        for _, tensor in _arranged(tensors):
+            stream.write(_memory(tensor))
 
 
 def read(path: str | os.PathLike) -> tuple[dict, dict[str, Tensor]]:
     """Content and tensors of the file at `path`. `ValueError` unless it is, bit by bit, what `write` wrote."""
     if not os.path.isfile(path):
         raise ValueError(f"cannot read {path}: {'a folder' if os.path.isdir(path) else 'there is no such file'}")
+    _remove_left_overs(Path(path).resolve().parent)
     with refusals(path):
-        data = Path(path).read_bytes()  # once: safe_open opens a file twice, and it may be replaced in between
-        tensors, metadata = safetensors.torch.load(data), _metadata(data)
+        data, metadata = _measured(path)
+        tensors = safetensors.torch.load(data)
         found = metadata.get("format"), metadata.get("version")
         if found != (FORMAT, VERSION):
             raise ValueError(f"its format and version are {found}, this einet reads {(FORMAT, VERSION)}")
@@ -71,39 +84,14 @@ def read(path: str | os.PathLike) -> tuple[dict, dict[str, Tensor]]:
         return json.loads(metadata["content"]), tensors
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    """The texts in the header of a safetensors file: JSON, after its length in 8 bytes."""
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
-
-
 def digest(tensors: dict[str, Tensor], text: str = "") -> str:
     """SHA-256 of a text and of named tensors: names, types, shapes and all bytes."""
     found = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        tensor = tensor.detach().cpu().contiguous()
+        found.update(_memory(tensor))
     return found.hexdigest()
-
-
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share no memory, as the components of a mixture may: safetensors refuses them otherwise."""
-    apart, seen = {}, set()
-    for name, tensor in tensors.items():
-        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
-    return apart
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or on POSIX a folder's list of files, is on the disk."""
-    if path.is_dir() and os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -113,6 +101,147 @@ def refusals(path: str | os.PathLike) -> Iterator[None]:
         yield
     except FOREIGN as error:
         reason = error if isinstance(error, ValueError) else repr(error)
-        if isinstance(error, SafetensorError):
+        if isinstance(error, (SafetensorError, UnicodeDecodeError, json.JSONDecodeError)):
             reason = f"{error}: it is not a file of einet.save, or is damaged"
         raise ValueError(f"cannot read {path}: {reason}") from error
+
+
+# The format: the length of the header in 8 bytes, the header, which is JSON, and the numbers of all tensors
+
+
+def _arranged(tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """In the order of a file: the widest numbers first, so that all lie at multiples of their size."""
+    return sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
+
+
+def _header(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    header, end = {"__metadata__": metadata}, 0
+    for name, tensor in _arranged(tensors):
+        if tensor.dtype not in NAMES:
+            raise ValueError(f"{name} is of {tensor.dtype}, a file has one of {list(NAMES)}")
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > LONGEST_HEADER:
+        raise ValueError(f"the description of the model has {len(text)} bytes, a file at most {LONGEST_HEADER}")
+    return text
+
+
+def _memory(tensor: Tensor) -> ctypes.Array:
+    """The bytes of a contiguous tensor on the CPU, valid as long as it lives: no copy, and no numpy."""
+    return (ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())
+
+
+def _measured(path: str | os.PathLike) -> tuple[bytes, dict[str, str]]:
+    """All bytes and the metadata of a file, once its header has said that it is as long as it is.
+
+    The file is opened once, since it may be replaced at any moment.
+    """
+    with open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= min(size - 8, LONGEST_HEADER):
+            raise ValueError(f"of its {size} bytes {length} should be a header: it is not a file of einet.save")
+        header = json.loads(stream.read(length))
+        ends = [each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"]
+        said = 8 + length + max(ends, default=0)
+        if size != said:
+            raise ValueError(f"it has {size} bytes, and should by its header have {said}: it is cut short, or damaged")
+        stream.seek(0)
+        return stream.read(size), header.get("__metadata__", {})
+
+
+# Replacing a file as a whole
+
+
+def _target(path: str | os.PathLike) -> Path:
+    """The path without links. `ValueError` where something else is than a regular file."""
+    try:
+        kind = os.stat(path).st_mode  # of what a link leads to
+    except FileNotFoundError:
+        kind = stat.S_IFREG  # to be
+    resolved = Path(path).resolve()
+    if not stat.S_ISREG(kind):
+        reason = "it is a folder" if stat.S_ISDIR(kind) else "it is no regular file, and nothing else is replaced"
+        raise ValueError(f"cannot write {path}: {reason}")
+    if not resolved.parent.is_dir():
+        raise ValueError(f"cannot write {path}: it is in no folder that exists")
+    return resolved
+
+
+@contextmanager
+def _replacement(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside the one at `path`, whose place it takes at the end, if nothing has failed until then."""
+    _remove_left_overs(path.parent)
+    stream = None
+    try:
+        stream = _temporary(path.parent)
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+        if fcntl is None:
+            stream.close()  # Windows renames no open file; elsewhere the lock is held until the name is gone
+        os.replace(stream.name, path)
+        _sync(path.parent)
+    except OSError as error:  # the disk is full, or the folder may not be written to
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if stream is not None:
+            with suppress(OSError):  # of numbers that wait to be written, and find the disk full once more
+                stream.close()
+            Path(stream.name).unlink(missing_ok=True)
+
+
+def _temporary(folder: Path) -> BinaryIO:
+    """A new file under a name that nobody has, locked, so that nobody takes it for a left-over, until it is closed."""
+    while True:
+        stream = open(folder / f".einet-{secrets.token_hex(8)}.tmp", "xb")
+        try:
+            _lock(stream.fileno())
+        except BlockingIOError:  # somebody did so in the moment before, and is about to remove it
+            stream.close()
+            continue
+        except OSError:  # a file system without locks: there left-overs stay
+            return stream
+        if os.path.exists(stream.name):
+            return stream
+        stream.close()
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Remove what killed processes, of any container, were writing: the system has taken their locks away."""
+    if fcntl is None:
+        return
+    with suppress(OSError):  # here and below: what may not be removed stays
+        entries = [entry for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]
+        left_over = [entry.path for entry in entries if entry.is_file(follow_symlinks=False)]
+        for path in left_over:
+            with suppress(OSError), _opened(path) as descriptor:
+                _lock(descriptor)
+                os.unlink(path)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync(folder: Path) -> None:
+    """On POSIX, wait until a folder's list of files is on the disk."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

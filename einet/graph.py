@@ -17,6 +17,7 @@ Chapter: book/04_layers
 
 from __future__ import annotations
 
+import hashlib
 import json
 import operator
 from collections.abc import Iterable, Sequence
@@ -148,9 +149,17 @@ class RegionGraph:
 
     def to_json(self) -> str:
         """The graph as JSON text. Inner scopes are left out: they are the unions of their partitions."""
-        scopes = [None if self.partitions_of[i] else list(region.scope) for i, region in enumerate(self.regions)]
         shape = None if self.shape is None else list(self.shape)
-        return json.dumps({"regions": scopes, "partitions": [list(p) for p in self.partitions], "shape": shape})
+        return json.dumps({**self._structure(), "shape": shape})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of regions and partitions: in every process, other graphs have others."""
+        return hashlib.sha256(json.dumps(self._structure()).encode()).hexdigest()
+
+    def _structure(self) -> dict[str, list]:
+        scopes = [None if self.partitions_of[i] else list(region.scope) for i, region in enumerate(self.regions)]
+        return {"regions": scopes, "partitions": [list(p) for p in self.partitions]}
 
     @classmethod
     def from_json(cls, text: str) -> RegionGraph:

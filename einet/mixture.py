@@ -52,6 +52,12 @@ class Mixture(nn.Module):
         families = [tuple(component.families.items()) for component in components]
         self.checking = {families.index(each) for each in families}  # the first with its families looks at the support
 
+    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        """torch's step of `load_state_dict`: all components are compared before any parameter changes."""
+        for i, component in enumerate(self.components):
+            component.check_state(state_dict, f"{prefix}components.{i}.")
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def forward(self, x: Tensor, observed: Tensor | None = None, check: bool = True) -> Tensor:
         """log P(x_observed) in nats, (B,). Arguments and errors are those of `Einet.forward`."""
         return torch.logsumexp(self.log_joint(x, observed, check), 1)

@@ -11,6 +11,7 @@ Chapter: book/04_layers
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from einet.exponential_family import ExponentialFamily
 from einet.graph import Partition, RegionGraph
+from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_
 from einet.leaves import LeafLayer
 
@@ -34,6 +36,11 @@ class Einet(nn.Module):
 
     `model(x)` is the log-density in nats. Weights are probabilities, the leaves' phi expectation parameters: `em.EM`
     moves both. Nothing is stored between calls. `ValueError` on bad input.
+
+    `state_dict()` has, beside the parameters, an `identity`: the graph, families and sizes that they are parameters of.
+    `load_state_dict` refuses the state of another model with a `RuntimeError` that says what differs, whatever `strict`
+    is, before a parameter changes. A state without an identity, of einet 0.1.0 or one it was taken out of, is compared
+    by names and shapes alone, with a warning. The state does not have the graph itself: what `einet.save` writes does.
 
     Paper: Section 3
     Chapter: book/04_layers
@@ -60,6 +67,7 @@ class Einet(nn.Module):
         self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes)
         self.leaves = LeafLayer([graph.regions[leaf].scope for leaf in self.leaf_order], self.families, num_leaves)
         self.levels = nn.ModuleList(levels)
+        self.register_buffer(KEY, as_tensor(self._identity()))
         self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
@@ -71,6 +79,25 @@ class Einet(nn.Module):
                 part.phi.copy_(part.family.initial(tuple(part.phi.shape[1:]), generator))
             for layer in self.sum_layers():
                 normalized_(layer.weights, layer.weight_dim, generator)
+
+    def _identity(self) -> dict:
+        sizes = {name: getattr(self, name) for name in ("num_sums", "num_leaves", "num_classes")}
+        return identity(self.graph, self.families, **sizes)
+
+    def check_state(self, state: dict[str, Tensor], prefix: str) -> bool:
+        """Whether the part `prefix` of a state says whose it is. `RuntimeError` where that is another model."""
+        return check_identity(self._identity(), state, prefix)
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        """torch's step of `load_state_dict` for this module, which comes before those of its parts."""
+        if not self.check_state(state_dict, prefix):
+            warnings.warn(
+                f"the state has no {prefix + KEY!r}, as in einet 0.1.0: only if the graph and the families are those "
+                "that it was saved with is it this model's", stacklevel=2,
+            )  # fmt: skip
+        state_dict.pop(prefix + KEY, None)
+        state_dict.update({prefix + KEY: self.identity} if KEY in self._buffers else {})  # a pickle of 0.1.0 has none
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def sum_layers(self) -> list[EinsumLayer | MixingLayer]:
         """All layers with weights, from the leaves to the root."""

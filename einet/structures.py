@@ -22,7 +22,9 @@ def random_binary_trees(num_variables: int, depth: int, num_replicas: int, seed:
 
     Each tree shuffles the variables, splits them into two halves of (near) equal size and recurses; trees share nothing
     but the root. A region of a single variable cannot be split and is a leaf, however deep the tree was to be.
-    With depth 0 the root itself is the one leaf region. The graph is a function of the arguments and `seed`.
+    With depth 0 the root itself is the one leaf region. The graph is a function of the arguments and `seed`; where that
+    is None, it is another one in every call and every process. `einet.save` keeps a model's graph with its parameters,
+    `state_dict` does not.
     `ValueError` unless num_variables >= 1, depth >= 0, num_replicas >= 1.
 
     Paper: Section 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"

@@ -17,7 +17,15 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from einet.checkpoint import description, optimizer_state, set_optimizer_state
+from einet.checkpoint import (
+    check_dtype,
+    check_state,
+    description,
+    optimizer_state,
+    parameters_of,
+    set_optimizer_state,
+    set_parameters,
+)
 from einet.em import EM
 from einet.files import digest, read, refusals, write
 from einet.mixture import Mixture
@@ -86,6 +94,7 @@ def fit(
     cuda_graph  record one step of EM on the GPU, and replay it: a small or deep network then no longer waits for the
                 CPU to launch its many kernels. The data are moved to the GPU. Gradients are not checked at every step:
                 a likelihood that is not finite ends the training after the epoch, with a `ValueError`
+    progress    show a bar, where tqdm is installed
 
     `ValueError` for settings or data out of range, or a checkpoint that is damaged or of another run.
 
@@ -155,7 +164,7 @@ class _Run:
             history.best_epoch = self.epoch - 1
         elif history.best_epoch < 0 or history.valid[-1] > history.valid[history.best_epoch]:
             history.best_epoch = self.epoch - 1
-            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.best = {name: tensor.clone() for name, tensor in parameters_of(self.model).items()}
 
     def shown(self) -> dict[str, str]:
         last = {"train": self.history.train[-1:], "valid": self.history.valid[-1:]}
@@ -163,20 +172,21 @@ class _Run:
 
     def finish(self) -> None:
         if self.best is not None:
-            self.model.load_state_dict(self.best)
+            set_parameters(self.model, self.best)
 
     # On disk
 
     def resume(self, path: str | os.PathLike, settings: dict, epochs: int) -> None:
         """Go on from `path`, or, where there is no such file, begin it."""
+        check_dtype(parameters_of(self.model))  # of another, no epoch could be read again
         self.settings = {
             **settings,
             "model": description(self.model, _families(self.model)),
-            "initial parameters": digest(self.model.state_dict()),
+            "initial parameters": digest(parameters_of(self.model)),
             "optimizer": optimizer_state(self.optimizer)[0],
             **_told(self.scheduler),
         }
-        if not os.path.lexists(path):
+        if not os.path.exists(path):
             self.save(path)  # now, so that a path where nothing can be written is found before an epoch is lost
             return
         content, tensors = read(path)
@@ -190,7 +200,7 @@ class _Run:
 
     def save(self, path: str | os.PathLike) -> None:
         state, tensors = optimizer_state(self.optimizer)
-        current = self.model.state_dict()
+        current = parameters_of(self.model)
         best = current if self.best is None else self.best
         if self.history.best_epoch < self.epoch - 1:
             tensors |= {f"training.{name}": tensor for name, tensor in current.items()}
@@ -199,9 +209,11 @@ class _Run:
         write(path, content, {**best, **tensors})
 
     def _restore(self, content: dict, tensors: dict[str, Tensor]) -> None:
-        best = {name: tensors[name] for name in self.model.state_dict()}
+        best = {name: tensors[name] for name in parameters_of(self.model)}
         current = {name: tensors.get(f"training.{name}", tensor) for name, tensor in best.items()}
-        self.model.load_state_dict(current)
+        for state in (best, current):
+            check_state(self.model, state)
+        set_parameters(self.model, current)
         self.history = History(**content["training"]["history"])
         if self.history.valid:
             self.best = {name: tensor.clone() for name, tensor in best.items()}
@@ -243,9 +255,24 @@ def check_same(there: dict, here: dict) -> None:
             raise ValueError(f"it is of another run: {name} was {was}, and is {now}")
 
 
+class _NoBar:
+    """What stands for tqdm's bar where nothing is to be shown, or tqdm is not installed."""
+
+    def __init__(self, steps: Iterable):
+        self.steps = steps
+
+    def __iter__(self):
+        return iter(self.steps)
+
+    def set_postfix(self, shown: dict[str, str]) -> None:
+        pass
+
+
 def progress_bar(steps: Iterable, progress: bool, total: int | None = None, unit: str = "epoch"):
     if not progress:
-        return steps
-    from tqdm.auto import tqdm  # here, so that `import einet` needs torch alone
-
+        return _NoBar(steps)
+    try:
+        from tqdm.auto import tqdm  # here, so that `import einet` needs torch alone
+    except ImportError:
+        return _NoBar(steps)
     return tqdm(steps, total=total, unit=unit)

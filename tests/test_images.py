@@ -26,6 +26,7 @@ from einet.datasets import (
     images,
     read_idx,
     read_svhn,
+    reading,
     svhn,
 )
 from einet.datasets.images import ImageSource
@@ -467,6 +468,171 @@ def test_ten_thousand_house_numbers_in_20_seconds():
     start = time.process_time()
     house_numbers(500, seed=1)
     assert 20 * (time.process_time() - start) < 20
+
+
+# Modes and depths
+
+RAMP = np.array([[0, 256, 257, 2570, 25700, 65535]], np.uint16)
+UPPER = [0, 0, 1, 10, 100, 255]
+
+
+def as_pixels(album, image, kind="PNG", channels=1, **options):
+    path = album({"x." + {"JPEG2000": "png"}.get(kind, kind.lower()): encoded(image, kind, **options)})
+    return image_folder(path, (image.height, image.width), channels=channels)[0].flatten().tolist()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_sixteen_bits_become_the_upper_eight(album, kind):
+    image = Image.fromarray(RAMP)
+    assert as_pixels(album, image, kind) == UPPER
+    assert as_pixels(album, image, kind, channels=3) == [value for value in UPPER for _ in range(3)]
+
+
+def test_sixteen_bits_of_a_microscope(album):
+    """A ramp over the whole range, of which all but the first value would be white if it were cut off at 255."""
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype("uint16")
+    assert as_pixels(album, Image.fromarray(ramp)) == (ramp // 257).flatten().tolist()
+
+
+def test_sixteen_bits_the_other_way_round(album):
+    """Their bytes, and black and white."""
+    assert as_pixels(album, Image.fromarray(RAMP.astype(">u2")), "TIFF") == UPPER
+    found = as_pixels(album, Image.fromarray(RAMP), "TIFF", tiffinfo={262: 0})
+    assert found == ((65535 - RAMP.astype(int)) // 257).flatten().tolist()
+
+
+def test_twelve_bits(album):
+    """Two values in three bytes: black, white, 16 and 1,000 of 4,095."""
+    values = bytes((0x00, 0x0F, 0xFF, 0x01, 0x03, 0xE8))
+    tags = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(values)}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(values))
+    content = start + values + struct.pack("<H", len(tags)) + entries + bytes(4)
+    found = image_folder(album({"x.tif": content}), (1, 4), channels=1)[0].flatten().tolist()
+    assert found == [0, 255, 16 * 255 // 4095, 1000 * 255 // 4095]
+
+
+@pytest.mark.parametrize("mode, colour, kind, grey, rgb", [
+    ("1", 1, "PNG", 255, (255, 255, 255)),
+    ("L", 9, "PNG", 9, (9, 9, 9)),
+    ("LA", (9, 100), "PNG", 9, (9, 9, 9)),
+    ("RGB", (90, 60, 30), "PNG", 66, (90, 60, 30)),
+    ("RGBA", (90, 60, 30, 128), "PNG", 66, (90, 60, 30)),
+    ("CMYK", (0, 0, 0, 100), "TIFF", 155, (155, 155, 155)),
+    ("YCbCr", (50, 128, 128), "TIFF", 50, (50, 50, 50)),
+])  # fmt: skip
+def test_modes_of_eight_bits(album, mode, colour, kind, grey, rgb):
+    image = Image.new(mode, (2, 2), colour)
+    assert as_pixels(album, image, kind) == [grey] * 4
+    assert as_pixels(album, image, kind, channels=3) == [*rgb] * 4
+
+
+def test_palettes(album):
+    image = Image.new("RGB", (2, 2), (200, 100, 0)).quantize(4)
+    assert image.mode == "P" and as_pixels(album, image, channels=3) == [200, 100, 0] * 4
+
+
+@pytest.mark.parametrize("image, reason", [
+    (Image.fromarray(RAMP.astype(np.int32)), "its values .mode I. may be of any size: scale them"),
+    (Image.fromarray(RAMP.astype(np.float32) / 65535), "its values .mode F. may be of any size: scale them"),
+    (Image.new("LAB", (2, 2)), "conversion from LAB"),
+], ids=("integers", "floats", "LAB"))  # fmt: skip
+def test_what_does_not_say_what_is_white(album, image, reason):
+    path = album({"x.tiff": encoded(image, "TIFF")})
+    with pytest.raises(ValueError, match=f"{path / 'x.tiff'} cannot be read: .*{reason}"):
+        image_folder(path, 2, channels=1)
+
+
+# Files that expand, or are larger than they should be
+
+
+@pytest.fixture
+def expanded(monkeypatch):
+    """A list of how many bytes each read of a compressed file has given."""
+    seen = []
+    for kind in (zipfile.ZipExtFile, gzip.GzipFile):
+
+        def read(self, size=-1, original=kind.read):
+            seen.append(len(given := original(self, size)))
+            return given
+
+        monkeypatch.setattr(kind, "read", read)
+    return seen
+
+
+def test_a_zip_that_expands_to_no_image(tmp_path, expanded):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.png", bytes(2**24))
+    with pytest.raises(ValueError, match="x.png cannot be read: .*cannot identify image"):
+        image_folder(tmp_path / "x.zip", 4)
+    assert 0 < sum(expanded) < 2**20
+
+
+def test_a_zip_whose_image_goes_on_is_read_in_pieces(tmp_path, expanded):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.png", plain((1, 2, 3)) + bytes(2**24))
+    assert image_folder(tmp_path / "x.zip", 4)[0].shape == (1, 4, 4, 3)
+    assert max(expanded) <= reading.CHUNK
+
+
+def test_no_image_has_so_many_bytes(album, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_BYTES", 100)
+    path = album({"x.png": bytes(101)})
+    with pytest.raises(ValueError, match=f"{path / 'x.png'} cannot be read: it has 101 bytes, more than the 100"):
+        image_folder(path, 4)
+
+
+def test_a_sparse_image_of_a_terabyte(tmp_path, faces):
+    for file, read in (
+        (stored(tmp_path / "x" / "a.png", b""), lambda: image_folder(tmp_path / "x", 4)),
+        (faces / "img_align_celeba" / "000003.jpg", lambda: celeba("valid")),
+    ):
+        with open(file, "r+b") as stream:
+            stream.truncate(2**40)
+        with pytest.raises(ValueError, match=f"{file} cannot be read: it has {2**40} bytes, more than"):
+            read()
+
+
+def test_an_idx_file_is_read_as_far_as_its_shape(tmp_path, expanded):
+    file = stored(tmp_path / "x.gz", b"\0\0\x08\x01\0\0\0\x01" + bytes(2**22))
+    with pytest.raises(ValueError, match=r"x.gz should hold 1 bytes, as \(1,\), got 2"):
+        read_idx(file)
+    assert sum(expanded) < 100
+    for ending, room in (("", 108), (".gz", r"\d+")):
+        file = stored(tmp_path / f"y{ending}", b"\0\0\x08\x02" + b"\0\x10\0\0" * 2 + bytes(96))
+        with pytest.raises(ValueError, match=f"should hold {2**40} bytes, as .*, and has room for {room}"):
+            read_idx(file)
+
+
+def test_an_idx_file_of_nothing(tmp_path):
+    assert read_idx(stored(tmp_path / "x", idx(NOISE[:0]))).shape == (0, 32, 32, 3)
+
+
+def test_a_mat_is_measured_before_it_is_read(tmp_path, monkeypatch):
+    """Its variables' shapes first; and gzipped or not, it is read from the stream."""
+    file = stored(tmp_path / "train_32x32.mat.gz", mat())
+    assert torch.equal(read_svhn(file)[0], torch.from_numpy(NOISE))
+    file = stored(tmp_path / "train_32x32.mat", mat(x=NOISE[:, :28]))
+    monkeypatch.setattr("scipy.io.loadmat", None)
+    with pytest.raises(ValueError, match=r"should hold X \(32, 32, 3, n\)"):
+        read_svhn(file)
+
+
+def test_a_published_file_is_read_as_far_as_it_can_be_long(place, clothes, monkeypatch, expanded):
+    most = images.FASHION_MNIST["train"][0].most_bytes
+    stored(place / "fashion-mnist" / "train-images-idx3-ubyte.gz", idx(GREY) + bytes(2 * most))
+    with pytest.raises(ValueError, match="7168 bytes"):
+        fashion_mnist("train")
+    assert sum(expanded) <= most + 1
+
+
+def test_a_partition_that_is_too_long(faces, place, monkeypatch):
+    monkeypatch.setattr(images, "MOST_PARTITION", 30)
+    with pytest.raises(ValueError, match="has more than 30 bytes"):
+        celeba("train")
+
+
+# House numbers out of range
 
 
 @pytest.mark.parametrize(("n", "seed"), [(0, 0), (-1, 0), (1.5, 0), (1, -1), (1, None)])

@@ -14,8 +14,11 @@ import hashlib
 import logging
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 RETRIES = 2  # of a download that failed
 
@@ -75,11 +78,18 @@ def download(folder: str, path: str, url: str, sha256: str) -> Path:
     )
 
 
-def uncompressed(file: Path, expected: int | None = None) -> bytearray:
-    """What a file holds, gzipped or not; of one that is longer than expected as much as shows that."""
+def uncompressed(file: Path, most: int) -> bytearray:
+    """What a file holds, gzipped or not; of one that holds more than `most` bytes one more, which shows that."""
+    with opened(file) as stream:
+        return bytearray(stream.read(most + 1))
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[BinaryIO]:
+    """What a file holds, gzipped or not, as a stream: a few bytes can expand to any number of them."""
     try:
         with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
-            return bytearray(stream.read(-1 if expected is None else expected + 1))
+            yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
 

@@ -3,7 +3,8 @@
     images, labels = image_folder("photos.zip", size=128)    # (n, 128, 128, 3), uint8, and (n,)
 
 Pixels are uint8: grey as (n, H, W), coloured as (n, H, W, 3) in red, green, blue. What cannot be read is a `ValueError`
-that begins with the name of the file.
+that begins with the name of the file. A file is measured by what it says of itself before it is read, since few bytes
+may expand to any number.
 
 Paper: Section 4.2
 Chapter: book/10_images
@@ -18,15 +19,19 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from einet.datasets.disk import uncompressed
+from einet.datasets.disk import opened
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MOST_BYTES = 2**29  # of one image's file: more than any image has that Pillow does not take for a bomb
+CHUNK = 2**20
+EXPANSION = 1032  # bytes that gzip makes of one, at most
 # What readers of damaged files raise.
 DAMAGE = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError, OSError, SyntaxError,
@@ -43,11 +48,17 @@ def read_svhn(file: str | os.PathLike, content: bytes | None = None) -> tuple[Te
     Paper: Section 4.2
     Chapter: book/10_images
     """
-    from scipy.io import loadmat  # here and below, so that only who reads such a file needs the package
+    from scipy.io import loadmat, whosmat  # here and below, so that only who reads such a file needs the package
     from scipy.io.matlab import MatReadError
 
-    with _damage(file, MatReadError):
-        variables = loadmat(io.BytesIO(uncompressed(Path(file)) if content is None else content))
+    with _damage(file, MatReadError), opened(Path(file)) if content is None else io.BytesIO(content) as stream:
+        shapes = {name: shape for name, shape, _ in whosmat(stream)}
+        if shapes["X"][:3] != (32, 32, 3) or math.prod(shapes["y"]) != math.prod(shapes["X"][3:]):
+            raise ValueError(
+                f"it should hold X (32, 32, 3, n) and y (n, 1), got {shapes['X']}, ({math.prod(shapes['y'])},)"
+            )
+        stream.seek(0)
+        variables = loadmat(stream, variable_names=("X", "y"))
         x, y = variables["X"], variables["y"].ravel()
     if x.dtype != "uint8" or x.ndim != 4 or x.shape[:3] != (32, 32, 3) or y.shape != x.shape[3:]:
         raise ValueError(
@@ -68,15 +79,20 @@ def read_idx(file: str | os.PathLike, content: bytes | None = None) -> Tensor:
     Paper: not in it
     Chapter: book/10_images
     """
-    content = uncompressed(Path(file)) if content is None else content
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or content[3] == 0:
-        raise ValueError(f"{file} should begin with the bytes 0 0 8 of an IDX file, got {list(content[:4])}")
-    start = 4 + 4 * content[3]
-    with _damage(file):
-        shape = struct.unpack_from(f">{content[3]}I", content, 4)
-    if len(content) - start != math.prod(shape):
-        raise ValueError(f"{file} should hold {math.prod(shape)} bytes, as {shape}, got {len(content) - start}")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].view(shape).clone()
+    most = EXPANSION if Path(file).suffix == ".gz" else 1
+    room = os.path.getsize(file) * most if content is None else len(content)
+    with opened(Path(file)) if content is None else io.BytesIO(content) as stream:
+        head = stream.read(4)
+        if len(head) < 4 or head[:3] != b"\x00\x00\x08" or head[3] == 0:
+            raise ValueError(f"{file} should begin with the bytes 0 0 8 of an IDX file, got {list(head)}")
+        with _damage(file):
+            shape = struct.unpack(f">{head[3]}I", stream.read(4 * head[3]))
+        size = math.prod(shape)
+        values = bytearray(stream.read(size + 1) if size <= room else b"")
+    if len(values) != size:
+        found = f"got {len(values)}" if size <= room else f"and has room for {room}"
+        raise ValueError(f"{file} should hold {size} bytes, as {shape}, {found}")
+    return torch.frombuffer(values, dtype=torch.uint8).view(shape) if size else torch.empty(shape, dtype=torch.uint8)
 
 
 def image_folder(
@@ -98,21 +114,23 @@ def image_folder(
     limit     only the first so many
 
     Returns pixels, uint8, and (n,), int64: the number of the folder, in alphabetical order, that an image lies in.
-    `ValueError` for an image that is damaged or smaller than `crop`, a folder without images, a file that is no zip;
-    and for settings out of range. Needs Pillow.
+    Values of 16 bits become the upper 8, so that black and white stay what they are; transparency is left out.
+    `ValueError` for an image that is damaged or smaller than `crop`, whose file is larger than 512 MiB, or whose mode
+    does not say what is white (floats, integers of 32 bits) or cannot be converted; a folder without images, a file
+    that is no zip; and for settings out of range. Needs Pillow.
 
     Paper: Section 4.2
     Chapter: book/10_images
     """
     size = tuple(size) if isinstance(size, Sequence) else (size, size)
     check_sizes(size, crop, channels, limit)
-    names, read = _listed(Path(path))
+    names, opener = _listed(Path(path))
     names = sorted(name for name in names if name.startswith(f"{inside}/" if inside else "") and _is_image(name))
     if not names:
         raise ValueError(f"{Path(path) / inside} holds no image: no file that ends in one of {', '.join(ENDINGS)}")
     folders = [name.rpartition("/")[0] for name in names[:limit]]
     numbers = {folder: number for number, folder in enumerate(sorted(set(folders)))}
-    pixels = pixels_of(names[:limit], read, path, size, crop, channels)
+    pixels = pixels_of(names[:limit], opener, path, size, crop, channels)
     return pixels, torch.tensor([numbers[folder] for folder in folders])
 
 
@@ -127,16 +145,47 @@ def check_sizes(size: tuple, crop: int | None, channels: int, limit: int | None)
         raise ValueError(f"channels must be 1 or 3, got {channels!r}")
 
 
-def _listed(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """The names of the files in a folder or a zip, and what reads one."""
+Opener = Callable[[str], AbstractContextManager[BinaryIO]]
+
+
+def _listed(path: Path) -> tuple[list[str], Opener]:
+    """The names of the files in a folder or a zip, and what opens one."""
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        return names, lambda name: (path / name).read_bytes()
+        return names, lambda name: file_of(path / name)
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or zip {path}")
     with _damage(path):
         archive = zipfile.ZipFile(path)
-    return archive.namelist(), archive.read
+    return archive.namelist(), lambda name: _entry(archive, name)
+
+
+@contextmanager
+def file_of(path: Path) -> Iterator[BinaryIO]:
+    """An image's file, if it is not too large for one."""
+    _check_bytes(path.stat().st_size)
+    with open(path, "rb") as stream:
+        yield stream
+
+
+@contextmanager
+def _entry(archive: zipfile.ZipFile, name: str) -> Iterator[BinaryIO]:
+    """An image's file in a zip, expanded piece by piece, and no more of it than its header where it is no image."""
+    from PIL import Image
+
+    _check_bytes(archive.getinfo(name).file_size)
+    with archive.open(name) as stream:
+        Image.open(stream).close()
+    with archive.open(name) as stream:
+        while stream.read(CHUNK):  # at the end the checksum is compared
+            pass
+    with archive.open(name) as stream:
+        yield stream
+
+
+def _check_bytes(size: int) -> None:
+    if size > MOST_BYTES:
+        raise ValueError(f"it has {size} bytes, more than the {MOST_BYTES} of any image")
 
 
 def _is_image(name: str) -> bool:
@@ -146,7 +195,7 @@ def _is_image(name: str) -> bool:
 
 def pixels_of(
     names: list[str],
-    read: Callable[[str], bytes],
+    opener: Opener,
     path: str | os.PathLike,
     size: tuple,
     crop: int | None,
@@ -157,23 +206,40 @@ def pixels_of(
 
     pixels = torch.empty(len(names), *size, channels, dtype=torch.uint8)
     for name, row in zip(names, pixels, strict=True):
-        with _damage(Path(path) / name, Image.DecompressionBombError):
-            data = _scaled(read(name), size, crop, "RGB" if channels == 3 else "L")
+        with _damage(Path(path) / name, Image.DecompressionBombError), opener(name) as stream:
+            data = _scaled(stream, size, crop, "RGB" if channels == 3 else "L")
         row.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8).view(row.shape))
     return pixels if channels == 3 else pixels[..., 0]
 
 
-def _scaled(content: bytes, size: tuple[int, int], crop: int | None, mode: str) -> bytes:
+def _scaled(stream: BinaryIO, size: tuple[int, int], crop: int | None, mode: str) -> bytes:
     from PIL import Image, ImageOps
 
-    with Image.open(io.BytesIO(content)) as image:
-        image = ImageOps.exif_transpose(image).convert(mode)
+    with Image.open(stream) as image:
+        limits = _black_and_white(image)
+        image = ImageOps.exif_transpose(image)
+    if limits is not None:  # Pillow itself would cut off what is above 255
+        black, white = limits
+        scale = 255 / (white - black)
+        image = image.convert("I").point(lambda value: value * scale + (1e-6 - black * scale))  # rounded down
+    image = image.convert(mode)
     if crop is not None:
         left, top = (image.width - crop) // 2, (image.height - crop) // 2
         if left < 0 or top < 0:
             raise ValueError(f"{image.width} x {image.height} pixels are fewer than the crop of {crop} x {crop}")
         image = image.crop((left, top, left + crop, top + crop))
     return ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS).tobytes()
+
+
+def _black_and_white(image) -> tuple[int, int] | None:
+    """The values that are black and white in an image of more than 8 bits, None for all others, which Pillow knows."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 is the number of bits, 262 is 0 where 0 is white
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        top = 2 ** tags.get(258, (16,))[0] - 1
+        return (top, 0) if tags.get(262) == 0 else (0, top)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its values (mode {image.mode}) may be of any size: scale them to 8 or 16 bits")
+    return None
 
 
 @contextmanager
