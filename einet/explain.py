@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from einet.layers import CACHE, Scaled
+from einet.layers import CACHE, GPU_SLICE, Scaled
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.trees import (
@@ -24,12 +24,15 @@ from einet.trees import (
     networks_of,
     portions,
     result_dtype,
+    slices,
     upward,
     values,
 )
 
 # e^-45 is less than half the last bit of a float64, for a thousand networks together.
 NEGLIGIBLE = 45.0
+# A maximum along an axis is fast where so many numbers lie side by side along the others.
+WIDE = 2**11
 
 
 class Explanation(NamedTuple):
@@ -177,7 +180,7 @@ def _with_modes(network: Einet, leaves: Scaled, observed: Tensor) -> Scaled:
         at_mode = part.family.log_density(part.family.mode(phi), phi).sum(1)  # (P, K)
         for rows, pairs, variables in part.groups():
             own = at_mode[pairs].unflatten(0, variables.shape).transpose(1, 2)  # (L, K, s)
-            total = total.index_add(0, rows, (own @ (~observed[variables]).double()).expand(-1, -1, total.shape[2]))
+            total.index_add_(0, rows, (own @ (~observed[variables]).double()).expand(-1, -1, total.shape[2]))
     return Scaled.from_log(total, leaves.value.dtype)
 
 
@@ -191,13 +194,18 @@ def _max_einsum(layer, *children: Scaled) -> Scaled:
     """max_ij W_kij left_i right_j, scaled to a largest entry of 1: (L, K_out, B)."""
     left, right = left_and_right(children)
     (num_nodes, num_left, batch), num_out = left.value.shape, layer.weights.shape[1]
-    maxima = left.value.new_empty(num_nodes, num_out, batch)
-    step = max(1, CACHE // (num_left * layer.num_right * batch))
-    for start in range(0, num_nodes, step):
-        nodes = slice(start, start + step)
-        outer = (left.value[nodes, :, None] * right.value[nodes, None]).flatten(1, 2)
-        for k in range(num_out):
-            torch.amax(layer.weights[nodes, k, :, None] * outer, 1, out=maxima[nodes, k])
+    maxima = left.value.new_zeros(num_nodes, num_out, batch)
+    num_pairs, numbers = num_left * layer.num_right, GPU_SLICE if maxima.is_cuda else CACHE
+    width = min(num_out, -(-WIDE // batch))  # of the sums whose products are made at once
+    for nodes in slices(num_nodes, numbers // (num_pairs * width * batch)):
+        for pairs in slices(num_pairs, numbers // (width * batch)):
+            pair = torch.arange(pairs.start, pairs.stop, device=maxima.device)
+            outer = left.value[nodes, pair // layer.num_right] * right.value[nodes, pair % layer.num_right]  # (L, P, B)
+            for sums in slices(num_out, width):
+                weights = layer.weights[nodes, sums, pairs].transpose(1, 2).contiguous()
+                largest = (weights[..., None] * outer[:, :, None]).flatten(2).amax(1)  # (L, K_out * B)
+                found = maxima[nodes, sums]
+                torch.maximum(found, largest.view_as(found), out=found)
     scale = maxima.amax(1).clamp_min(torch.finfo(maxima.dtype).tiny)
     return Scaled(maxima / scale[:, None], left.log_scale + right.log_scale + torch.log(scale.double()))
 
