@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from einet.layers import CACHE, GPU_SLICE, Scaled
+from einet.layers import CACHE, Scaled
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.trees import (
+    PORTION,
     Passed,
     as_evidence,
     as_labels,
@@ -31,8 +32,8 @@ from einet.trees import (
 
 # e^-45 is less than half the last bit of a float64, for a thousand networks together.
 NEGLIGIBLE = 45.0
-# A maximum along an axis is fast where so many numbers lie side by side along the others.
-WIDE = 2**11
+# Of so many pairs of entries or more, those that can be largest are looked for; so many are tried first.
+MANY_PAIRS, FIRST = 2**12, 128
 
 
 class Explanation(NamedTuple):
@@ -193,21 +194,37 @@ def _decoded(network: Einet, passed: Passed, labels: Tensor, column: Tensor) -> 
 def _max_einsum(layer, *children: Scaled) -> Scaled:
     """max_ij W_kij left_i right_j, scaled to a largest entry of 1: (L, K_out, B)."""
     left, right = left_and_right(children)
-    (num_nodes, num_left, batch), num_out = left.value.shape, layer.weights.shape[1]
-    maxima = left.value.new_zeros(num_nodes, num_out, batch)
-    num_pairs, numbers = num_left * layer.num_right, GPU_SLICE if maxima.is_cuda else CACHE
-    width = min(num_out, -(-WIDE // batch))  # of the sums whose products are made at once
-    for nodes in slices(num_nodes, numbers // (num_pairs * width * batch)):
-        for pairs in slices(num_pairs, numbers // (width * batch)):
-            pair = torch.arange(pairs.start, pairs.stop, device=maxima.device)
-            outer = left.value[nodes, pair // layer.num_right] * right.value[nodes, pair % layer.num_right]  # (L, P, B)
-            for sums in slices(num_out, width):
-                weights = layer.weights[nodes, sums, pairs].transpose(1, 2).contiguous()
-                largest = (weights[..., None] * outer[:, :, None]).flatten(2).amax(1)  # (L, K_out * B)
-                found = maxima[nodes, sums]
-                torch.maximum(found, largest.view_as(found), out=found)
+    (num_nodes, _, batch), (num_out, num_pairs) = left.value.shape, layer.weights.shape[1:]
+    maxima = left.value.new_empty(num_nodes, num_out, batch)
+    largest = _all_products if num_pairs < MANY_PAIRS or maxima.is_cuda else _likely_products
+    for nodes in slices(num_nodes, CACHE // (num_pairs * batch)):
+        for rows in slices(batch, PORTION // num_pairs):
+            outer = left.value[nodes, :, None, rows] * right.value[nodes, None, :, rows]
+            largest(layer.weights[nodes], outer.flatten(1, 2), maxima[nodes, :, rows])
     scale = maxima.amax(1).clamp_min(torch.finfo(maxima.dtype).tiny)
     return Scaled(maxima / scale[:, None], left.log_scale + right.log_scale + torch.log(scale.double()))
+
+
+def _all_products(weights: Tensor, outer: Tensor, maxima: Tensor) -> None:
+    """maxima_kb = max_p W_kp outer_pb, the plain way: weights (L, K_out, P), outer (L, P, B), maxima (L, K_out, B)."""
+    for k in range(weights.shape[1]):
+        maxima[:, k] = (weights[:, k, :, None] * outer).amax(1)
+
+
+def _likely_products(weights: Tensor, outer: Tensor, maxima: Tensor) -> None:
+    """The same, without the products that are too small for any row: a few percent of them are left as a rule.
+
+    In no row W_kp outer_pb is above its bound, W_kp max_b outer_pb. The pairs with the largest bounds are tried first,
+    and whichever have bounds below all maxima that these reach need no trial.
+    """
+    for node, pairs in enumerate(outer):
+        largest = pairs.amax(1)
+        for k, own in enumerate(weights[node]):
+            bound = own * largest
+            first = bound.topk(FIRST).indices
+            reached = (own[first, None] * pairs.index_select(0, first)).amax(0)  # (B,)
+            left = (bound >= reached.min()).nonzero()[:, 0]
+            maxima[node, k] = (own[left, None] * pairs.index_select(0, left)).amax(0)
 
 
 def _max_mixing(layer, partitions: Scaled) -> Scaled:

@@ -254,7 +254,8 @@ def _compile(graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: in
     for groups, order, counts in plan:
         num_out = num_sums if len(levels) < len(plan) - 1 else num_classes
         einsums = [
-            EinsumLayer(sum(map(len, sides)) // 2, num_out, *(length[rank] for rank in ranks)) for ranks, sides in groups
+            EinsumLayer(sum(map(len, sides)) // 2, num_out, length[left], length[right])
+            for (left, right), sides in groups
         ]
         children = [[Children(side, sizes) for side in sides] for _, sides in groups]
         levels.append(Level(einsums, children, order, counts))
