@@ -144,7 +144,7 @@ def test_a_graph_is_compiled_once_for_all_components(plans, tmp_path):
     graph = einet.random_binary_trees(6, 2, 3, seed=0)
     networks = [einet.Einet(graph, einet.Bernoulli(), num_sums=2 + s, seed=s) for s in range(4)]
     assert len(plans) == 1, "whatever the lengths of the vectors"
-    networks.append(einet.Einet(graph, einet.Bernoulli(), num_sums=2, num_leaves=3, seed=4))
+    networks += [einet.Einet(graph, einet.Bernoulli(), num_sums=2, num_leaves=n, seed=n) for n in (3, 5)]
     assert len(plans) == 2, "lengths that differ are paired otherwise"
     equal = einet.RegionGraph.from_json(graph.to_json())
     assert einet.Einet(equal, einet.Bernoulli(), num_sums=2, seed=0).leaf_order == networks[0].leaf_order
@@ -201,13 +201,13 @@ def test_leaf_layers_of_many_shapes():
 
 
 def test_probabilities(monkeypatch):
-    """Beside the answer there is a portion of the leaf parameters: never a table of values x values, nor all at once."""
+    """Beside the answer there is a portion of the leaf parameters: no table of values x values, nor all at once."""
     monkeypatch.setattr(queries, "PORTION", 2**10)
-    for family in (einet.Categorical, lambda values: einet.Binomial(values - 1)):
-        for values in (16, 32, 64):
-            graph = einet.random_binary_trees(8, 1, 4, seed=0)
+    many_leaves, one_leaf = einet.random_binary_trees(8, 1, 4, seed=0), einet.random_binary_trees(64, 0, 1)
+    for family, graph in ((einet.Categorical, many_leaves), (lambda values: einet.Binomial(values - 1), one_leaf)):
+        for values in (12, 24, 48):
             model = einet.Einet(graph, family(values), num_sums=8, seed=0)
-            x, observed = torch.zeros(1, 8), torch.arange(8) < 2
+            x, observed = torch.zeros(1, graph.num_variables), torch.arange(graph.num_variables) < 2
             marginals = einet.conditional_marginals(model, x, observed)
             answer = 8 * marginals.probabilities().numel()
             assert made(marginals.probabilities).largest <= 2 * answer + 8 * 2**10, values
@@ -224,9 +224,9 @@ def test_log_densities_of_categories():
 
 @pytest.mark.parametrize("leaf", [einet.Normal(), einet.Categorical(4)])
 def test_log_density_of_more_rows(leaf, monkeypatch):
-    monkeypatch.setattr(queries, "PORTION", 2**10)
+    monkeypatch.setattr(queries, "PORTION", 2**8)
     model, table = einet.Einet(einet.random_binary_trees(8, 2, 2, seed=0), leaf, num_sums=4, seed=0), []
-    for rows in (50, 100, 200):
+    for rows in (50, 100, 400):
         x, observed = einet.sample(model, rows), torch.rand(rows, 8) < 0.5
         marginals = einet.conditional_marginals(model, x, observed)
         table.append((rows, made(lambda m=marginals, x=x: m.log_density(x)).total))
