@@ -182,7 +182,7 @@ def leaf_uses(network: Einet) -> Tensor:
     uses = leaves.parts[0].phi.new_zeros(leaves.num_nodes, leaves.num_entries)
     for level in network.levels:
         for layer, sides in zip(level.einsums, level.children_of, strict=True):
-            if not any(len(side.at_leaves) for side in sides):
+            if not any(side.at_leaves for side in sides):
                 continue
             pairs = layer.weights.new_empty(len(layer.weights), layer.num_left, layer.num_right)
             for nodes in _slices(layer.weights):
@@ -190,9 +190,8 @@ def leaf_uses(network: Einet) -> Tensor:
                 torch.sum(counts.unflatten(2, pairs.shape[1:]), 1, out=pairs[nodes])
             entries = [pairs.sum(2), pairs.sum(1)]
             for side, uses_of_side in zip(sides, entries if len(sides) == 2 else [torch.cat(entries)], strict=True):
-                if len(side.at_leaves):
-                    padded = torch.cat((uses_of_side, torch.zeros_like(uses_of_side[:1])))
-                    uses += padded[side.leaf_users].sum(1)  # rather than `index_add_`, whose order on a GPU is random
+                if side.at_leaves:
+                    uses += side.sums_at_leaves(uses_of_side)
     return uses
 
 

@@ -246,6 +246,13 @@ class Categorical(ExponentialFamily):
     def log_normalizer(self, theta):
         return torch.logsumexp(theta, 0)
 
+    def log_density(self, x, phi):
+        # A look-up: the product with an indicator would make a number for every category of each result.
+        theta = self.natural(phi)
+        shape = torch.broadcast_shapes(x.shape, theta.shape[1:])
+        found = theta.expand(-1, *shape).gather(0, x.long().expand(1, *shape))[0]
+        return found - self.log_normalizer(theta)
+
     def initial(self, shape, generator):
         return self.project(0.1 + torch.rand((self.categories, *shape), generator=generator))
 

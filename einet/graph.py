@@ -114,15 +114,15 @@ class RegionGraph:
         Leaves of one replica have disjoint scopes, so replica r and variable d name one vector of K densities (the
         paper's B x D x K x R tensor). A RAT with R trees has R replicas; a Poon-Domingos graph over cells has one.
         """
-        taken: list[int] = []  # one set of variables per replica, as the bits of an integer
+        taken = [0] * self.num_variables  # for each variable the replicas that have it, as the bits of an integer
         replica_of = {}
         for leaf in self.leaves:
-            mask = _mask(self.regions[leaf].scope)
-            replica = next((r for r, used in enumerate(taken) if not used & mask), len(taken))
-            if replica == len(taken):
-                taken.append(0)
-            taken[replica] |= mask
-            replica_of[leaf] = replica
+            scope, used = self.regions[leaf].scope, 0
+            for variable in scope:
+                used |= taken[variable]
+            replica_of[leaf] = (~used & (used + 1)).bit_length() - 1  # the lowest bit that is 0
+            for variable in scope:
+                taken[variable] |= 1 << replica_of[leaf]
         return replica_of
 
     @property

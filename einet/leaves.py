@@ -72,8 +72,11 @@ class FamilyLeaves(nn.Module):
         self.family = family
         mine = set(variables)
         scopes = [[d for d in scope if d in mine] for scope in scopes]
-        self.sizes = sorted({len(scope) for scope in scopes} - {0})
-        groups = [[row for row, scope in enumerate(scopes) if len(scope) == size] for size in self.sizes]
+        of_size: dict[int, list[int]] = {}
+        for row, scope in enumerate(scopes):
+            of_size.setdefault(len(scope), []).append(row)
+        self.sizes = sorted(of_size.keys() - {0})
+        groups = [of_size[size] for size in self.sizes]
         pairs = [d for group in groups for row in group for d in scopes[row]]
         for g, group in enumerate(groups):
             self.register_buffer(f"rows_{g}", torch.tensor(group), persistent=False)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -201,26 +203,31 @@ class Children(nn.Module):
     def __init__(self, places: list[tuple[int, int]], sizes: list[int]):
         super().__init__()
         self.sources = sorted({source for source, _ in places})
-        self.whole = places == [(self.sources[0], row) for row in range(sizes[self.sources[0]])]
-        first, offset = {}, 0
+        first, pool = {}, 0
         for source in self.sources:
-            first[source] = offset
-            offset += sizes[source]
-        rows = torch.tensor([first[source] + row for source, row in places])
-        at_leaves = torch.tensor([node for node, (source, _) in enumerate(places) if source == 0], dtype=torch.long)
+            first[source] = pool
+            pool += sizes[source]
+        numbers = [first[source] + row for source, row in places]
+        self.whole = numbers == list(range(pool))
+        rows = torch.tensor(numbers)
         self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("at_leaves", at_leaves, persistent=False)  # those children that are leaf regions
-        # The other way round: which children a leaf region is, and one beyond the last where it is fewer than others.
-        users: list[list[int]] = [[] for _ in range(sizes[0] if 0 in self.sources else 0)]
-        for node in at_leaves.tolist():
-            users[places[node][1]].append(node)
-        most = max(map(len, users), default=0)
-        padded = [nodes + [len(places)] * (most - len(nodes)) for nodes in users]
-        self.register_buffer("leaf_users", torch.tensor(padded, dtype=torch.long), persistent=False)
-        # Row m of the sources is the children order[offsets[m]:offsets[m + 1]]: whose gradients it gets.
+        # CSR: row m of the sources is the children order[offsets[m]:offsets[m + 1]], whose gradients it gets.
         self.register_buffer("order", torch.argsort(rows, stable=True), persistent=False)
-        counts = torch.bincount(rows, minlength=offset)
+        counts = torch.bincount(rows, minlength=pool)
         self.register_buffer("offsets", nn.functional.pad(counts.cumsum(0), (1, 0)), persistent=False)
+        # The leaves, where there are any, are the first rows, and so the first of `order`.
+        self.at_leaves = sum(source == 0 for source, _ in places)  # so many children are leaf regions
+        self.num_leaves = sizes[0] if self.at_leaves else 0
+
+    @property
+    def leaf_users(self) -> Tensor:
+        """The children that are leaf regions, those of a leaf side by side: `sums_at_leaves` adds them up."""
+        return self.order[: self.at_leaves]
+
+    def sums_at_leaves(self, each: Tensor) -> Tensor:
+        """For each leaf region the sum over the children that it is, (n, K) -> (L, K), always in the same order."""
+        offsets = self.offsets[: self.num_leaves + 1]
+        return nn.functional.embedding_bag(self.leaf_users, each, offsets, mode="sum", include_last_offset=True)
 
     def forward(self, outputs: list[Scaled]) -> Scaled:
         return self.gathered(outputs).fetch()
@@ -234,7 +241,7 @@ class Children(nn.Module):
 class Constant(nn.Module):
     """The region about no variables, whose density is 1: the right child of a root that is itself a leaf."""
 
-    at_leaves = ()
+    at_leaves = 0
 
     def forward(self, outputs: list[Scaled]) -> Scaled:
         value, log_scale = outputs[0]
@@ -246,35 +253,72 @@ class Constant(nn.Module):
 # Compilation
 
 
+class _PlanOfLevel(NamedTuple):
+    """`groups` of partitions, one for each einsum layer: (the ranks of both lengths, the places of both children).
+
+    `order` and `counts` are those of `Level`.
+    """
+
+    groups: list[tuple[tuple[int, int], list[list[tuple[int, int]]]]]
+    order: list[int]
+    counts: list[int]
+
+
+# Networks over one graph, as the components of a mixture, share its plans, which live as long as the graph.
+_plans: WeakKeyDictionary[RegionGraph, dict] = WeakKeyDictionary()
+
+
 def _compile(graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: int) -> tuple[list[int], list[Level]]:
     """The order of the leaf regions, and the levels above them."""
-    leaves = graph.leaves
-    lengths = [num_sums if partitions else num_leaves for partitions in graph.partitions_of]
-    if graph.root in leaves:  # one sum over the entries of the only region
+    if graph.root in graph.leaves:  # one sum over the entries of the only region
         root = EinsumLayer(1, num_classes, num_leaves, 1)
         return [graph.root], [Level([root], [[Children([(0, 0)], [1]), Constant()]], [0], [1])]
+    plans, rank = _plans.setdefault(graph, {}), (num_leaves > num_sums) - (num_leaves < num_sums)
+    if rank not in plans:
+        plans[rank] = _plan(graph, rank)
+    leaf_order, plan = plans[rank]
+    length, sizes, levels = {0: num_sums, rank: num_leaves}, [len(leaf_order)], []
+    for groups, order, counts in plan:
+        num_out = num_sums if len(levels) < len(plan) - 1 else num_classes
+        einsums = [
+            EinsumLayer(sum(map(len, sides)) // 2, num_out, length[left], length[right])
+            for (left, right), sides in groups
+        ]
+        children = [[Children(side, sizes) for side in sides] for _, sides in groups]
+        levels.append(Level(einsums, children, order, counts))
+        sizes.append(len(counts))
+    return list(leaf_order), levels
+
+
+def _plan(graph: RegionGraph, rank: int) -> tuple[list[int], list[_PlanOfLevel]]:
+    """The order of the leaf regions, and what stands where in the levels above them.
+
+    `rank` is 1 where the leaves' vectors are longer than those of inner regions, whose rank is 0, and -1 where shorter.
+    """
+    ranks = [0 if partitions else rank for partitions in graph.partitions_of]
+    layers = graph.topological_layers()
+    layer_of = {region: number for number, layer in enumerate(layers) for region in layer}
 
     # From the root down: a layer's regions stand in the order in which the layers above ask for them.
-    wanted: dict[int, None] = {graph.root: None}
+    wanted: list[dict[int, None]] = [{} for _ in layers]
+    wanted[-1][graph.root] = None
     arranged = []
-    for layer in reversed(graph.topological_layers()[1:]):
-        asked = [region for region in wanted if region in set(layer)]
+    for asked in reversed(wanted[1:]):
         regions = sorted(asked, key=lambda region: len(graph.partitions_of[region]))
-        groups = _by_lengths([p for region in regions for p in graph.partitions_of[region]], lengths)
+        groups = _by_lengths([p for region in regions for p in graph.partitions_of[region]], ranks)
         for group in groups.values():
-            wanted.update(dict.fromkeys([p.left for p in group] + [p.right for p in group]))
+            for child in [p.left for p in group] + [p.right for p in group]:
+                wanted[layer_of[child]][child] = None
         arranged.append((regions, groups))
 
     # From the leaves up: now the places of all children are known.
-    leaf_order = [region for region in wanted if not graph.partitions_of[region]]
+    leaf_order = list(wanted[0])
     place = {region: (0, row) for row, region in enumerate(leaf_order)}
-    sizes, levels = [len(leaf_order)], []
+    plan = []
     for regions, groups in reversed(arranged):
-        num_out = num_classes if regions == [graph.root] else num_sums
-        levels.append(_level(graph, regions, groups, num_out, place, sizes))
-        place |= {region: (len(sizes), row) for row, region in enumerate(regions)}
-        sizes.append(len(regions))
-    return leaf_order, levels
+        plan.append(_plan_of_level(graph, regions, groups, place))
+        place |= {region: (len(plan), row) for row, region in enumerate(regions)}
+    return leaf_order, plan
 
 
 def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[int, int], list[Partition]]:
@@ -286,18 +330,15 @@ def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[i
     return groups
 
 
-def _level(graph: RegionGraph, regions: list[int], groups: dict, num_out: int, place: dict, sizes: list[int]) -> Level:
-    einsums = [EinsumLayer(len(group), num_out, *lengths) for lengths, group in groups.items()]
-    children = []
-    for (num_left, num_right), group in groups.items():
+def _plan_of_level(graph: RegionGraph, regions: list[int], groups: dict, place: dict) -> _PlanOfLevel:
+    found = []
+    for ranks, group in groups.items():
         left, right = [place[p.left] for p in group], [place[p.right] for p in group]
-        sides = [left + right] if num_left == num_right else [left, right]
-        children.append([Children(side, sizes) for side in sides])
+        found.append((ranks, [left + right] if ranks[0] == ranks[1] else [left, right]))
     position = {region: i for i, region in enumerate(regions)}
     computed = [position[p.region] for group in groups.values() for p in group]
     order = sorted(range(len(computed)), key=computed.__getitem__)
-    counts = [len(graph.partitions_of[region]) for region in regions]
-    return Level(einsums, children, order, counts)
+    return _PlanOfLevel(found, order, [len(graph.partitions_of[region]) for region in regions])
 
 
 def _joined(parts: list[Scaled]) -> Scaled:

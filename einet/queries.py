@@ -26,6 +26,7 @@ from einet.trees import (
     check_model,
     networks_of,
     portions,
+    slices,
     table_of,
     values_of,
 )
@@ -101,13 +102,13 @@ class Marginals:
     @torch.no_grad()
     def mean(self) -> Tensor:
         """E[x_d | evidence]; the value itself where observed."""
-        mean = self._expected(lambda family, phi: family.mean(phi)[None])[:, 0]
+        mean = self._expected(lambda family, phi: family.mean(phi)[None], 1)[:, 0]
         return self._shaped(torch.where(self.observed[:, None], self.x.to(mean.dtype), mean))
 
     @torch.no_grad()
     def variance(self) -> Tensor:
         """Var[x_d | evidence] = E[var + mean^2] - E[mean]^2 over the leaf entries; 0 where observed."""
-        mean, square = self._expected(_mean_and_square).unbind(1)
+        mean, square = self._expected(_mean_and_square, 2).unbind(1)
         return self._shaped(torch.where(self.observed[:, None], 0, (square - mean**2).clamp_min(0)))
 
     @torch.no_grad()
@@ -121,7 +122,7 @@ class Marginals:
         most = max((count for count in counts if count is not None), default=0)
         if not most:
             raise ValueError("probabilities are those of discrete variables, and this model has none; see log_density")
-        probabilities = self._expected(lambda family, phi: _padded(family, phi, most))  # (D, V, C, B)
+        probabilities = self._expected(lambda family, phi: _padded(family, phi, most), most)  # (D, V, C, B)
         value = torch.arange(most, device=self.x.device)[:, None, None]
         point = (self.x[:, None] == value).to(probabilities.dtype)
         point = torch.where(probabilities.isnan(), probabilities, point)
@@ -142,21 +143,22 @@ class Marginals:
         except RuntimeError as error:
             raise ValueError(f"at must broadcast to the rows' shape {self.shape}, got {tuple(at.shape)}") from error
         at = at.reshape(batch, num_variables, channels).permute(1, 2, 0)
-        numbers = sum(part.phi.numel() for network in self.networks for part in network.leaves.parts)
-        step = max(1, PORTION // numbers)
-        found = torch.cat([self._log_density(at, slice(i, i + step)) for i in range(0, batch, step)], 1)
+        parts = [part for network in self.networks for part in network.leaves.parts]
+        for part in parts:
+            part.family.check(at[part.variables])
+        numbers = sum(part.phi[0].numel() * (1 if part.family.indicator else len(part.phi)) for part in parts)
+        found = [self._log_density(at[..., some], some) for some in slices(batch, PORTION // numbers)]
         point = torch.where((at == self.x).all(1), 0.0, -torch.inf)
-        return torch.where(self.observed, point, found).T.to(self.dtype)
+        return torch.where(self.observed, point, torch.cat(found, 1)).T.to(self.dtype)
 
     def _log_density(self, at: Tensor, some: slice) -> Tensor:
-        """log sum over a variable's leaf entries of use * density: (D, b), in float64."""
+        """log sum over a variable's leaf entries of use * density, for `some` rows, at (D, C, b): (D, b), float64."""
         variable, logs = [], []
         for network, uses in zip(self.networks, self.uses, strict=True):
             for part in network.leaves.parts:
-                part.family.check(at[part.variables])
                 for rows, pairs, variables in part.groups():
                     phi = part.phi[:, pairs].unflatten(1, variables.shape)[..., None].double()  # (T, L, s, C, K, 1)
-                    each = part.family.log_density(at[variables][:, :, :, None, some], phi).sum(2)  # (L, s, K, b)
+                    each = part.family.log_density(at[variables][:, :, :, None], phi).sum(2)  # (L, s, K, b)
                     log_uses = torch.log(uses[rows, None, :, some].double())
                     logs.append(torch.logsumexp(each + log_uses, 2).flatten(0, 1))
                     variable.append(variables.flatten())
@@ -166,18 +168,25 @@ class Marginals:
         peak = peak.clamp_min(torch.finfo(peak.dtype).min)
         return peak + torch.zeros_like(peak).index_add_(0, variable, torch.exp(logs - peak[variable])).log()
 
-    def _expected(self, function: Callable) -> Tensor:
-        """E[f | evidence] of every variable: (D, Q, C, B), in float64; `function(family, phi)` is f (Q, P, C, K)."""
-        found = 0
+    def _expected(self, function: Callable, width: int) -> Tensor:
+        """E[f | evidence] of every variable: (D, Q, C, B), in float64; `function(family, phi)` is f (Q, ...), of
+        `width` Q, for phi (|T|, ...). Beside the answer, temporaries of a portion of the leaf parameters exist."""
+        num_variables, channels, batch = self.x.shape
+        found = self.x.new_zeros(num_variables, width + 1, channels, batch, dtype=torch.float64)
         for network, uses in zip(self.networks, self.uses, strict=True):
             for part in network.leaves.parts:
-                numbers = function(part.family, part.phi.double())
-                numbers = torch.cat((numbers, torch.ones_like(numbers[:1])))  # the last one counts the uses
+                numbers = max(width + 1, len(part.phi)) * channels * max(part.phi.shape[-1], batch)
                 for rows, pairs, variables in part.groups():
-                    own = numbers[:, pairs].unflatten(1, variables.shape).movedim(0, 2)  # (L, s, Q, C, K)
-                    sums = (own.flatten(1, 3) @ uses[rows].double()).unflatten(1, own.shape[1:4]).flatten(0, 1)
-                    zeros = sums.new_zeros(len(self.x), *sums.shape[1:])
-                    found = found + zeros.index_add_(0, variables.flatten(), sums)
+                    phi = part.phi[:, pairs].unflatten(1, variables.shape)  # (T, L, s, C, K)
+                    own = slices(variables.shape[1], PORTION // numbers)  # of the variables of a region
+                    for nodes in slices(len(rows), PORTION // (numbers * variables.shape[1])):
+                        weights = uses[rows[nodes]].double()
+                        for d in own:
+                            values = function(part.family, phi[:, nodes, d].double())
+                            values = torch.cat((values, torch.ones_like(values[:1])))  # the last one counts the uses
+                            values = values.movedim(0, 2)  # (L, s, Q, C, K)
+                            sums = (values.flatten(1, 3) @ weights).unflatten(1, values.shape[1:4])
+                            found.index_add_(0, variables[nodes, d].flatten(), sums.flatten(0, 1))
         return found[:, :-1] / found[:, -1:]
 
     def _shaped(self, each: Tensor) -> Tensor:
@@ -185,7 +194,7 @@ class Marginals:
 
 
 def _padded(family, phi: Tensor, width: int) -> Tensor:
-    """`table_of` the family, (width, P, C, K): 0 beyond its support, NaN where it has none that is finite."""
+    """`table_of` the family, (width, ...): 0 beyond its support, NaN where it has none that is finite."""
     if values_of(family) is None:
         return phi.new_full((width, *phi.shape[1:]), torch.nan)
     table = table_of(family, phi)

@@ -284,6 +284,12 @@ def portions(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice,
         yield some, x[:, :, some], observed if same else observed[:, some]
 
 
+def slices(size: int, step: int) -> list[slice]:
+    """`step` things at a time, of `size`; one by one where not even one fits."""
+    step = max(1, step)
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
 def networks_of(model) -> list[Einet]:
     """The components of a mixture, or the network alone."""
     return list(getattr(model, "components", (model,)))
