@@ -30,7 +30,6 @@ from __future__ import annotations
 import math
 import os
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -38,9 +37,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton import next_power_of_2
-
-if TYPE_CHECKING:
-    from einet.em import Usual
 
 # Triton's interpreter runs on the CPU, where tensor cores and their number formats are only imitated.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -79,23 +75,28 @@ def einsum(weights: Tensor, pools: list, rows: list[Tensor], segments: list, pre
 
 
 def move_weights(
-    weights: Tensor, usual: Usual, dim: int, lr: float, pseudocount: float, fewest: float, floor: float
+    weights: Tensor,
+    usual: tuple[Tensor, Tensor, float],
+    dim: int,
+    lr: float,
+    pseudocount: float,
+    fewest: float,
+    floor: float,
 ) -> None:
     """The M-step w <- (1 - rate) w + rate normalise(w * grad_w + pseudocount) along the last axis, in one pass.
 
-    A sum's rate follows from `lr`, its uses and its `usual` uses. Sums with no more than the `fewest` uses stay as they
+    A sum's rate follows from `lr`, its uses and its `usual` uses (`em.Usual`). Sums with no more than the `fewest` uses stay as they
     are; no weight falls below `floor`. `em.EM` has the plain way.
 
     Paper: Section 3.5, Eq. (6) and (8)
     Chapter: book/13_past_the_paper
     """
+    average, correction, share = usual
     rows, width = weights.shape[:-1].numel(), weights.shape[-1]
-    numbers = map(float, (lr, pseudocount, fewest, floor, usual.share))  # Triton compiles anew for an integer
+    numbers = map(float, (lr, pseudocount, fewest, floor, share))  # Triton compiles anew for an integer
     sizes = {"WIDTH": width, "TILE": next_power_of_2(width)}
     with torch.cuda.device_of(weights):
-        _moved[(rows,)](
-            weights, weights.grad.contiguous(), usual.average, usual.correction, *numbers, **sizes, num_warps=4
-        )
+        _moved[(rows,)](weights, weights.grad.contiguous(), average, correction, *numbers, **sizes, num_warps=4)
 
 
 class _Einsum(torch.autograd.Function):
