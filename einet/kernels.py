@@ -85,8 +85,8 @@ def move_weights(
 ) -> None:
     """The M-step w <- (1 - rate) w + rate normalise(w * grad_w + pseudocount) along the last axis, in one pass.
 
-    A sum's rate follows from `lr`, its uses and its `usual` uses (`em.Usual`). Sums with no more than the `fewest` uses stay as they
-    are; no weight falls below `floor`. `em.EM` has the plain way.
+    A sum's rate follows from `lr`, its uses and its `usual` ones (`em.Usual`). With no more than the `fewest` uses it
+    stays as it is; no weight falls below `floor`. `em.EM` has the plain way.
 
     Paper: Section 3.5, Eq. (6) and (8)
     Chapter: book/13_past_the_paper
