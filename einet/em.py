@@ -62,7 +62,15 @@ class EM(torch.optim.Optimizer):
         self.weighted = [module for module in model.modules() if hasattr(module, "weight_dim")]
         if not self.networks:
             raise ValueError(f"EM needs an Einet, got {type(model).__name__}")
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise ValueError(
+                "parameters that were made in inference mode cannot be moved: copy.deepcopy the model outside"
+            )
         super().__init__(model.parameters(), {"lr": lr, "pseudocount": pseudocount})
+
+    def __getstate__(self) -> dict:
+        """All of it, for copies and pickles: torch's own would leave out which networks it moves."""
+        return {**super().__getstate__(), "networks": self.networks, "weighted": self.weighted}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -97,7 +105,7 @@ def _check_gradients(network: Einet) -> None:
     # What is wrong anywhere in a circuit is wrong at its root and its leaves.
     top = network.levels[-1]
     root = torch.cat([layer.weights.grad.flatten() for layer in (*top.einsums, *top.mixings)])
-    if root.is_cuda and torch.cuda.is_current_stream_capturing():
+    if root.is_meta or root.is_cuda and torch.cuda.is_current_stream_capturing():
         return  # no value is known yet; `fit` looks at the likelihood after every epoch
     # One pass finds both bounds, and a NaN anywhere makes them NaN.
     bounds = [[float(bound) for bound in torch.aminmax(each)] for each in (root, *(part.phi.grad for part in parts))]

@@ -16,10 +16,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from einet.exponential_family import ExponentialFamily
+from einet.exponential_family import ExponentialFamily, refuse
 from einet.graph import Partition, RegionGraph
-from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_
+from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_, ordinary, transformed
 from einet.leaves import LeafLayer
+
+# Parameters in fewer bits lose mass by EM, and densities in float16 are soon 0.
+MODEL_DTYPES = (torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, *MODEL_DTYPES)
+WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Einet(nn.Module):
@@ -33,12 +38,14 @@ class Einet(nn.Module):
     seed         of the initial parameters; different in every call where None
 
     `model(x)` is the log-density in nats. Weights are probabilities, the leaves' phi expectation parameters: `em.EM`
-    moves both. Nothing is stored between calls. `ValueError` on bad input.
+    moves both. They are float32, whatever torch's default is, and on its default device; `model.double()` makes them
+    float64, and there is nothing else. Nothing is stored between calls. `ValueError` on bad input.
 
     Paper: Section 3
     Chapter: book/04_layers
     """
 
+    @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(
         self,
         graph: RegionGraph,
@@ -57,16 +64,23 @@ class Einet(nn.Module):
         self.num_sums, self.num_leaves, self.num_classes = num_sums, num_leaves, num_classes
         self.channels = next(iter(self.families)).channels
 
-        self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes)
-        self.leaves = LeafLayer([graph.regions[leaf].scope for leaf in self.leaf_order], self.families, num_leaves)
-        self.levels = nn.ModuleList(levels)
-        self.reset_parameters(seed)
+        device = torch.empty(0).device
+        with torch.device("cpu"):  # where indices are counted; memory for parameters is not touched yet
+            self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes)
+            self.leaves = LeafLayer([graph.regions[leaf].scope for leaf in self.leaf_order], self.families, num_leaves)
+            self.levels = nn.ModuleList(levels)
+        self.to(device).reset_parameters(seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
-        """Draw all parameters anew: weights from the flat Dirichlet distribution, leaves as their family does."""
-        generator = torch.Generator()
+        """Draw all parameters anew: weights from the flat Dirichlet distribution, leaves as their family does.
+
+        On the CPU, so that a seed gives the same ones on any device. On the meta device there is nothing to draw.
+        """
+        if next(self.parameters()).is_meta:
+            return
+        generator = torch.Generator("cpu")
         generator.seed() if seed is None else generator.manual_seed(seed)
-        with torch.no_grad():
+        with torch.no_grad(), torch.device("cpu"):
             for part in self.leaves.parts:
                 part.phi.copy_(part.family.initial(tuple(part.phi.shape[1:]), generator))
             for layer in self.sum_layers():
@@ -80,33 +94,53 @@ class Einet(nn.Module):
         """log p(x_observed) in nats, (B,), or (B, num_classes): all other variables are integrated out, exactly.
 
         x         (B, D), or (B, D, C) for families with C channels; on a grid graph also images (B, H, W[, C])
-        observed  bool, (D,) or (B, D), or the grid's (H, W) or (B, H, W); None where everything is. Entries of `x`
-                  that are not observed may hold anything, NaN included.
+        observed  bool, (D,) or (B, D), or the grid's (H, W) or (B, H, W), a tensor or an array of numpy; None where
+                  everything is. Entries of `x` that are not observed may hold anything, NaN included.
         check     whether to look for values outside the support; a caller that has done so saves the passes over x
 
-        `ValueError`, with the value and the limit, for a wrong shape or dtype, an empty batch, or an observed entry
-        outside its family's support.
+        `ValueError`, with the value and the limit, for a wrong shape, dtype or device, an empty batch, or an observed
+        entry outside its family's support; and for a model in less than float32.
+
+        Gradients may be differentiated again, and with `check=False` the transforms of `torch.func` apply, both by
+        slower operations. On the meta device nothing is checked, and the result has a shape alone.
         """
         x, observed = self.as_input(x, observed, check)
         outputs = self.upward(self.leaves(x, observed))
         return self.at_root(outputs[-1], self.leaves.log_base(x, observed))
 
-    def as_input(self, x: Tensor, observed: Tensor | None, check: bool = True) -> tuple[Tensor, Tensor | None]:
-        """The layout inside the network: (D, C, B) and (D, B) or (D, 1) or None, checked; what is unobserved is 0."""
-        variables, channels = self.graph.num_variables, self.channels
-        x = _batch_last(x, variables, channels, self.graph.shape)
+    def as_input(
+        self, x: Tensor, observed: Tensor | None, check: bool = True, name: str = "observed"
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layout inside the network: (D, C, B) and (D, B) or (D, 1) or None, checked; what is unobserved is 0.
+
+        `name` is what the caller calls the mask.
+        """
+        variables, channels, parameter = self.graph.num_variables, self.channels, next(self.leaves.parameters())
+        if parameter.dtype not in MODEL_DTYPES:
+            raise ValueError(f"a model must be in float32 or float64, got {parameter.dtype}: call model.float()")
+        given, x = x, _batch_last(x, variables, channels, self.graph.shape)
+        _check_device("x", x, parameter)
         if observed is not None:
-            observed = _mask_last(observed, variables, x.shape[-1], self.graph.shape)
-        if not x.is_floating_point():
-            x = x.to(self.leaves.parts[0].phi.dtype)
-        if check:
-            for part in self.leaves.parts:
-                own = x if len(self.leaves.parts) == 1 else x[part.variables]
-                if observed is not None:
-                    seen = observed if len(self.leaves.parts) == 1 else observed[part.variables]
-                    own = own.masked_select(seen[:, None])
-                part.family.check(own)
+            observed = _mask_last(observed, variables, x, self.graph.shape, name)
+        x = _as_float(x, parameter.dtype)
+        if check and not x.is_meta:
+            try:
+                self._check_values(x, observed, exact=given.dtype not in (torch.int64, torch.uint64))
+            except RuntimeError as error:
+                if not transformed():
+                    raise
+                raise ValueError("torch.vmap shows no values: check them outside, and pass check=False") from error
         return x if observed is None else torch.where(observed[:, None], x, 0), observed
+
+    def _check_values(self, x: Tensor, observed: Tensor | None, exact: bool) -> None:
+        for part in self.leaves.parts:
+            own = x if len(self.leaves.parts) == 1 else x[part.variables]
+            if observed is not None:
+                seen = observed if len(self.leaves.parts) == 1 else observed[part.variables]
+                own = own.masked_select(seen[:, None])
+            if not exact:
+                refuse(own.abs() >= 2**53, own, "a whole number must be below 2^53, to be a float64")
+            part.family.check(own)
 
     def upward(self, leaves: Scaled) -> list[Scaled]:
         """From the leaves' vectors to those of every level, the root's last."""
@@ -300,8 +334,9 @@ def _checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple
 
 def _batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] | None) -> Tensor:
     """x as (D, C, B), contiguous. One channel may go without its axis."""
-    if not isinstance(x, Tensor) or x.is_complex():
-        raise ValueError(f"x must be a real tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
+    if not isinstance(x, Tensor) or x.dtype not in (torch.bool, *WHOLE, *FLOATS):
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be a real tensor of 16 or more bits, of whole numbers or bool, got {kind}")
     shapes = [(variables, channels)] + ([(*grid, channels)] if grid else [])
     if channels == 1:
         shapes += [shape[:-1] for shape in shapes]
@@ -310,16 +345,38 @@ def _batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] 
         raise ValueError(f"x must have shape {wanted}, got {tuple(x.shape)}")
     if not len(x):
         raise ValueError("x must have at least one row, got an empty batch")
-    return x.reshape(len(x), -1).T.contiguous().view(variables, channels, -1)
+    return ordinary(x.reshape(len(x), -1).T.contiguous().view(variables, channels, -1))
 
 
-def _mask_last(observed: Tensor, variables: int, batch: int, grid: tuple[int, ...] | None) -> Tensor:
-    """observed as (D, B), or (D, 1) where it is the same for all rows."""
+def _as_float(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in a type that holds all its values, and that families can compare in."""
+    if x.dtype in MODEL_DTYPES:
+        return x
+    return x.to(dtype if x.is_floating_point() or x.dtype.itemsize <= 2 else torch.float64)
+
+
+def as_mask(observed: Tensor, name: str = "observed") -> Tensor:
+    """A bool tensor, from one or from an array of numpy."""
+    if hasattr(observed, "__array_interface__") and observed.dtype == bool:
+        return torch.tensor(observed.copy(), device="cpu")
     if not isinstance(observed, Tensor) or observed.dtype != torch.bool:
         kind = observed.dtype if isinstance(observed, Tensor) else type(observed).__name__
-        raise ValueError(f"observed must be a bool tensor, got {kind}")
+        raise ValueError(f"{name} must be a bool tensor, got {kind}")
+    return observed
+
+
+def _mask_last(observed: Tensor, variables: int, x: Tensor, grid: tuple[int, ...] | None, name: str) -> Tensor:
+    """observed as (D, B), or (D, 1) where it is the same for all rows."""
+    mask = as_mask(observed, name)
+    mask = mask if mask is observed else mask.to(x.device)  # numpy knows no other device
+    _check_device(name, mask, x)
     shapes = [(variables,)] + ([tuple(grid)] if grid else [])
-    shapes += [(batch, *shape) for shape in shapes]
-    if tuple(observed.shape) not in shapes:
-        raise ValueError(f"observed must have shape {' or '.join(map(str, shapes))}, got {tuple(observed.shape)}")
-    return observed.reshape(-1, variables).T.contiguous()
+    shapes += [(x.shape[-1], *shape) for shape in shapes]
+    if tuple(mask.shape) not in shapes:
+        raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(mask.shape)}")
+    return ordinary(mask.reshape(-1, variables).T.contiguous())
+
+
+def _check_device(name: str, tensor: Tensor, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise ValueError(f"{name} must be where the model is, on {other.device}, got a tensor on {tensor.device}")

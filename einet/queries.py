@@ -4,6 +4,9 @@ Evidence and queries are bool masks over the variables, (D,), (B, D) or in the s
 what is in neither is integrated out, and may hold anything, NaN included. Every function takes a network or a mixture
 and leaves nothing behind in it. A network with several classes is asked about one of them, `labels`.
 
+Any number of threads may ask one model, but not while another trains it: an answer would come from parameters half
+moved, or end in an error. Ask a `copy.deepcopy`, made between two steps.
+
 Paper: Section 2, Eq. (1)
 Chapter: book/12_queries
 """
@@ -59,7 +62,7 @@ def log_conditional(model: Einet | Mixture, x: Tensor, query: Tensor, evidence: 
     Paper: Section 2, Eq. (1)
     Chapter: book/12_queries
     """
-    query, evidence = (_mask(model, x, mask) for mask in (query, evidence))
+    query, evidence = _mask(model, x, query, "query"), _mask(model, x, evidence, "evidence")
     both = torch.atleast_2d(query & evidence).nonzero()
     if len(both):
         row, variable = both[0].tolist()
@@ -69,9 +72,9 @@ def log_conditional(model: Einet | Mixture, x: Tensor, query: Tensor, evidence: 
     return log_marginal(model, x, query | evidence) - given
 
 
-def _mask(model: Einet | Mixture, x: Tensor, mask: Tensor) -> Tensor:
+def _mask(model: Einet | Mixture, x: Tensor, mask: Tensor, name: str) -> Tensor:
     """The mask as (D,) or (B, D), its shape and dtype checked."""
-    mask = as_evidence(model, x, mask, check=False)[1].T
+    mask = as_evidence(model, x, mask, check=False, name=name)[1].T
     return mask if len(mask) == len(x) else mask[0]
 
 
@@ -249,9 +252,9 @@ def _marginals(model, x: Tensor, observed: Tensor, labels):
 
 def _uses(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     """value * d log P / d value of every leaf entry of every network: (L, K, B)."""
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         leaves = [network.leaves(x, observed) for network in networks_of(model)]
-    with torch.enable_grad():
+    with torch.inference_mode(False):  # it brings gradients back
         leaves = [leaf._replace(value=leaf.value.requires_grad_()) for leaf in leaves]
         log_densities = []
         for network, leaf in zip(networks_of(model), leaves, strict=True):
@@ -259,7 +262,7 @@ def _uses(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor) -
             log_densities.append(root.gather(0, labels[None])[0])
         total = log_densities[0]
         if isinstance(model, Mixture):
-            total = torch.logsumexp(torch.stack(log_densities, 1) + torch.log(model.weights.double()), 1)
+            total = torch.logsumexp(torch.stack(log_densities, 1) + torch.log(model.weights.detach().double()), 1)
         check_evidence(total)
         gradients = torch.autograd.grad(total.sum(), [leaf.value for leaf in leaves])
     return tuple(leaf.value.detach() * gradient for leaf, gradient in zip(leaves, gradients, strict=True))

@@ -19,7 +19,7 @@ from einet.em import EM
 from einet.files import digest
 from einet.leaves import MULTIPLIED, FamilyLeaves
 from einet.mixture import Mixture
-from einet.network import Einet
+from einet.network import Einet, as_mask
 from einet.trees import check_model
 
 # Rows of one pass that needs no gradients, and of one that does, where no batch size is given.
@@ -41,6 +41,7 @@ class Rows:
 
     def __init__(self, model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, labels: Tensor | None = None):
         check_model(model)
+        observed = None if observed is None else as_mask(observed)
         self.model, self.x, self.observed, self.labels = model, x, observed, labels
         first = x[:1] if isinstance(x, Tensor) and x.dim() else x
         self.num_variables = len(model.as_input(first, None, check=False)[0])
@@ -92,7 +93,7 @@ def epoch(
     rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int, graph: GraphedStep | None = None
 ) -> float:
     """One pass over the rows; the mean log-density as it was seen on the way."""
-    order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(rows.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     order = order if graph is None else order.to(graph.batch.device)
     total = 0.0
     optimizer.zero_grad()
@@ -117,6 +118,7 @@ def step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
     return value
 
 
+@torch.inference_mode(False)  # gradients, whatever mode the caller is in
 def _accumulate(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor, rows_of_step: int) -> Tensor:
     """Gradients of a batch, to be added to those there are. Its log-densities, summed."""
     value = rows.log_density(batch).double().sum()

@@ -43,6 +43,7 @@ class History:
     best_epoch: int = -1
 
 
+@torch.inference_mode(False)  # gradients, and whatever an optimizer keeps: in whatever mode the caller is
 def fit(
     model: Einet | Mixture,
     x: Tensor,
@@ -79,6 +80,8 @@ def fit(
     cuda_graph  record one step of EM on the GPU, and replay it: a small or deep network then no longer waits for the
                 CPU to launch its many kernels. The data are moved to the GPU. Gradients are not checked at every step:
                 a likelihood that is not finite ends the training after the epoch, with a `ValueError`
+
+    A model that is trained is no other thread's to ask: see `queries`.
 
     `ValueError` for settings or data out of range, or a checkpoint that is damaged or of another run.
 
