@@ -62,10 +62,7 @@ class EM(torch.optim.Optimizer):
         self.weighted = [module for module in model.modules() if hasattr(module, "weight_dim")]
         if not self.networks:
             raise ValueError(f"EM needs an Einet, got {type(model).__name__}")
-        if any(parameter.is_inference() for parameter in model.parameters()):
-            raise ValueError(
-                "parameters that were made in inference mode cannot be moved: copy.deepcopy the model outside"
-            )
+        check_movable(model)
         super().__init__(model.parameters(), {"lr": lr, "pseudocount": pseudocount})
 
     def __getstate__(self) -> dict:
@@ -93,6 +90,12 @@ class EM(torch.optim.Optimizer):
             for part in network.leaves.parts:
                 _move_leaves(part, uses_of_leaves, lr, pseudocount)
         return value
+
+
+def check_movable(model: nn.Module) -> None:
+    """`ValueError` for parameters that were born in inference mode: nothing may write to them outside."""
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError("parameters made in inference mode cannot be trained: copy.deepcopy the model outside of it")
 
 
 def _check_gradients(network: Einet) -> None:
@@ -172,6 +175,7 @@ def _move_leaves(part: FamilyLeaves, uses: Tensor, lr: float, pseudocount: float
 # Gradient training, to compare with
 
 
+@torch.inference_mode(False)  # parameters that are born there could not be trained
 def unconstrained(model: Einet) -> Einet:
     """Reparametrize `model`, in place, so that any gradient optimizer may train it: softmax weights, free leaves.
 
@@ -190,6 +194,7 @@ def unconstrained(model: Einet) -> Einet:
     return model
 
 
+@torch.inference_mode(False)  # parameters that are born there could not be trained
 def constrained(model: Einet) -> Einet:
     """Undo `unconstrained`, keeping the density. Returns the model.
 

@@ -278,7 +278,7 @@ class EinsumLayer(nn.Module):
     precision: str | None = "ieee"  # of the products on a GPU: see `set_precision`
 
     def forward(self, *children: Scaled | Gathered) -> Scaled:
-        weights = ordinary(self.weights)  # once: where they are parametrized, every look computes them
+        weights = self.weights  # once: where they are parametrized, every look computes them
         kernels = None if transformed() else self.kernels(weights)
         if kernels is not None:
             return self._fused(kernels, weights, [c if isinstance(c, Gathered) else Gathered(c) for c in children])
@@ -352,7 +352,7 @@ class MixingLayer(nn.Module):
     weight_dim = 1
 
     def forward(self, partitions: Scaled) -> Scaled:
-        weights = ordinary(self.weights)
+        weights = self.weights
         shape = weights.shape[:2]
         scales = partitions.log_scale.unflatten(0, shape)
         log_scale = scales.amax(1).clamp_min(torch.finfo(scales.dtype).min)  # where all are impossible

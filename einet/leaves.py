@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from einet.exponential_family import ExponentialFamily
-from einet.layers import Scaled, differentiable, exp_, node_slices, ordinary, room, transformed
+from einet.layers import Scaled, differentiable, exp_, node_slices, room, transformed
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -136,7 +136,7 @@ class FamilyLeaves(nn.Module):
             features = torch.cat((features, observed.to(features.dtype).expand(-1, x.shape[-1])))
         sizes = [variables.numel() for _, _, variables in self.groups()]
         densities = _plain_densities if transformed() else _LeafFunction.apply
-        for (rows, _, variables), phi in zip(self.groups(), ordinary(self.phi).split(sizes, 1), strict=True):
+        for (rows, _, variables), phi in zip(self.groups(), self.phi.split(sizes, 1), strict=True):
             index = row_of[:, variables].transpose(0, 1).flatten(1)  # (L, T s C)
             if masked:
                 index = torch.cat((index, variables + row_of.numel()), 1)
@@ -145,7 +145,7 @@ class FamilyLeaves(nn.Module):
 
     def _look_up(self, x: Tensor, observed: Tensor | None):
         """Where T(x) is an indicator, T(x) . theta is the row of theta that x names; unobserved, a row of zeros."""
-        table = torch.log(ordinary(self.phi)).permute(1, 2, 0, 3)  # (P, C, values, K)
+        table = torch.log(self.phi).permute(1, 2, 0, 3)  # (P, C, values, K)
         num_pairs, channels, values, entries = table.shape
         table = torch.cat((table.reshape(-1, entries), table.new_zeros(1, entries)))
         first = torch.arange(num_pairs * channels, device=x.device).view(-1, channels, 1) * values

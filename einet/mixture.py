@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from einet.layers import ordinary
 from einet.network import Einet
 
 
@@ -60,7 +59,7 @@ class Mixture(nn.Module):
     def log_joint(self, x: Tensor, observed: Tensor | None = None, check: bool = True) -> Tensor:
         """log w_c + log P_c(x_observed) for each component, (B, C): less the log-density, the posterior of c."""
         log_densities = [c(x, observed, check and i in self.checking) for i, c in enumerate(self.components)]
-        return torch.stack(log_densities, 1) + torch.log(ordinary(self.weights))
+        return torch.stack(log_densities, 1) + torch.log(self.weights)
 
     def as_input(
         self, x: Tensor, observed: Tensor | None, check: bool = True, name: str = "observed"

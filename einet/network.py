@@ -86,6 +86,14 @@ class Einet(nn.Module):
             for layer in self.sum_layers():
                 normalized_(layer.weights, layer.weight_dim, generator)
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> Einet:
+        """What `to` and all its like come to."""
+        was_meta = next(self.parameters()).is_meta
+        super()._apply(fn, recurse)
+        if was_meta and not next(self.parameters()).is_meta:
+            raise ValueError("on the meta device a model has lost its indices: build it anew, and load its parameters")
+        return self
+
     def sum_layers(self) -> list[EinsumLayer | MixingLayer]:
         """All layers with weights, from the leaves to the root."""
         return [layer for level in self.levels for layer in (*level.einsums, *level.mixings)]
@@ -104,6 +112,10 @@ class Einet(nn.Module):
         Gradients may be differentiated again, and with `check=False` the transforms of `torch.func` apply, both by
         slower operations. On the meta device nothing is checked, and the result has a shape alone.
         """
+        if torch.is_grad_enabled() and next(self.parameters()).is_inference():
+            raise ValueError(
+                "parameters made in inference mode have no gradients: copy.deepcopy the model outside of it"
+            )
         x, observed = self.as_input(x, observed, check)
         outputs = self.upward(self.leaves(x, observed))
         return self.at_root(outputs[-1], self.leaves.log_base(x, observed))
@@ -336,7 +348,7 @@ def _batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] 
     """x as (D, C, B), contiguous. One channel may go without its axis."""
     if not isinstance(x, Tensor) or x.dtype not in (torch.bool, *WHOLE, *FLOATS):
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x must be a real tensor of 16 or more bits, of whole numbers or bool, got {kind}")
+        raise ValueError(f"x must be bool, whole numbers or floats of 16 to 64 bits in a real tensor, got {kind}")
     shapes = [(variables, channels)] + ([(*grid, channels)] if grid else [])
     if channels == 1:
         shapes += [shape[:-1] for shape in shapes]

@@ -13,12 +13,14 @@ Chapter: book/12_queries
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from einet.layers import ordinary
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.trees import (
@@ -252,14 +254,16 @@ def _marginals(model, x: Tensor, observed: Tensor, labels):
 
 def _uses(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     """value * d log P / d value of every leaf entry of every network: (L, K, B)."""
-    with torch.inference_mode(False), torch.no_grad():
-        leaves = [network.leaves(x, observed) for network in networks_of(model)]
-    with torch.inference_mode(False):  # it brings gradients back
+    with torch.inference_mode(False):  # and gradients again, in whatever mode the caller is
+        if next(model.parameters()).is_inference():
+            model = copy.deepcopy(model)  # autograd could not keep what was born in inference mode
+        with torch.no_grad():
+            leaves = [network.leaves(x, observed) for network in networks_of(model)]
         leaves = [leaf._replace(value=leaf.value.requires_grad_()) for leaf in leaves]
         log_densities = []
         for network, leaf in zip(networks_of(model), leaves, strict=True):
             root = network.upward(leaf)[-1].log()[0]  # (num_classes, B)
-            log_densities.append(root.gather(0, labels[None])[0])
+            log_densities.append(root.gather(0, ordinary(labels)[None])[0])
         total = log_densities[0]
         if isinstance(model, Mixture):
             total = torch.logsumexp(torch.stack(log_densities, 1) + torch.log(model.weights.detach().double()), 1)

@@ -58,6 +58,28 @@ class Rows:
         if not right or labels.shape != self.x.shape[:1] or labels.min() < 0 or labels.max() >= classes:
             raise ValueError(f"labels must be {len(self.x)} int64 numbers from 0 to {classes - 1}, got {labels}")
 
+    def check_resolution(self) -> None:
+        """`ValueError` where a variable is so far from 0 that the model could not tell its values apart.
+
+        A mean is as fine as its type, and x^2 as float64 is: x^2 / variance is right where x < 10^7 deviations.
+        """
+        dtype, leaves = next(self.model.parameters()).dtype, self.model.modules()
+        if not any(part.family.cancels for part in leaves if isinstance(part, FamilyLeaves)):
+            return
+        low, high, lost = torch.inf, -torch.inf, 0.0
+        for rows in self.slices(INFERENCE_ROWS):
+            x, seen = self.model.as_input(*self.some(rows), check=False)  # (D, C, B)
+            x, seen = x.double(), torch.ones_like(x, dtype=torch.bool) if seen is None else seen[:, None]
+            low = torch.where(seen, x, torch.inf).amin((1, 2)).clamp_max(low)
+            high = torch.where(seen, x, -torch.inf).amax((1, 2)).clamp_min(high)
+            rounded = torch.maximum((x - x.to(dtype)).abs(), 1e-8 * x.abs())
+            lost = torch.where(seen, rounded, 0).amax((1, 2)).clamp_min(lost)
+        for d in (lost > (high - low).clamp_min(0) / 100).logical_and(low < high).nonzero()[:1, 0].tolist():
+            raise ValueError(
+                f"variable {d} is from {low[d]:.17g} to {high[d]:.17g}, which a model in {dtype} knows to within "
+                f"{lost[d]:.2g} only: subtract its mean first"
+            )
+
     def slices(self, size: int) -> Iterable[slice]:
         return (slice(start, start + size) for start in range(0, len(self.x), size))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from einet.checkpoint import description, optimizer_state, set_optimizer_state
-from einet.em import EM
+from einet.em import EM, check_movable
 from einet.files import digest, read, refusals, write
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -90,6 +90,8 @@ def fit(
     """
     check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
     train = Rows(model, x, observed, labels)
+    train.check_resolution()
+    check_movable(model)
     held_out = None if valid is None else Rows(model, *(valid if isinstance(valid, tuple) else (valid,)))
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
