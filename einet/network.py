@@ -18,13 +18,9 @@ from torch import Tensor, nn
 
 from einet.exponential_family import ExponentialFamily, refuse
 from einet.graph import Partition, RegionGraph
-from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_, ordinary, transformed
+from einet.inputs import MODEL_DTYPES, as_float, batch_last, check_device, checked_families, mask_last
+from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_, transformed
 from einet.leaves import LeafLayer
-
-# Parameters in fewer bits lose mass by EM, and densities in float16 are soon 0.
-MODEL_DTYPES = (torch.float32, torch.float64)
-FLOATS = (torch.float16, torch.bfloat16, *MODEL_DTYPES)
-WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Einet(nn.Module):
@@ -60,7 +56,7 @@ class Einet(nn.Module):
         for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        self.graph, self.families = graph, _checked_families(leaf, graph.num_variables)
+        self.graph, self.families = graph, checked_families(leaf, graph.num_variables)
         self.num_sums, self.num_leaves, self.num_classes = num_sums, num_leaves, num_classes
         self.channels = next(iter(self.families)).channels
 
@@ -130,11 +126,11 @@ class Einet(nn.Module):
         variables, channels, parameter = self.graph.num_variables, self.channels, next(self.leaves.parameters())
         if parameter.dtype not in MODEL_DTYPES:
             raise ValueError(f"a model must be in float32 or float64, got {parameter.dtype}: call model.float()")
-        given, x = x, _batch_last(x, variables, channels, self.graph.shape)
-        _check_device("x", x, parameter)
+        given, x = x, batch_last(x, variables, channels, self.graph.shape)
+        check_device("x", x, parameter)
         if observed is not None:
-            observed = _mask_last(observed, variables, x, self.graph.shape, name)
-        x = _as_float(x, parameter.dtype)
+            observed = mask_last(observed, variables, x, self.graph.shape, name)
+        x = as_float(x, parameter.dtype)
         if check and not x.is_meta:
             try:
                 self._check_values(x, observed, exact=given.dtype not in (torch.int64, torch.uint64))
@@ -321,74 +317,3 @@ def _level(graph: RegionGraph, regions: list[int], groups: dict, num_out: int, p
 
 def _joined(parts: list[Scaled]) -> Scaled:
     return parts[0] if len(parts) == 1 else Scaled(*map(torch.cat, zip(*parts, strict=True)))
-
-
-# Input
-
-
-def _checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple[int, ...]]:
-    families = leaf if isinstance(leaf, dict) else {leaf: range(num_variables)}
-    for family in families:
-        if not isinstance(family, ExponentialFamily):
-            raise ValueError(f"leaf must be a family such as einet.Normal(), or a dict of them, got {family!r}")
-    families = {family: tuple(sorted(variables)) for family, variables in families.items()}
-    idle = [family for family, variables in families.items() if not variables]
-    if idle:
-        raise ValueError(f"leaf must name at least one variable for each family, got none for {idle[0]}")
-    named = sorted(variable for variables in families.values() for variable in variables)
-    if named != list(range(num_variables)):
-        raise ValueError(f"leaf must name each variable from 0 to {num_variables - 1} once, got {named}")
-    channels = {family.channels for family in families}
-    if len(channels) > 1:
-        raise ValueError(f"all families of a model have equally many channels, got {sorted(channels)}")
-    return families
-
-
-def _batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] | None) -> Tensor:
-    """x as (D, C, B), contiguous. One channel may go without its axis."""
-    if not isinstance(x, Tensor) or x.dtype not in (torch.bool, *WHOLE, *FLOATS):
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x must be bool, whole numbers or floats of 16 to 64 bits in a real tensor, got {kind}")
-    shapes = [(variables, channels)] + ([(*grid, channels)] if grid else [])
-    if channels == 1:
-        shapes += [shape[:-1] for shape in shapes]
-    if tuple(x.shape[1:]) not in shapes:
-        wanted = " or ".join(str(("B", *shape)) for shape in shapes)
-        raise ValueError(f"x must have shape {wanted}, got {tuple(x.shape)}")
-    if not len(x):
-        raise ValueError("x must have at least one row, got an empty batch")
-    return ordinary(x.reshape(len(x), -1).T.contiguous().view(variables, channels, -1))
-
-
-def _as_float(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in a type that holds all its values, and that families can compare in."""
-    if x.dtype in MODEL_DTYPES:
-        return x
-    return x.to(dtype if x.is_floating_point() or x.dtype.itemsize <= 2 else torch.float64)
-
-
-def as_mask(observed: Tensor, name: str = "observed") -> Tensor:
-    """A bool tensor, from one or from an array of numpy."""
-    if hasattr(observed, "__array_interface__") and observed.dtype == bool:
-        return torch.tensor(observed.copy(), device="cpu")
-    if not isinstance(observed, Tensor) or observed.dtype != torch.bool:
-        kind = observed.dtype if isinstance(observed, Tensor) else type(observed).__name__
-        raise ValueError(f"{name} must be a bool tensor, got {kind}")
-    return observed
-
-
-def _mask_last(observed: Tensor, variables: int, x: Tensor, grid: tuple[int, ...] | None, name: str) -> Tensor:
-    """observed as (D, B), or (D, 1) where it is the same for all rows."""
-    mask = as_mask(observed, name)
-    mask = mask if mask is observed else mask.to(x.device)  # numpy knows no other device
-    _check_device(name, mask, x)
-    shapes = [(variables,)] + ([tuple(grid)] if grid else [])
-    shapes += [(x.shape[-1], *shape) for shape in shapes]
-    if tuple(mask.shape) not in shapes:
-        raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(mask.shape)}")
-    return ordinary(mask.reshape(-1, variables).T.contiguous())
-
-
-def _check_device(name: str, tensor: Tensor, other: Tensor) -> None:
-    if tensor.device != other.device:
-        raise ValueError(f"{name} must be where the model is, on {other.device}, got a tensor on {tensor.device}")

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from einet.em import EM
 from einet.files import digest
+from einet.inputs import as_mask
 from einet.leaves import MULTIPLIED, FamilyLeaves
 from einet.mixture import Mixture
-from einet.network import Einet, as_mask
+from einet.network import Einet
 from einet.trees import check_model
 
 # Rows of one pass that needs no gradients, and of one that does, where no batch size is given.
