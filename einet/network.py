@@ -60,12 +60,14 @@ class Einet(nn.Module):
         self.num_sums, self.num_leaves, self.num_classes = num_sums, num_leaves, num_classes
         self.channels = next(iter(self.families)).channels
 
-        device = torch.empty(0).device
+        device = torch.zeros(()).device
         with torch.device("cpu"):  # where indices are counted; memory for parameters is not touched yet
             self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes)
             self.leaves = LeafLayer([graph.regions[leaf].scope for leaf in self.leaf_order], self.families, num_leaves)
             self.levels = nn.ModuleList(levels)
-        self.to(device).reset_parameters(seed)
+        if device.type != "cpu":
+            self.to(device)
+        self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw all parameters anew: weights from the flat Dirichlet distribution, leaves as their family does.

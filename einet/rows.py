@@ -141,7 +141,6 @@ def step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
     return value
 
 
-@torch.inference_mode(False)  # gradients, whatever mode the caller is in
 def _accumulate(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor, rows_of_step: int) -> Tensor:
     """Gradients of a batch, to be added to those there are. Its log-densities, summed."""
     value = rows.log_density(batch).double().sum()

@@ -122,6 +122,10 @@ def test_results_are_the_same_whatever_the_default_device_is():
     with torch.device("meta"):
         found = results(model=given)
         assert torch.empty(0).is_meta
+        again = copy.deepcopy(given[0])
+        again.reset_parameters(seed=7)
+    drawn = zip(again.parameters(), build(7).parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in drawn)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 

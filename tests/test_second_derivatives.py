@@ -10,6 +10,7 @@ from strategies import in_float64, rows
 import einet
 from einet import Bernoulli, Binomial, Categorical, Einet, Mixture, Normal, poon_domingos, random_binary_trees
 from einet.exponential_family import ExponentialFamily
+from einet.layers import EinsumLayer, Scaled
 
 TREES = random_binary_trees(4, 2, 2, seed=0)
 GRID = poon_domingos((2, 2), 1)
@@ -85,9 +86,15 @@ def test_second_derivatives_of_log_einsum_exp(fast):
 
 
 def test_a_tensor_that_is_both_children():
-    weights = torch.rand(2, 3, 2, 2, dtype=torch.float64).requires_grad_()
-    child = torch.rand(2, 2, 3, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda w, c: einet.log_einsum_exp(w, c, c), (weights, child))
+    layer, scale = EinsumLayer(2, 3, 2, 2).double(), torch.zeros(2, 3, dtype=torch.float64)
+    weights = torch.rand(2, 3, 4, dtype=torch.float64).requires_grad_()
+    value = torch.rand(2, 2, 3, dtype=torch.float64).requires_grad_()
+
+    def log_sums(weights, value):
+        child = Scaled(value, scale)
+        return torch.func.functional_call(layer, {"weights": weights}, (child, child)).log()
+
+    assert torch.autograd.gradgradcheck(log_sums, (weights, value))
 
 
 def test_third_derivatives():
