@@ -298,6 +298,7 @@ def test_memory_is_used_again_by_its_thread_alone():
 
 def test_memory_in_use_is_its_users_alone():
     """Who comes in the middle gets memory of their own; one of the two is kept."""
+    place(1000, torch.empty(0))
     with room(1000, torch.empty(0)) as outer:
         outer.fill_(7)
         with room(1000, torch.empty(0)) as inner:
