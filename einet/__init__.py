@@ -12,7 +12,8 @@ Modules, each using only those above it:
     structures   ready-made graphs: random binary trees, Poon-Domingos
     layers       the sum layers: einsum layers and mixing layers; kernels has the former for GPUs
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    network      Einet: a graph compiled into layers; identity tells which model a state belongs to
+    network      Einet: a graph compiled into layers; inputs has the checks of what it is given, identity tells which
+                 model a state belongs to
     mixture, clusters         several networks as one density; k-means to begin with
     em, rows, training        EM as an optimizer; one pass over a data set; the loop around it
     queries, sampling, explain, information   what a density is asked; trees has the passes that they share

@@ -173,8 +173,8 @@ def start(model: Einet, x: Tensor, observed: Tensor | None = None, seed: int = 0
     Chapter: book/10_images
     """
     rows = Rows(model, x, observed)
-    generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(x), generator=generator)[:STARTING_ROWS]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    some = torch.randperm(len(x), generator=generator, device="cpu")[:STARTING_ROWS]
     filled = _filled(rows)[some].view(len(some), rows.num_variables, -1)
     values = filled.permute(1, 2, 0).to(next(model.parameters()).device)  # (D, C, B)
     for leaves in model.leaves.parts:

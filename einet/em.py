@@ -89,6 +89,7 @@ class EM(torch.optim.Optimizer):
         self.weighted = [module for module in model.modules() if hasattr(module, "weight_dim")]
         if not self.networks:
             raise ValueError(f"EM needs an Einet, got {type(model).__name__}")
+        check_movable(model)
         super().__init__(
             model.parameters(), {"lr": lr, "pseudocount": pseudocount, "leaf_pseudocount": leaf_pseudocount}
         )
@@ -97,6 +98,10 @@ class EM(torch.optim.Optimizer):
             for network in self.networks:
                 for part in network.leaves.parts:
                     self.state[part.phi]["column"] = column_parameters(part, *network.as_input(x, observed))
+
+    def __getstate__(self) -> dict:
+        """All of it, for copies and pickles: torch's own would leave out which networks it moves."""
+        return {**super().__getstate__(), "networks": self.networks, "weighted": self.weighted}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -149,6 +154,12 @@ class Usual(NamedTuple):
         return torch.where(uses > FEWEST_USES, lr * uses / (lr * uses + (1 - lr) * usual), 0)  # unused, it stays
 
 
+def check_movable(model: nn.Module) -> None:
+    """`ValueError` for parameters that were born in inference mode: nothing may write to them outside."""
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError("parameters made in inference mode cannot be trained: copy.deepcopy the model outside of it")
+
+
 def _check_gradients(network: Einet) -> None:
     sums, parts = network.sum_layers(), network.leaves.parts
     if any(parametrize.is_parametrized(layer) for layer in (*sums, *parts)):
@@ -159,7 +170,7 @@ def _check_gradients(network: Einet) -> None:
     # What is wrong anywhere in a circuit is wrong at its root and its leaves.
     top = network.levels[-1]
     root = torch.cat([layer.weights.grad.flatten() for layer in (*top.einsums, *top.mixings)])
-    if root.is_cuda and torch.cuda.is_current_stream_capturing():
+    if root.is_meta or root.is_cuda and torch.cuda.is_current_stream_capturing():
         return  # no value is known yet; `fit` looks at the likelihood after every epoch
     # One pass finds both bounds, and a NaN anywhere makes them NaN.
     bounds = [[float(bound) for bound in torch.aminmax(each)] for each in (root, *(part.phi.grad for part in parts))]
@@ -274,6 +285,7 @@ def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) ->
 # Gradient training, to compare with
 
 
+@torch.inference_mode(False)  # parameters that are born there could not be trained
 def unconstrained(model: Einet) -> Einet:
     """Reparametrize `model`, in place, so that any gradient optimizer may train it: softmax weights, free leaves.
 
@@ -292,6 +304,7 @@ def unconstrained(model: Einet) -> Einet:
     return model
 
 
+@torch.inference_mode(False)  # parameters that are born there could not be trained
 def constrained(model: Einet) -> Einet:
     """Undo `unconstrained`, keeping the density. Returns the model.
 

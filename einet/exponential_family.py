@@ -93,7 +93,7 @@ class ExponentialFamily:
     # Learning
 
     def initial(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Random phi (|T|, *shape) to start EM from."""
+        """Random phi (|T|, *shape) to start EM from: in float32, whatever torch's default is."""
         raise NotImplementedError
 
     def start(self, x: Tensor) -> Tensor:

@@ -61,8 +61,8 @@ class Normal(ExponentialFamily):
 
     def initial(self, shape, generator):
         variance = min(max(1.0, self.min_variance), self.max_variance)
-        mean = torch.randn(shape, generator=generator)
-        return torch.stack((mean, torch.full(shape, variance)))
+        mean = torch.randn(shape, generator=generator, dtype=torch.float32)
+        return torch.stack((mean, torch.full_like(mean, variance)))
 
     def start(self, x):
         centre = self.statistics(x)[0]
@@ -156,7 +156,7 @@ class Binomial(ExponentialFamily):
         return self.total * F.softplus(theta[0])
 
     def initial(self, shape, generator):
-        return self.total * (0.2 + 0.6 * torch.rand((1, *shape), generator=generator))
+        return self.total * (0.2 + 0.6 * torch.rand((1, *shape), generator=generator, dtype=torch.float32))
 
     def score(self, phi, statistics, uses):
         return (statistics - uses * phi) / self.variance(phi)
@@ -254,7 +254,8 @@ class Categorical(ExponentialFamily):
         return found - self.log_normalizer(theta)
 
     def initial(self, shape, generator):
-        return self.project(0.1 + torch.rand((self.categories, *shape), generator=generator))
+        draw = torch.rand((self.categories, *shape), generator=generator, dtype=torch.float32)
+        return self.project(0.1 + draw)
 
     def score(self, phi, statistics, uses):
         return statistics / phi - uses / phi.sum(0)

@@ -29,13 +29,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from triton import next_power_of_2
 
 # Triton's interpreter runs on the CPU, where tensor cores and their number formats are only imitated.
@@ -55,7 +55,9 @@ def serves(weights: Tensor, num_left: int, num_right: int) -> bool:
     return weights.dtype == torch.float32 and fits and (INTERPRETED or _has_tensor_cores(weights.device))
 
 
-def einsum(weights: Tensor, pools: list, rows: list[Tensor], segments: list, precision: str) -> tuple[Tensor, Tensor]:
+def einsum(
+    weights: Tensor, pools: list, rows: list[Tensor], segments: list, precision: str, again: Callable
+) -> tuple[Tensor, Tensor]:
     """The layer of sums S_k = sum_ij W_kij l_i r_j, scaled to a largest entry of 1: (S / max S, its log scale).
 
     weights   (L, K_out, K * K')
@@ -63,6 +65,7 @@ def einsum(weights: Tensor, pools: list, rows: list[Tensor], segments: list, pre
     rows      where in its pool each node's left child is, and its right child: int64, (L,) each
     segments  for each pool (order, offsets): which of its children, all left ones before all right ones if it is
               shared, are row n: order[offsets[n]:offsets[n + 1]]. None where child c is row c.
+    again     `layers.gradients_of_sums`, for gradients that are differentiated again
 
     -> value (L, K_out, B), log_scale (L, B) in float64
 
@@ -71,7 +74,7 @@ def einsum(weights: Tensor, pools: list, rows: list[Tensor], segments: list, pre
     """
     values, scales = zip(*pools, strict=True)
     with torch.cuda.device_of(weights):  # Triton launches on the current device, wherever the tensors are
-        return _Einsum.apply(weights, scales, rows, segments, precision, *values)
+        return _Einsum.apply(weights, scales, rows, segments, precision, again, *values)
 
 
 def move_weights(
@@ -101,8 +104,9 @@ def move_weights(
 
 class _Einsum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weights, scales, rows, segments, precision, *pools):
-        weights, *pools = (tensor.contiguous() for tensor in (weights, *pools))
+    def forward(ctx, weights, scales, rows, segments, precision, again, *pools):
+        given = weights, *pools
+        weights, *pools = (tensor.contiguous() for tensor in given)
         scales = [scale.contiguous() for scale in scales]
         (num_nodes, num_out, _), batch = weights.shape, pools[0].shape[2]
         left, right = pools[0], pools[-1]
@@ -111,15 +115,20 @@ class _Einsum(torch.autograd.Function):
         log_scale = weights.new_empty(num_nodes, batch, dtype=torch.float64)
         grid, settings = _settings(left, right, num_nodes, num_out, precision)
         _sums[grid](weights, left, right, scales[0], scales[-1], *rows, value, peak, log_scale, batch, **settings)
-        ctx.save_for_backward(weights, peak, *rows, *pools)
-        ctx.segments, ctx.precision = segments, precision
+        ctx.save_for_backward(peak, *rows, *given)
+        ctx.segments, ctx.precision, ctx.again = segments, precision, again
         ctx.mark_non_differentiable(log_scale)
         return value, log_scale
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient, _):
-        weights, peak, left_rows, right_rows, *pools = ctx.saved_tensors
+        peak, left_rows, right_rows, *given = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the caller asks for gradients that can be differentiated
+            of_weights, *of_pools = ctx.again(
+                peak, lambda pools: _fetched(pools, left_rows, right_rows), given, gradient
+            )
+            return of_weights, None, None, None, None, None, *of_pools
+        weights, *pools = (tensor.contiguous() for tensor in given)
         (num_nodes, num_out, num_pairs), batch = weights.shape, peak.shape[1]
         left, right = pools[0], pools[-1]
         by_batch, settings = _settings(left, right, num_nodes, num_out, ctx.precision)
@@ -136,7 +145,11 @@ class _Einsum(torch.autograd.Function):
         del settings["TILE_P"]
         _child_gradients[by_batch](weights, *given, grad_left, grad_right, batch, **settings)
         shared = zip(children, pools, ctx.segments, strict=True)
-        return grad_weights, None, None, None, None, *(_summed(*child) for child in shared)
+        return grad_weights, None, None, None, None, None, *(_summed(*child) for child in shared)
+
+
+def _fetched(pools: list[Tensor], left_rows: Tensor, right_rows: Tensor) -> tuple[Tensor, Tensor]:
+    return pools[0].index_select(0, left_rows), pools[-1].index_select(0, right_rows)
 
 
 def _summed(children: Tensor, pool: Tensor, segments: tuple[Tensor, Tensor] | None) -> Tensor:

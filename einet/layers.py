@@ -7,7 +7,11 @@ at the end of a layer and the exponential at the start of the next cancel, so bo
 a vector.
 
 Scales are constants to autograd. That is exact: the circuit's output is the same when a factor moves from `value` to
-`log_scale`, so whatever gradient the choice of scale would have sums to zero.
+`log_scale`, so whatever gradient the choice of scale would have sums to zero. So it is for every order of derivative,
+since the output as a function of the parameters is the same one for any scales that are held.
+
+The fast ways work in place, which is nothing that autograd could differentiate. Gradients that are differentiated in
+turn (`create_graph=True`), and all that `torch.func` transforms, go by plain operations: right, and slow.
 
 Paper: Section 3.2 and 3.3
 Chapter: book/03_einsum_layer
@@ -18,14 +22,14 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 # Temporaries of about this many numbers stay in the cache of one core; 2^17 floats are half a megabyte.
 CACHE = 2**17
@@ -33,7 +37,15 @@ CACHE = 2**17
 GPU_SLICE = 2**24
 # More bytes than these, for each core that works on a slice, are not kept for the next one.
 MOST_KEPT = 2**23
-_kept = threading.local()
+
+
+class _Kept(threading.local):
+    """A thread's scratch buffer; None while it is in use."""
+
+    bytes: Tensor | None = None
+
+
+_kept = _Kept()
 
 # How the kernels for GPUs multiply two float32: see `set_precision`.
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
@@ -94,18 +106,49 @@ def node_slices(num_nodes: int, numbers: int, tensor: Tensor) -> list[slice]:
     return [slice(start, min(start + step, num_nodes)) for start in range(0, num_nodes, step)]
 
 
-def room(numbers: int, like: Tensor) -> Tensor:
-    """Room for so many numbers of a kind, until this thread asks again.
+@contextmanager
+def room(numbers: int, like: Tensor) -> Iterator[Tensor]:
+    """Scratch memory for so many numbers of a kind.
 
-    A CPU gets the same memory each time: fresh from the system it would cost more than what is computed in it.
+    A CPU gets the same memory each time: fresh from the system it would cost more than what is computed in it. While
+    one uses the buffer it is not in its thread's slot, so that whoever comes in between, such as a signal handler,
+    makes one of its own. Only plain tensors are kept: what a fake-tensor mode makes has no numbers.
     """
     size = numbers * like.element_size()
-    if like.device.type != "cpu" or size > MOST_KEPT * torch.get_num_threads() or torch.compiler.is_compiling():
-        return like.new_empty(numbers)
-    if getattr(_kept, "bytes", like[:0]).numel() < size:
+    keeps = like.device.type == "cpu" and type(like) is Tensor and size <= MOST_KEPT * torch.get_num_threads()
+    if not keeps or torch.compiler.is_compiling():
+        yield like.new_empty(numbers)
+        return
+    buffer = vars(_kept).pop("bytes", None)  # at once: nothing can come in between
+    if buffer is None or buffer.numel() < size:
         with torch.inference_mode(False):  # a tensor that is born there could not be written to outside
-            _kept.bytes = torch.empty(size, dtype=torch.uint8, device="cpu")
-    return _kept.bytes[:size].view(like.dtype)
+            buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
+    yield buffer[:size].view(like.dtype)
+    if type(buffer) is Tensor:
+        _kept.bytes = buffer
+
+
+# Derivatives
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func` is at work: it takes plain operations alone."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def differentiable(plain: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
+    """The gradients of `inputs`, given that of `plain(*inputs)`, which may be differentiated in turn; None where not
+    wanted."""
+    with torch.enable_grad():
+        inputs = [each.view_as(each) for each in inputs]  # each by itself, where one tensor comes twice
+        wanted = [each for each in inputs if each.requires_grad]
+        found = iter(torch.autograd.grad(plain(*inputs), wanted, gradient, create_graph=True))
+        return [next(found) if each.requires_grad else None for each in inputs]
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The same, or a copy of a tensor that was born in inference mode, which autograd could not keep."""
+    return tensor.clone() if tensor.is_inference() and torch.is_grad_enabled() else tensor
 
 
 # Sums of products
@@ -117,19 +160,34 @@ def log_einsum_exp(weights: Tensor, left: Tensor, right: Tensor, fast: bool = Tr
         log S_k = a + a' + log sum_ij W_kij exp(N_i - a) exp(N'_j - a'),   a = max_i N_i,   a' = max_j N'_j
 
     weights (L, K_out, K, K'), left (L, K, B), right (L, K', B) -> (L, K_out, B). `fast=False` spells the formula out in
-    one `torch.einsum`; the fast way never holds all outer products at once. Both are differentiable, the fast one once.
+    one `torch.einsum`; the fast way never holds all outer products at once. Both may be differentiated any number of
+    times.
 
     Paper: Section 3.2, Eq. (4) and (5)
     Chapter: book/02_log_einsum_exp
     """
     if fast:
         scaled_left, scaled_right = (Scaled.from_log(child, weights.dtype) for child in (left, right))
-        sums, log_scale = _EinsumFunction.apply(weights.flatten(2), scaled_left.value, scaled_right.value)
+        sums, log_scale = _scaled_sums(weights.flatten(2), scaled_left.value, scaled_right.value)
         log_scale = log_scale + scaled_left.log_scale + scaled_right.log_scale
         return Scaled(sums, log_scale).log().to(left.dtype)
     a, b = left.detach().amax(1, keepdim=True), right.detach().amax(1, keepdim=True)
     sums = torch.einsum("lkij,lib,ljb->lkb", weights, torch.exp(left - a), torch.exp(right - b))
     return a + b + torch.log(sums)
+
+
+def _plain_sums(weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """S_k = sum_ij W_kij left_i right_j, by the formula."""
+    weights = weights.unflatten(2, (left.shape[1], right.shape[1]))
+    return torch.einsum("lkij,lib,ljb->lkb", weights, left, right)
+
+
+def _scaled_sums(weights: Tensor, *children: Tensor) -> tuple[Tensor, Tensor]:
+    if not transformed():
+        return _EinsumFunction.apply(weights, *children)
+    sums = _plain_sums(weights, *_left_and_right(children))
+    scale = sums.detach().amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
+    return sums / scale[:, None], torch.log(scale.double())
 
 
 class _EinsumFunction(torch.autograd.Function):
@@ -153,9 +211,10 @@ class _EinsumFunction(torch.autograd.Function):
         return sums, log_scale
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, ...]:
         weights, scale, *children = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the caller asks for gradients that can be differentiated
+            return (*gradients_of_sums(scale, _left_and_right, (weights, *children), gradient),)
         left, right = _left_and_right(children)
         gradient = gradient / scale[:, None]
         grad_weights, grad_children = torch.empty_like(weights), [torch.empty_like(child) for child in children]
@@ -169,6 +228,18 @@ class _EinsumFunction(torch.autograd.Function):
         return grad_weights, *grad_children
 
 
+def gradients_of_sums(scale: Tensor, fetch: Callable, inputs: Sequence[Tensor], gradient: Tensor) -> list:
+    """Gradients of the `inputs` of S / scale, weights and pools, which may be differentiated in turn.
+
+    `fetch` takes the left and the right children out of the pools.
+    """
+
+    def plain(weights: Tensor, *pools: Tensor) -> Tensor:
+        return _plain_sums(weights, *fetch(pools)) / scale[:, None]
+
+    return differentiable(plain, inputs, gradient)
+
+
 def _left_and_right(children: Sequence[Tensor]) -> Sequence[Tensor]:
     """Two tensors as they are; one tensor is all left children and, below them, all right children."""
     return children if len(children) == 2 else children[0].chunk(2)
@@ -179,12 +250,13 @@ def _outer_products(left: Tensor, right: Tensor, rooms: int = 1):
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
     slices = node_slices(num_nodes, num_left * num_right * batch, left)
     shape = (rooms, slices[0].stop, num_left * num_right, batch)
-    buffers = room(math.prod(shape), left).view(shape)
-    for nodes in slices:
-        outer, other = (buffers[i, : nodes.stop - nodes.start] for i in (0, -1))
-        pairs = outer.view(len(outer), num_left, num_right, batch)
-        torch.mul(left[nodes, :, None], right[nodes, None], out=pairs)
-        yield nodes, outer, other
+    with room(math.prod(shape), left) as buffer:
+        buffers = buffer.view(shape)
+        for nodes in slices:
+            outer, other = (buffers[i, : nodes.stop - nodes.start] for i in (0, -1))
+            pairs = outer.view(len(outer), num_left, num_right, batch)
+            torch.mul(left[nodes, :, None], right[nodes, None], out=pairs)
+            yield nodes, outer, other
 
 
 class EinsumLayer(nn.Module):
@@ -200,18 +272,18 @@ class EinsumLayer(nn.Module):
     def __init__(self, num_nodes: int, num_out: int, num_left: int, num_right: int):
         super().__init__()
         self.num_left, self.num_right = num_left, num_right
-        self.weights = nn.Parameter(torch.empty(num_nodes, num_out, num_left * num_right))
+        self.weights = nn.Parameter(torch.empty(num_nodes, num_out, num_left * num_right, dtype=torch.float32))
 
     weight_dim = 2
     precision: str | None = "ieee"  # of the products on a GPU: see `set_precision`
 
     def forward(self, *children: Scaled | Gathered) -> Scaled:
         weights = self.weights  # once: where they are parametrized, every look computes them
-        kernels = self.kernels(weights)
+        kernels = None if transformed() else self.kernels(weights)
         if kernels is not None:
             return self._fused(kernels, weights, [c if isinstance(c, Gathered) else Gathered(c) for c in children])
         children = [c.fetch() if isinstance(c, Gathered) else c for c in children]
-        sums, log_scale = _EinsumFunction.apply(weights, *(child.value for child in children))
+        sums, log_scale = _scaled_sums(weights, *(child.value for child in children))
         left, right = _left_and_right([child.log_scale for child in children])
         return Scaled(sums, log_scale + left + right)
 
@@ -228,7 +300,9 @@ class EinsumLayer(nn.Module):
             torch.arange(len(pool.value), device=weights.device) if own is None else own
             for pool, own in zip(pools, rows, strict=True)
         ]
-        return Scaled(*kernels.einsum(weights, pools, _left_and_right(rows), segments, self.precision))
+        return Scaled(
+            *kernels.einsum(weights, pools, _left_and_right(rows), segments, self.precision, gradients_of_sums)
+        )
 
     def extra_repr(self) -> str:
         return f"nodes={len(self.weights)}, {self.num_left} x {self.num_right} -> {self.weights.shape[1]}"
@@ -273,17 +347,18 @@ class MixingLayer(nn.Module):
 
     def __init__(self, num_nodes: int, num_partitions: int, num_out: int):
         super().__init__()
-        self.weights = nn.Parameter(torch.empty(num_nodes, num_partitions, num_out))
+        self.weights = nn.Parameter(torch.empty(num_nodes, num_partitions, num_out, dtype=torch.float32))
 
     weight_dim = 1
 
     def forward(self, partitions: Scaled) -> Scaled:
-        shape = self.weights.shape[:2]
+        weights = self.weights
+        shape = weights.shape[:2]
         scales = partitions.log_scale.unflatten(0, shape)
         log_scale = scales.amax(1).clamp_min(torch.finfo(scales.dtype).min)  # where all are impossible
-        relative = torch.exp(scales - log_scale[:, None]).to(self.weights.dtype)
+        relative = torch.exp(scales - log_scale[:, None]).to(weights.dtype)
         values = partitions.value.unflatten(0, shape) * relative[:, :, None]
-        return Scaled((values * self.weights[..., None]).sum(1), log_scale)
+        return Scaled((values * weights[..., None]).sum(1), log_scale)
 
     def extra_repr(self) -> str:
         return f"nodes={len(self.weights)}, partitions={self.weights.shape[1]}, {self.weights.shape[2]}"
@@ -292,5 +367,6 @@ class MixingLayer(nn.Module):
 def normalized_(weights: Tensor, dim: int, generator: torch.Generator) -> None:
     """Fill with a draw from the flat Dirichlet distribution along `dim`."""
     with torch.no_grad():
-        draw = torch.rand(weights.shape, generator=generator).clamp_min_(1e-6).log_().neg_()
+        uniform = torch.rand(weights.shape, generator=generator, dtype=torch.float32, device=generator.device)
+        draw = uniform.clamp_min_(1e-6).log_().neg_()
         weights.copy_(draw / draw.sum(dim, keepdim=True))

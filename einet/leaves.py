@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from einet.exponential_family import ExponentialFamily
-from einet.layers import Scaled, exp_, node_slices, room
+from einet.layers import Scaled, differentiable, exp_, node_slices, room, transformed
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -84,7 +83,9 @@ class FamilyLeaves(nn.Module):
         self.register_buffer("order", torch.argsort(by_group), persistent=False)  # back to that of the regions
         self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
         self.register_buffer("variables", torch.tensor(sorted(variables)), persistent=False)
-        self.phi = nn.Parameter(torch.empty(family.num_statistics, len(pairs), family.channels, num_entries))
+        self.phi = nn.Parameter(
+            torch.empty(family.num_statistics, len(pairs), family.channels, num_entries, dtype=torch.float32)
+        )
 
     def groups(self):
         """(rows of the layer (L,), their pairs as a slice, their variables (L, s)) of each group of regions."""
@@ -100,7 +101,8 @@ class FamilyLeaves(nn.Module):
         """Put the entries of each region's vector around rows of their own, drawn from x (D, C, B)."""
         entries = self.phi.shape[-1]
         for rows, pairs, variables in self.groups():
-            chosen = torch.randint(x.shape[-1], (len(rows), 1, 1, entries), generator=generator).to(x.device)
+            shape = (len(rows), 1, 1, entries)
+            chosen = torch.randint(x.shape[-1], shape, generator=generator, device=generator.device).to(x.device)
             values = x[variables]  # (L, s, C, B)
             values = values.gather(3, chosen.expand(*values.shape[:3], entries)).movedim(3, 0)  # (K, L, s, C)
             self.phi[:, pairs] = self.family.start(values).movedim(1, 4).flatten(1, 2).to(self.phi.dtype)
@@ -136,12 +138,13 @@ class FamilyLeaves(nn.Module):
         if masked:  # A(theta) counts where its variable is observed: the mask is one more statistic
             features = torch.cat((features, observed.to(features.dtype).expand(-1, x.shape[-1])))
         sizes = [variables.numel() for _, _, variables in self.groups()]
+        densities = _plain_densities if transformed() else _LeafFunction.apply
         for (rows, _, variables), phi in zip(self.groups(), self.phi.split(sizes, 1), strict=True):
             index = row_of[:, variables].transpose(0, 1).flatten(1)  # (L, T s C)
             if masked:
                 index = torch.cat((index, variables + row_of.numel()), 1)
             phi = phi.unflatten(1, variables.shape).permute(0, 1, 4, 2, 3)  # (T, L, K, s, C)
-            yield rows, _LeafFunction.apply(phi, features, index, self.family, masked, dtype)
+            yield rows, densities(phi, features, index, self.family, masked, dtype)
 
     def _look_up(self, x: Tensor, observed: Tensor | None):
         """Where T(x) is an indicator, T(x) . theta is the row of theta that x names; unobserved, a row of zeros."""
@@ -153,8 +156,11 @@ class FamilyLeaves(nn.Module):
         if observed is not None:
             index = torch.where(observed[self.pairs, None], index, len(table) - 1)
         for rows, pairs, _ in self.groups():
-            bags = index[pairs].view(len(rows), -1, x.shape[-1]).transpose(1, 2)  # (L, B, s C)
-            sums = nn.functional.embedding_bag(bags.flatten(0, 1), table, mode="sum")
+            bags = index[pairs].view(len(rows), -1, x.shape[-1]).transpose(1, 2).flatten(0, 1)  # (L B, s C)
+            if transformed():
+                sums = nn.functional.embedding(bags, table).sum(1)
+            else:
+                sums = _BagFunction.apply(nn.functional.embedding_bag(bags, table, mode="sum"), table, bags)
             yield rows, sums.view(len(rows), -1, entries).transpose(1, 2).contiguous()
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
@@ -167,6 +173,35 @@ class FamilyLeaves(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.family}, pairs={self.phi.shape[1]}, entries={self.phi.shape[3]}"
+
+
+class _BagFunction(torch.autograd.Function):
+    """Passes on the sums that `embedding_bag` made of a table's rows.
+
+    Their gradient goes back the way they came. One that is differentiated in turn, which `embedding_bag` could not do,
+    goes to the table straight away.
+    """
+
+    @staticmethod
+    def forward(ctx, sums, table, bags):
+        ctx.save_for_backward(bags)
+        ctx.rows = len(table)
+        return sums.view_as(sums)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if not torch.is_grad_enabled():
+            return gradient, None, None
+        (bags,) = ctx.saved_tensors
+        of_rows = gradient.repeat_interleave(bags.shape[1], 0)
+        return None, gradient.new_zeros(ctx.rows, gradient.shape[1]).index_add(0, bags.flatten(), of_rows), None
+
+
+def _plain_densities(phi, features, index, family, masked, dtype) -> Tensor | Scaled:
+    """What `_LeafFunction` returns, by plain operations on all nodes at once."""
+    parameters, constants = _parameters(family, phi.to(features.dtype), masked)
+    logs = torch.baddbmm(constants, parameters, features[index])
+    return logs if dtype is None else Scaled.from_log(logs, dtype)
 
 
 class _LeafFunction(torch.autograd.Function):
@@ -194,17 +229,23 @@ class _LeafFunction(torch.autograd.Function):
             scale = logs.amax(1).clamp_min_(torch.finfo(logs.dtype).min)
             log_scale[nodes] = scale
             exp_(density[nodes].copy_(logs.sub_(scale[:, None])))
-        ctx.family, ctx.masked, ctx.scaled = family, masked, dtype is not None
-        ctx.save_for_backward(phi, features, index, density if ctx.scaled else None)
-        if not ctx.scaled:
+        ctx.family, ctx.masked, ctx.dtype = family, masked, dtype
+        ctx.save_for_backward(phi, features, index, None if dtype is None else density)
+        if dtype is None:
             return density
         ctx.mark_non_differentiable(log_scale)
         return density, log_scale
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient, _=None):
         phi, features, index, density = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def plain(phi: Tensor, features: Tensor) -> Tensor:
+                found = _plain_densities(phi, features, index, ctx.family, ctx.masked, ctx.dtype)
+                return found if ctx.dtype is None else found.value
+
+            return *differentiable(plain, (phi, features), gradient), None, None, None, None
         _, num_nodes, entries, *pair = phi.shape
         sums = features.new_empty(num_nodes, entries, index.shape[1])  # over the rows, of the features an entry sees
         uses_of_nodes = features.new_empty(num_nodes, entries)
@@ -213,7 +254,7 @@ class _LeafFunction(torch.autograd.Function):
             parameters, _ = _parameters(ctx.family, _contiguous(phi, features.dtype), ctx.masked)
         for nodes, gathered, uses in _gathered(features, index, entries):
             # d log P / d log L: the probability, given the row, that the circuit uses this entry
-            if ctx.scaled:
+            if ctx.dtype is not None:
                 torch.mul(gradient[nodes], density[nodes], out=uses)
             else:
                 uses.copy_(gradient[nodes])
@@ -249,10 +290,11 @@ def _gathered(features: Tensor, index: Tensor, entries: int):
     (num_nodes, width), batch = index.shape, features.shape[1]
     slices = node_slices(num_nodes, max(width, entries) * batch, features)
     sizes = [slices[0].stop * width, slices[0].stop * entries]
-    buffer, other = room(sum(sizes) * batch, features).view(-1, batch).split(sizes)
-    other = other.view(-1, entries, batch)
-    for nodes in slices:
-        count = nodes.stop - nodes.start
-        rows = buffer[: count * width]
-        torch.index_select(features, 0, index[nodes].flatten(), out=rows)
-        yield nodes, rows.view(count, width, batch), other[:count]
+    with room(sum(sizes) * batch, features) as memory:
+        buffer, other = memory.view(-1, batch).split(sizes)
+        other = other.view(-1, entries, batch)
+        for nodes in slices:
+            count = nodes.stop - nodes.start
+            rows = buffer[: count * width]
+            torch.index_select(features, 0, index[nodes].flatten(), out=rows)
+            yield nodes, rows.view(count, width, batch), other[:count]

@@ -30,10 +30,11 @@ class Mixture(nn.Module):
     weight_dim = 0  # along which the weights sum to 1, as in the sum layers: EM moves them all alike
     num_classes = 1
 
+    @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(self, components: Sequence[Einet], weights: Tensor | Sequence[float]):
         super().__init__()
         self.components = nn.ModuleList(components)
-        weights = torch.as_tensor(weights, dtype=torch.float64)
+        weights = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
         if not len(components) or weights.shape != (len(components),):
             raise ValueError(f"need a weight for each of {len(components)} components, got {tuple(weights.shape)}")
         if not (weights > 0).all() or abs(weights.sum().item() - 1) > 1e-5:
@@ -47,8 +48,7 @@ class Mixture(nn.Module):
                 "components must have the same variables, shape and channels, and one class; as (variables, shape, "
                 f"channels, classes) they have {sorted(map(str, kinds))}"
             )
-        dtype = next(components[0].parameters()).dtype
-        self.weights = nn.Parameter((weights / weights.sum()).to(dtype))
+        self.weights = nn.Parameter((weights / weights.sum()).to(next(components[0].parameters())))
         families = [tuple(component.families.items()) for component in components]
         self.checking = {families.index(each) for each in families}  # the first with its families looks at the support
 
@@ -67,8 +67,10 @@ class Mixture(nn.Module):
         log_densities = [c(x, observed, check and i in self.checking) for i, c in enumerate(self.components)]
         return torch.stack(log_densities, 1) + torch.log(self.weights)
 
-    def as_input(self, x: Tensor, observed: Tensor | None, check: bool = True) -> tuple[Tensor, Tensor | None]:
+    def as_input(
+        self, x: Tensor, observed: Tensor | None, check: bool = True, name: str = "observed"
+    ) -> tuple[Tensor, Tensor | None]:
         """As `Einet.as_input`."""
         for i in self.checking - {0} if check else ():
-            self.components[i].as_input(x, observed)
-        return self.components[0].as_input(x, observed, check)
+            self.components[i].as_input(x, observed, name=name)
+        return self.components[0].as_input(x, observed, check, name)

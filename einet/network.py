@@ -19,10 +19,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from einet.exponential_family import ExponentialFamily
+from einet.exponential_family import ExponentialFamily, refuse
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
-from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_
+from einet.inputs import MODEL_DTYPES, as_float, batch_last, check_device, checked_families, mask_last
+from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_, transformed
 from einet.leaves import LeafLayer
 
 
@@ -37,7 +38,8 @@ class Einet(nn.Module):
     seed         of the initial parameters; different in every call where None
 
     `model(x)` is the log-density in nats. Weights are probabilities, the leaves' phi expectation parameters: `em.EM`
-    moves both. Nothing is stored between calls. `ValueError` on bad input.
+    moves both. They are float32, whatever torch's default is, and on its default device; `model.double()` makes them
+    float64, and there is nothing else. Nothing is stored between calls. `ValueError` on bad input.
 
     `state_dict()` has, beside the parameters, an `identity`: the graph, families and sizes that they are parameters of.
     `load_state_dict` refuses the state of another model with a `RuntimeError` that says what differs, whatever `strict`
@@ -48,6 +50,7 @@ class Einet(nn.Module):
     Chapter: book/04_layers
     """
 
+    @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(
         self,
         graph: RegionGraph,
@@ -62,25 +65,42 @@ class Einet(nn.Module):
         for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        self.graph, self.families = graph, _checked_families(leaf, graph.num_variables)
+        self.graph, self.families = graph, checked_families(leaf, graph.num_variables)
         self.num_sums, self.num_leaves, self.num_classes = num_sums, num_leaves, num_classes
         self.channels = next(iter(self.families)).channels
 
-        self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes)
-        self.leaves = LeafLayer([graph.regions[leaf].scope for leaf in self.leaf_order], self.families, num_leaves)
-        self.levels = nn.ModuleList(levels)
+        device = torch.zeros(()).device
+        with torch.device("cpu"):  # where indices are counted; memory for parameters is not touched yet
+            self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes)
+            self.leaves = LeafLayer([graph.regions[leaf].scope for leaf in self.leaf_order], self.families, num_leaves)
+            self.levels = nn.ModuleList(levels)
         self.register_buffer(KEY, as_tensor(self._identity()))
+        if device.type != "cpu":
+            self.to(device)
         self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
-        """Draw all parameters anew: weights from the flat Dirichlet distribution, leaves as their family does."""
-        generator = torch.Generator()
+        """Draw all parameters anew: weights from the flat Dirichlet distribution, leaves as their family does.
+
+        On the CPU, so that a seed gives the same ones on any device. On the meta device there is nothing to draw.
+        """
+        if next(self.parameters()).is_meta:
+            return
+        generator = torch.Generator("cpu")
         generator.seed() if seed is None else generator.manual_seed(seed)
-        with torch.no_grad():
+        with torch.no_grad(), torch.device("cpu"):
             for part in self.leaves.parts:
                 part.phi.copy_(part.family.initial(tuple(part.phi.shape[1:]), generator))
             for layer in self.sum_layers():
                 normalized_(layer.weights, layer.weight_dim, generator)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Einet:
+        """What `to` and all its like come to."""
+        was_meta = next(self.parameters()).is_meta
+        super()._apply(fn, recurse)
+        if was_meta and not next(self.parameters()).is_meta:
+            raise ValueError("on the meta device a model has lost its indices: build it anew, and load its parameters")
+        return self
 
     def _identity(self) -> dict:
         sizes = {name: getattr(self, name) for name in ("num_sums", "num_leaves", "num_classes")}
@@ -109,33 +129,57 @@ class Einet(nn.Module):
         """log p(x_observed) in nats, (B,), or (B, num_classes): all other variables are integrated out, exactly.
 
         x         (B, D), or (B, D, C) for families with C channels; on a grid graph also images (B, H, W[, C])
-        observed  bool, (D,) or (B, D), or the grid's (H, W) or (B, H, W); None where everything is. Entries of `x`
-                  that are not observed may hold anything, NaN included.
+        observed  bool, (D,) or (B, D), or the grid's (H, W) or (B, H, W), a tensor or an array of numpy; None where
+                  everything is. Entries of `x` that are not observed may hold anything, NaN included.
         check     whether to look for values outside the support; a caller that has done so saves the passes over x
 
-        `ValueError`, with the value and the limit, for a wrong shape or dtype, an empty batch, or an observed entry
-        outside its family's support.
+        `ValueError`, with the value and the limit, for a wrong shape, dtype or device, an empty batch, or an observed
+        entry outside its family's support; and for a model in less than float32.
+
+        Gradients may be differentiated again, and with `check=False` the transforms of `torch.func` apply, both by
+        slower operations. On the meta device nothing is checked, and the result has a shape alone.
         """
+        if torch.is_grad_enabled() and next(self.parameters()).is_inference():
+            raise ValueError(
+                "parameters made in inference mode have no gradients: copy.deepcopy the model outside of it"
+            )
         x, observed = self.as_input(x, observed, check)
         outputs = self.upward(self.leaves(x, observed))
         return self.at_root(outputs[-1], self.leaves.log_base(x, observed))
 
-    def as_input(self, x: Tensor, observed: Tensor | None, check: bool = True) -> tuple[Tensor, Tensor | None]:
-        """The layout inside the network: (D, C, B) and (D, B) or (D, 1) or None, checked; what is unobserved is 0."""
-        variables, channels = self.graph.num_variables, self.channels
-        x = _batch_last(x, variables, channels, self.graph.shape)
+    def as_input(
+        self, x: Tensor, observed: Tensor | None, check: bool = True, name: str = "observed"
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layout inside the network: (D, C, B) and (D, B) or (D, 1) or None, checked; what is unobserved is 0.
+
+        `name` is what the caller calls the mask.
+        """
+        variables, channels, parameter = self.graph.num_variables, self.channels, next(self.leaves.parameters())
+        if parameter.dtype not in MODEL_DTYPES:
+            raise ValueError(f"a model must be in float32 or float64, got {parameter.dtype}: call model.float()")
+        given, x = x, batch_last(x, variables, channels, self.graph.shape)
+        check_device("x", x, parameter)
         if observed is not None:
-            observed = _mask_last(observed, variables, x.shape[-1], self.graph.shape)
-        if not x.is_floating_point():
-            x = x.to(self.leaves.parts[0].phi.dtype)
-        if check:
-            for part in self.leaves.parts:
-                own = x if len(self.leaves.parts) == 1 else x[part.variables]
-                if observed is not None:
-                    seen = observed if len(self.leaves.parts) == 1 else observed[part.variables]
-                    own = own.masked_select(seen[:, None])
-                part.family.check(own)
+            observed = mask_last(observed, variables, x, self.graph.shape, name)
+        x = as_float(x, parameter.dtype)
+        if check and not x.is_meta:
+            try:
+                self._check_values(x, observed, exact=given.dtype not in (torch.int64, torch.uint64))
+            except RuntimeError as error:
+                if not transformed():
+                    raise
+                raise ValueError("torch.vmap shows no values: check them outside, and pass check=False") from error
         return x if observed is None else torch.where(observed[:, None], x, 0), observed
+
+    def _check_values(self, x: Tensor, observed: Tensor | None, exact: bool) -> None:
+        for part in self.leaves.parts:
+            own = x if len(self.leaves.parts) == 1 else x[part.variables]
+            if observed is not None:
+                seen = observed if len(self.leaves.parts) == 1 else observed[part.variables]
+                own = own.masked_select(seen[:, None])
+            if not exact:
+                refuse(own.abs() >= 2**53, own, "a whole number must be below 2^53, to be a float64")
+            part.family.check(own)
 
     def upward(self, leaves: Scaled) -> list[Scaled]:
         """From the leaves' vectors to those of every level, the root's last."""
@@ -343,51 +387,3 @@ def _plan_of_level(graph: RegionGraph, regions: list[int], groups: dict, place: 
 
 def _joined(parts: list[Scaled]) -> Scaled:
     return parts[0] if len(parts) == 1 else Scaled(*map(torch.cat, zip(*parts, strict=True)))
-
-
-# Input
-
-
-def _checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple[int, ...]]:
-    families = leaf if isinstance(leaf, dict) else {leaf: range(num_variables)}
-    for family in families:
-        if not isinstance(family, ExponentialFamily):
-            raise ValueError(f"leaf must be a family such as einet.Normal(), or a dict of them, got {family!r}")
-    families = {family: tuple(sorted(variables)) for family, variables in families.items()}
-    idle = [family for family, variables in families.items() if not variables]
-    if idle:
-        raise ValueError(f"leaf must name at least one variable for each family, got none for {idle[0]}")
-    named = sorted(variable for variables in families.values() for variable in variables)
-    if named != list(range(num_variables)):
-        raise ValueError(f"leaf must name each variable from 0 to {num_variables - 1} once, got {named}")
-    channels = {family.channels for family in families}
-    if len(channels) > 1:
-        raise ValueError(f"all families of a model have equally many channels, got {sorted(channels)}")
-    return families
-
-
-def _batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] | None) -> Tensor:
-    """x as (D, C, B), contiguous. One channel may go without its axis."""
-    if not isinstance(x, Tensor) or x.is_complex():
-        raise ValueError(f"x must be a real tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
-    shapes = [(variables, channels)] + ([(*grid, channels)] if grid else [])
-    if channels == 1:
-        shapes += [shape[:-1] for shape in shapes]
-    if tuple(x.shape[1:]) not in shapes:
-        wanted = " or ".join(str(("B", *shape)) for shape in shapes)
-        raise ValueError(f"x must have shape {wanted}, got {tuple(x.shape)}")
-    if not len(x):
-        raise ValueError("x must have at least one row, got an empty batch")
-    return x.reshape(len(x), -1).T.contiguous().view(variables, channels, -1)
-
-
-def _mask_last(observed: Tensor, variables: int, batch: int, grid: tuple[int, ...] | None) -> Tensor:
-    """observed as (D, B), or (D, 1) where it is the same for all rows."""
-    if not isinstance(observed, Tensor) or observed.dtype != torch.bool:
-        kind = observed.dtype if isinstance(observed, Tensor) else type(observed).__name__
-        raise ValueError(f"observed must be a bool tensor, got {kind}")
-    shapes = [(variables,)] + ([tuple(grid)] if grid else [])
-    shapes += [(batch, *shape) for shape in shapes]
-    if tuple(observed.shape) not in shapes:
-        raise ValueError(f"observed must have shape {' or '.join(map(str, shapes))}, got {tuple(observed.shape)}")
-    return observed.reshape(-1, variables).T.contiguous()

@@ -4,18 +4,23 @@ Evidence and queries are bool masks over the variables, (D,), (B, D) or in the s
 what is in neither is integrated out, and may hold anything, NaN included. Every function takes a network or a mixture
 and leaves nothing behind in it. A network with several classes is asked about one of them, `labels`.
 
+Any number of threads may ask one model, but not while another trains it: an answer would come from parameters half
+moved, or end in an error. Ask a `copy.deepcopy`, made between two steps.
+
 Paper: Section 2, Eq. (1)
 Chapter: book/12_queries
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from einet.layers import ordinary
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.trees import (
@@ -60,7 +65,7 @@ def log_conditional(model: Einet | Mixture, x: Tensor, query: Tensor, evidence: 
     Paper: Section 2, Eq. (1)
     Chapter: book/12_queries
     """
-    query, evidence = (_mask(model, x, mask) for mask in (query, evidence))
+    query, evidence = _mask(model, x, query, "query"), _mask(model, x, evidence, "evidence")
     both = torch.atleast_2d(query & evidence).nonzero()
     if len(both):
         row, variable = both[0].tolist()
@@ -70,9 +75,9 @@ def log_conditional(model: Einet | Mixture, x: Tensor, query: Tensor, evidence: 
     return log_marginal(model, x, query | evidence) - given
 
 
-def _mask(model: Einet | Mixture, x: Tensor, mask: Tensor) -> Tensor:
+def _mask(model: Einet | Mixture, x: Tensor, mask: Tensor, name: str) -> Tensor:
     """The mask as (D,) or (B, D), its shape and dtype checked."""
-    mask = as_evidence(model, x, mask, check=False)[1].T
+    mask = as_evidence(model, x, mask, check=False, name=name)[1].T
     return mask if len(mask) == len(x) else mask[0]
 
 
@@ -258,17 +263,19 @@ def _marginals(model, x: Tensor, observed: Tensor, labels):
 
 def _uses(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     """value * d log P / d value of every leaf entry of every network: (L, K, B)."""
-    with torch.no_grad():
-        leaves = [network.leaves(x, observed) for network in networks_of(model)]
-    with torch.enable_grad():
+    with torch.inference_mode(False):  # and gradients again, in whatever mode the caller is
+        if next(model.parameters()).is_inference():
+            model = copy.deepcopy(model)  # autograd could not keep what was born in inference mode
+        with torch.no_grad():
+            leaves = [network.leaves(x, observed) for network in networks_of(model)]
         leaves = [leaf._replace(value=leaf.value.requires_grad_()) for leaf in leaves]
         log_densities = []
         for network, leaf in zip(networks_of(model), leaves, strict=True):
             root = network.upward(leaf)[-1].log()[0]  # (num_classes, B)
-            log_densities.append(root.gather(0, labels[None])[0])
+            log_densities.append(root.gather(0, ordinary(labels)[None])[0])
         total = log_densities[0]
         if isinstance(model, Mixture):
-            total = torch.logsumexp(torch.stack(log_densities, 1) + torch.log(model.weights.double()), 1)
+            total = torch.logsumexp(torch.stack(log_densities, 1) + torch.log(model.weights.detach().double()), 1)
         check_evidence(total)
         gradients = torch.autograd.grad(total.sum(), [leaf.value for leaf in leaves])
     return tuple(leaf.value.detach() * gradient for leaf, gradient in zip(leaves, gradients, strict=True))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from einet.em import EM
 from einet.files import digest
+from einet.inputs import as_mask
 from einet.leaves import MULTIPLIED, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -41,6 +42,7 @@ class Rows:
 
     def __init__(self, model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, labels: Tensor | None = None):
         check_model(model)
+        observed = None if observed is None else as_mask(observed)
         self.model, self.x, self.observed, self.labels = model, x, observed, labels
         first = x[:1] if isinstance(x, Tensor) and x.dim() else x
         self.num_variables = len(model.as_input(first, None, check=False)[0])
@@ -56,6 +58,28 @@ class Rows:
         classes, right = self.model.num_classes, isinstance(labels, Tensor) and labels.dtype == torch.int64
         if not right or labels.shape != self.x.shape[:1] or labels.min() < 0 or labels.max() >= classes:
             raise ValueError(f"labels must be {len(self.x)} int64 numbers from 0 to {classes - 1}, got {labels}")
+
+    def check_resolution(self) -> None:
+        """`ValueError` where a variable is so far from 0 that the model could not tell its values apart.
+
+        A mean is as fine as its type, and x^2 as float64 is: x^2 / variance is right where x < 10^7 deviations.
+        """
+        dtype, leaves = next(self.model.parameters()).dtype, self.model.modules()
+        if not any(part.family.cancels for part in leaves if isinstance(part, FamilyLeaves)):
+            return
+        low, high, lost = torch.inf, -torch.inf, 0.0
+        for rows in self.slices(INFERENCE_ROWS):
+            x, seen = self.model.as_input(*self.some(rows), check=False)  # (D, C, B)
+            x, seen = x.double(), torch.ones_like(x, dtype=torch.bool) if seen is None else seen[:, None]
+            low = torch.where(seen, x, torch.inf).amin((1, 2)).clamp_max(low)
+            high = torch.where(seen, x, -torch.inf).amax((1, 2)).clamp_min(high)
+            rounded = torch.maximum((x - x.to(dtype)).abs(), 1e-8 * x.abs())
+            lost = torch.where(seen, rounded, 0).amax((1, 2)).clamp_min(lost)
+        for d in (lost > (high - low).clamp_min(0) / 100).logical_and(low < high).nonzero()[:1, 0].tolist():
+            raise ValueError(
+                f"variable {d} is from {low[d]:.17g} to {high[d]:.17g}, which a model in {dtype} knows to within "
+                f"{lost[d]:.2g} only: subtract its mean first"
+            )
 
     def slices(self, size: int) -> Iterable[slice]:
         return (slice(start, start + size) for start in range(0, len(self.x), size))
@@ -92,7 +116,7 @@ def epoch(
     rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int, graph: GraphedStep | None = None
 ) -> float:
     """One pass over the rows; the mean log-density as it was seen on the way."""
-    order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(seed), device="cpu")
+    order = torch.randperm(len(rows.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     order = order if graph is None else order.to(graph.device)
     total = 0.0
     optimizer.zero_grad()

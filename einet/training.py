@@ -26,7 +26,7 @@ from einet.checkpoint import (
     set_optimizer_state,
     set_parameters,
 )
-from einet.em import EM
+from einet.em import EM, check_movable
 from einet.files import digest, read, refusals, write
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -54,6 +54,7 @@ class History:
     best_epoch: int = -1
 
 
+@torch.inference_mode(False)  # gradients, and whatever an optimizer keeps: in whatever mode the caller is
 def fit(
     model: Einet | Mixture,
     x: Tensor,
@@ -96,6 +97,8 @@ def fit(
                 a likelihood that is not finite ends the training after the epoch, with a `ValueError`
     progress    show a bar, where tqdm is installed
 
+    A model that is trained is no other thread's to ask: see `queries`.
+
     `ValueError` for settings or data out of range, or a checkpoint that is damaged or of another run.
 
     Paper: Section 3.5
@@ -105,6 +108,8 @@ def fit(
     if patience is not None and valid is None:
         warnings.warn(f"patience={patience} has no effect without valid: nothing says when to stop", stacklevel=2)
     train = Rows(model, x, observed, labels)
+    train.check_resolution()
+    check_movable(model)
     held_out = None if valid is None else Rows(model, *(valid if isinstance(valid, tuple) else (valid,)))
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")

@@ -261,14 +261,18 @@ def check_model(model) -> None:
             f"expected an Einet or a Mixture, got {type(model).__name__}: of a scikit-learn estimator take its model_, "
             "and rows from its columns_.encode"
         )
+    if next(model.parameters()).is_meta:
+        raise ValueError("the model is on the meta device, where it has no numbers to answer with")
 
 
-def as_evidence(model, x: Tensor, observed: Tensor, check: bool = True) -> tuple[Tensor, Tensor]:
+def as_evidence(
+    model, x: Tensor, observed: Tensor, check: bool = True, name: str = "observed"
+) -> tuple[Tensor, Tensor]:
     """`model.as_input`, for queries that need a mask: (D, C, B), and (D, B) or (D, 1)."""
     check_model(model)
     if observed is None:
-        raise ValueError("observed must be a bool tensor, got None")
-    return model.as_input(x, observed, check)
+        raise ValueError(f"{name} must be a bool tensor, got None")
+    return model.as_input(x, observed, check, name)
 
 
 def portions(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:

@@ -111,6 +111,25 @@ def test_precision(precision, most):
         assert (ours - exact).abs().max() < most
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_second_derivatives(shared, fused):
+    """Of a penalty on the gradients of pools that several nodes share, one of them no contiguous tensor."""
+    size = (4, 4, 3, 3, 5)
+    layer, children = layer_of(size), gathered(shared, size)
+    turned = [child.pool.value.detach().transpose(1, 2).contiguous().requires_grad_() for child in children]
+    found = []
+    for precision in (None, "ieee"):
+        layer.precision = precision
+        pools = [Scaled(own.transpose(1, 2), child.pool.log_scale) for own, child in zip(turned, children, strict=True)]
+        value, _ = layer(*(child._replace(pool=pool) for child, pool in zip(children, pools, strict=True)))
+        inputs = (layer.weights, *turned)
+        first = torch.autograd.grad(value.log().sum(), inputs, create_graph=True)
+        found.append(torch.autograd.grad(sum(each.pow(2).sum() for each in first), inputs))
+    for ours, plain in zip(*reversed(found), strict=True):
+        assert plain.norm() > 0 and error(ours, plain) < 1e-5
+    assert fused
+
+
 def test_two_runs_give_equal_bits():
     size = (7, 7, 5, 9, 21)
     layer, children = layer_of(size), gathered(True, size)

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from oracle import log_density
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import einet.layers
 from einet import Bernoulli, Binomial, Categorical, Normal, log_einsum_exp
@@ -278,18 +280,104 @@ def in_a_new_thread(function):
         return pool.submit(function).result()
 
 
+def place(numbers, like):
+    """Where scratch memory is, once it has been used."""
+    with room(numbers, like) as memory:
+        assert memory.shape == (numbers,) and memory.dtype == like.dtype
+        return memory.data_ptr()
+
+
 def test_memory_is_used_again_by_its_thread_alone():
-    first = room(1000, torch.empty(0))
-    assert room(500, torch.empty(0, dtype=torch.float64)).data_ptr() == first.data_ptr()
-    assert in_a_new_thread(lambda: room(10, torch.empty(0))).data_ptr() != first.data_ptr()
-    assert room(1000, torch.empty(0, dtype=torch.float64)).shape == (1000,)
+    first = place(1000, torch.empty(0))
+    assert place(500, torch.empty(0, dtype=torch.float64)) == first
+    with room(10, torch.empty(0)) as memory:
+        assert memory.data_ptr() == first
+        assert in_a_new_thread(lambda: place(10, torch.empty(0))) != first
+        assert einet.layers._kept.bytes is None
+
+
+def test_memory_in_use_is_its_users_alone():
+    """Who comes in the middle gets memory of their own; one of the two is kept."""
+    place(1000, torch.empty(0))
+    with room(1000, torch.empty(0)) as outer:
+        outer.fill_(7)
+        with room(1000, torch.empty(0)) as inner:
+            inner.fill_(8)
+        with room(2000, torch.empty(0)) as larger:
+            larger.fill_(9)
+        assert (outer == 7).all()
+    with room(1000, torch.empty(0)) as again:
+        assert again.data_ptr() == outer.data_ptr()
+
+
+def test_memory_of_a_use_that_ends_in_an_error_is_not_kept():
+    kept = in_a_new_thread(lambda: (pytest.raises(KeyError, fails_in_a_room), einet.layers._kept.bytes))[1]
+    assert kept is None
+
+
+def fails_in_a_room():
+    with room(10, torch.empty(0)):
+        raise KeyError
 
 
 def test_much_memory_is_not_kept():
-    much = einet.layers.MOST_KEPT // 4 + 1
-    kept = room(10, torch.empty(0))
-    assert room(much, torch.empty(0)).data_ptr() != kept.data_ptr()
-    assert room(10, torch.empty(0)).data_ptr() == kept.data_ptr()
+    much = einet.layers.MOST_KEPT // 4 * torch.get_num_threads() + 1
+    kept = place(10, torch.empty(0))
+    with room(much, torch.empty(0)) as memory:
+        assert memory.data_ptr() != kept and einet.layers._kept.bytes is not None
+    assert place(10, torch.empty(0)) == kept
+
+
+def scores(seed):
+    """A model whose layers work in several slices, and rows."""
+    model = einet.Einet(einet.random_binary_trees(32, 3, 6, seed=seed), Normal(), num_sums=24, seed=seed)
+    return model, torch.randn(300, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_fake_tensor_mode_leaves_no_fake_memory():
+    """What is made there has no numbers; kept, it would take them from every later query of its thread."""
+    model, x = scores(0)
+    right = einet.log_density(model, x)
+
+    def after_planning():
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            model(x, check=False)
+            with room(10, torch.empty(0).new_empty(0)) as memory:
+                assert type(memory) is not torch.Tensor
+        assert einet.layers._kept.bytes is None
+        return einet.log_density(model, x)
+
+    assert torch.equal(in_a_new_thread(after_planning), right)
+
+
+class Asks(TorchDispatchMode):
+    """Asks another model in the middle of each matrix product, as a signal handler or a debugger might."""
+
+    def __init__(self, ask):
+        super().__init__()
+        self.ask, self.asked = ask, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.bmm.out, torch.ops.aten.baddbmm.out):
+            self.asked += 1
+            if self.asked % 7 == 1:
+                self.ask()
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_question_in_the_middle_of_another_changes_neither():
+    (model, x), (other, y) = scores(0), scores(5)
+    right, right_other, answers = einet.log_density(model, x), einet.log_density(other, y), []
+    model(x).sum().backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    with Asks(lambda: answers.append(einet.log_density(other, y))) as mode:
+        value = model(x)
+        value.sum().backward()
+    assert mode.asked > 20
+    assert torch.equal(value.detach(), right)
+    assert all(torch.equal(p.grad, expected) for p, expected in zip(model.parameters(), gradients, strict=True))
+    assert answers and all(torch.equal(answer, right_other) for answer in answers)
 
 
 def test_a_thread_may_begin_in_inference_mode():
@@ -301,7 +389,8 @@ def test_a_thread_may_begin_in_inference_mode():
     def both():
         with torch.inference_mode():
             before = einsum(layer(x, None)).value.clone()
-        assert not einet.layers._kept.bytes.is_inference()
+        kept = einet.layers._kept.bytes
+        assert kept is not None and not kept.is_inference()
         return before, einsum(layer(x, None)).value
 
     with torch.no_grad():
@@ -334,9 +423,17 @@ def test_a_model_can_be_compiled():
 
 
 def test_memory_is_where_the_tensors_are():
-    assert room(10, torch.empty(0, device="meta")).device.type == "meta"
-    with torch.device("meta"):  # what new tensors are by default has no say in it
-        assert in_a_new_thread(lambda: room(10, torch.empty(0, device="cpu"))).device.type == "cpu"
+    def device_of(like):
+        with room(10, like) as memory:
+            return memory.device.type
+
+    assert device_of(torch.empty(0, device="meta")) == "meta"
+
+    def where_new_tensors_are_not():
+        with torch.device("meta"):
+            return device_of(torch.empty(0, device="cpu"))
+
+    assert in_a_new_thread(where_new_tensors_are_not) == "cpu"
 
 
 def test_a_draw_of_weights_is_flat():
