@@ -16,10 +16,11 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from sklearn import __version__ as installed
 from sklearn.base import BaseEstimator, ClassifierMixin, DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from einet.columns import Columns, check_table
@@ -30,6 +31,11 @@ from einet.rows import log_density
 from einet.sampling import sample
 from einet.structures import random_binary_trees
 from einet.training import fit
+
+try:
+    from sklearn.utils.validation import validate_data
+except ImportError as error:
+    raise ImportError(f"einet.estimator needs scikit-learn 1.6 or later, this one is {installed}") from error
 
 # Fewer rows than this are too few to decide when to stop.
 FEWEST_VALIDATION_ROWS = 10
