@@ -76,7 +76,8 @@ CORE = ("checkpoint", "dependencies", "distributed", "em", "explain", "families"
         "input", "layers", "mistakes", "mixture", "network", "numerics", "queries", "sampling", "structures",
         "training", "estimator")  # fmt: skip
 
-TORCH_ALONE = "ignore:Failed to initialize NumPy:UserWarning"  # torch says it when it is imported without numpy
+# What others warn of: torch, when it is imported without numpy; a new pytest, of the tests that an old scikit-learn has.
+OF_OTHERS = ("-W", "ignore:Failed to initialize NumPy:UserWarning", "-W", "ignore:Passing a non-Collection iterable")
 
 
 def requirements(age: str) -> tuple[list[str], list[str], int]:
@@ -119,7 +120,7 @@ def check(age: str, folder: Path, stubs: bool) -> bool:
     for more, tests in ((core, ("dependencies",)), ((*core, *tables, *COMPARED_WITH), CORE)):
         install(python, *(text for text in more if not (stubs and text.startswith("torch"))), *TESTERS)
         subprocess.run([python, "-m", "pip", "list"], check=False)
-        command = [python, "-m", "pytest", "-q", "-W", TORCH_ALONE, *(f"tests/test_{name}.py" for name in tests)]
+        command = [python, "-m", "pytest", "-q", *OF_OTHERS, *(f"tests/test_{name}.py" for name in tests)]
         passed &= subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode == 0
     return passed
 
