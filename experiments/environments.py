@@ -76,7 +76,7 @@ CORE = ("checkpoint", "dependencies", "distributed", "em", "explain", "families"
         "input", "layers", "mistakes", "mixture", "network", "numerics", "queries", "sampling", "structures",
         "training", "estimator")  # fmt: skip
 
-# What others warn of: torch, when it is imported without numpy; a new pytest, of the tests that an old scikit-learn has.
+# What others warn of: torch, when it is imported without numpy; a new pytest, of tests that an old scikit-learn made.
 OF_OTHERS = ("-W", "ignore:Failed to initialize NumPy:UserWarning", "-W", "ignore:Passing a non-Collection iterable")
 
 
