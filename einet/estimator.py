@@ -20,10 +20,11 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from sklearn import __version__ as installed
 from sklearn.base import BaseEstimator, ClassifierMixin, DensityMixin
 from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from einet.cells import floats
@@ -35,6 +36,11 @@ from einet.rows import check_positive, log_density, steps_of_epoch
 from einet.sampling import sample
 from einet.structures import random_binary_trees
 from einet.training import fit
+
+try:
+    from sklearn.utils.validation import validate_data
+except ImportError as error:
+    raise ImportError(f"einet.estimator needs scikit-learn 1.6 or later, this one is {installed}") from error
 
 # Fewer rows than this are too few to decide when to stop; so many folds then decide together.
 FEWEST_VALIDATION_ROWS, FOLDS = 50, 5

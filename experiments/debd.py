@@ -21,7 +21,6 @@ where it was. Nothing but this script writes book/results/debd.json.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import shutil
 import sys
@@ -35,6 +34,7 @@ from debd_search import Candidate, Result, Size, best, cost, einet, rat_spn
 from debd_table import paired_t_test, read_rows, say, table, write_rows
 from debd_training import OutOfTime, Search
 from provenance import provenance
+from records import command_line, read_records, write_records
 
 from einet.datasets import debd_sources
 from einet.rows import log_density
@@ -95,7 +95,7 @@ def task(name: str, learner: str, options: argparse.Namespace) -> tuple[dict, li
 
 def run_all(options: argparse.Namespace) -> int:
     """The learners of a set one after another, several sets at a time, the cheap ones first. The number of failures."""
-    done = {(record["dataset"], record["learner"]) for record in load_records(options.output)}
+    done = {(record["dataset"], record["learner"]) for record in read_records(options.output)}
     chains = {n: [learner for learner in options.learners if (n, learner) not in done] for n in options.names}
     waiting = [name for name in sorted(options.names, key=planned_seconds) if chains[name]]
     say(f"{len(done)} records in {options.output}; to do: {', '.join(waiting) or 'nothing'}")
@@ -127,21 +127,14 @@ def save(path: Path, record: dict, rows: list[float]) -> None:
     name, learner = record["dataset"], record["learner"]
     write_rows(path, name, learner, rows)
     found = read_rows(path, name)
-    records = [r for r in load_records(path) if (r["dataset"], r["learner"]) != (name, learner)] + [record]
+    records = [r for r in read_records(path) if (r["dataset"], r["learner"]) != (name, learner)] + [record]
     order = [name for name, split in debd_sources() if split == "train"]
     records.sort(key=lambda r: (order.index(r["dataset"]), LEARNERS.index(r["learner"])))
     for r in records:
         if (r["dataset"], r["learner"]) == (name, "einet") and "rat-spn" in found:
             r["t_test"] = paired_t_test(found["einet"], found["rat-spn"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(records, indent=1) + "\n")
-    draft.replace(path)
+    write_records(path, records)
     say(f"{name} {learner}: test {record['test_log_likelihood']:.3f} +- {record['standard_error']:.3f}")
-
-
-def load_records(path: Path) -> list[dict]:
-    return json.loads(path.read_text()) if path.exists() else []
 
 
 # What it costs
@@ -200,7 +193,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     options.deadline = time.time() + 3600 * options.hours
-    options.command = " ".join(["python", "experiments/debd.py", *(sys.argv[1:] if arguments is None else arguments)])
+    options.command = command_line(arguments, __file__)
     if options.quick:
         options.runs = options.runs / "quick"
         shutil.rmtree(options.runs, ignore_errors=True)
@@ -214,7 +207,7 @@ def main() -> int:
         print_plan(options)
         return 0
     failures = run_all(options)
-    say(table(load_records(options.output)))
+    say(table(read_records(options.output)))
     return min(failures, 1)
 
 

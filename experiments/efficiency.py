@@ -21,7 +21,8 @@ makes when they are first needed. `--no-venv` takes the running interpreter as i
 is reported with what pip said.
 
 `--full` writes after every point and skips the points that the file already has, so it may be stopped at any time. It
-begins with the floor (floor.py): what this machine's matrix product and copy would need at least.
+begins with the floor (floor.py): what this machine's matrix product and copy would need at least. A bare `--output`
+puts the points of any other call into the same file, each in its place, and `--merge` those of files from elsewhere.
 This script itself needs the standard library alone.
 """
 
@@ -32,7 +33,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -42,6 +42,7 @@ from statistics import median
 
 from environments import environment
 from provenance import busy_seconds, provenance
+from records import command_line, read_records, write_records
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "book" / "results" / "efficiency.json"
@@ -127,7 +128,7 @@ class Contestant:
             "threads": THREADS,
             "num_samples": NUM_SAMPLES,
             "batch_size": BATCH_SIZE,
-            "command": " ".join(["python", "experiments/efficiency.py", *sys.argv[1:]]),
+            "command": command_line(script=__file__),
         }
         threads = {f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")}
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -319,10 +320,6 @@ def number(value: float | None, width: int, digits: int = 0, scale: float = 1.0)
 # Results on disk
 
 
-def load_records(path: Path) -> list[dict]:
-    return json.loads(path.read_text()) if path.exists() else []
-
-
 def is_at(record: dict, point: Point, names: Iterable[str], device: str) -> bool:
     same = all(record[key] == value for key, value in asdict(point).items())
     return same and record["device"] == device and record["implementation"] in names
@@ -331,11 +328,24 @@ def is_at(record: dict, point: Point, names: Iterable[str], device: str) -> bool
 def save(path: Path, point: Point, records: list[dict], device: str) -> None:
     """Put the records of one point in the place of those it had; the file is never half written."""
     names = [record["implementation"] for record in records]
-    kept = [record for record in load_records(path) if not is_at(record, point, names, device)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(kept + records, indent=1) + "\n")
-    draft.replace(path)
+    kept = [record for record in read_records(path) if not is_at(record, point, names, device)]
+    write_records(path, sorted(kept + records, key=place_in_the_sweep))
+
+
+def place_in_the_sweep(record: dict) -> tuple:
+    """Where a record stands in the file: K varies first, the default point among its values, then depth, then R."""
+    values = tuple(record[name] for name in SWEEP)
+    changed = [place for place, name in enumerate(SWEEP) if record[name] != getattr(DEFAULT, name)]
+    return record["device"], max(changed, default=0), values, NAMES.index(record["implementation"])
+
+
+def merge(path: Path, records: list[dict]) -> None:
+    """`save` for the records of another file, point by point. They are taken whole: their ratios are of one run."""
+    points: dict[tuple, list[dict]] = {}
+    for record in records:
+        points.setdefault((Point(**{name: record[name] for name in SWEEP}), record["device"]), []).append(record)
+    for (point, device), of_the_point in points.items():
+        save(path, point, of_the_point, device)
 
 
 def lay_floor(options: argparse.Namespace) -> None:
@@ -365,7 +375,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--quick", action="store_true", help="the default point for all; K=40, R=40 and depth 9 for two")
-    add("--full", action="store_true", help="the whole sweep for all, written to the results file")
+    add("--full", action="store_true", help=f"the whole sweep for all, into {RESULTS.relative_to(ROOT)}")
     add("--points", help="instead: some points, such as default,K=40,depth=9")
     add("--only", help=f"some contestants of {','.join(NAMES)}")
     add("--device", default="cpu", help="cpu or cuda")
@@ -374,17 +384,19 @@ def parse_arguments() -> argparse.Namespace:
     add("--infer-seconds", type=float, default=0.3, help="inference time in a turn, at most, beyond two batches")
     add("--timeout", type=float, default=300.0, help="seconds to wait for any answer of a contestant")
     add("--seed", type=int, default=0)
-    add("--output", type=Path, help=f"results file; with --full {RESULTS.relative_to(ROOT)}, else none")
+    add("--merge", type=Path, nargs="+", metavar="FILE", help="run nothing; add the records of other files")
+    results = RESULTS.relative_to(ROOT)
+    add("--output", type=Path, nargs="?", const=RESULTS, help=f"results file, {results} if not named; default: none")
     add("--redo", action="store_true", help="run points again that the results file has")
     add("--no-venv", action="store_true", help="use the running interpreter, whatever it lacks")
     options = parser.parse_args()
-    if not (options.quick or options.full or options.points):
-        parser.error("say --quick, --full or --points")
+    if not (options.quick or options.full or options.points or options.merge):
+        parser.error("say --quick, --full, --points or --merge")
     options.names = options.only.split(",") if options.only else list(NAMES)
     unknown = set(options.names) - set(NAMES)
     if unknown:
         parser.error(f"no contestant {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    if options.full and options.output is None:
+    if (options.full or options.merge) and options.output is None:
         options.output = RESULTS
     return options
 
@@ -407,11 +419,15 @@ def in_full(point: Point, names: list[str]) -> list[str]:
 
 def main() -> None:
     options = parse_arguments()
+    if options.merge:
+        for file in options.merge:
+            merge(options.output, json.loads(file.read_text()))
+        return
     if options.full:
         lay_floor(options)
     for point, names in plan(options):
         if options.output and not options.redo:
-            done = {r["implementation"] for r in load_records(options.output) if is_at(r, point, names, options.device)}
+            done = {r["implementation"] for r in read_records(options.output) if is_at(r, point, names, options.device)}
             if done >= set(names):
                 say(f"{point}: in {options.output} already")
                 continue

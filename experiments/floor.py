@@ -26,7 +26,6 @@ outer products, exponentials, scales, the EM step.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import cache
@@ -34,6 +33,7 @@ from pathlib import Path
 
 import torch
 from provenance import provenance
+from records import write_records
 
 import einet
 from einet.layers import node_slices
@@ -156,8 +156,7 @@ def main() -> None:
         name = f"{p['num_sums']}/{p['depth']}/{p['num_replicas']}"
         print(f"{name:>12}{bounds[0]:>16.1f}{bounds[1]:>12.1f}{bounds[2]:>19.2f}{bounds[3]:>12.2f}", flush=True)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        write_records(options.output, result)
 
 
 if __name__ == "__main__":

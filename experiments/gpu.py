@@ -37,6 +37,7 @@ from pathlib import Path
 from statistics import median
 
 from provenance import provenance
+from records import command_line, read_records, write_records
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("plain", "ieee", "tf32x3", "bf16x3", "tf32", "ieee+graph", "tf32x3+graph", "bf16x3+graph", "tf32+graph")
@@ -225,7 +226,7 @@ def environment(options: argparse.Namespace) -> dict:
 
 def race(options: argparse.Namespace) -> list[dict]:
     path = options.output
-    records = json.loads(path.read_text()) if path and path.exists() else []
+    records = read_records(path) if path else []
     for name in options.names:
         done = {record["case"] for record in records if record["implementation"] == name}
         for record in follow(name, [c for c in chosen_cases(options) if c.name not in done], options):
@@ -233,8 +234,7 @@ def race(options: argparse.Namespace) -> list[dict]:
             epoch = f"{record['epoch_ms']:.2f} ms" if "epoch_ms" in record else ""
             print(f"{name:16} {record['case']:22} {epoch:>14}  {record['status']}", flush=True)
             if path:
-                path.with_suffix(".tmp").write_text(json.dumps(records, indent=1) + "\n")
-                path.with_suffix(".tmp").replace(path)
+                write_records(path, records)
     return records
 
 
@@ -301,7 +301,7 @@ def parse_arguments() -> argparse.Namespace:
         options.device, options.rounds, options.round_seconds, options.roofline = "cpu", 1, 0.01, "tiny trees"
     options.names = options.only.split(",") if options.only else list(NAMES)
     options.deadline = options.deadline or time.time() + 60 * options.minutes
-    options.command = " ".join(["python", "experiments/gpu.py", *sys.argv[1:]])
+    options.command = command_line(script=__file__)
     known = {case.name for case in (TINY if options.dry_run else CASES)}
     unknown = (set(options.names) - set(NAMES)) | (set((options.cases or "").split(";")) - known - {""})
     if unknown:

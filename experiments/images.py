@@ -22,7 +22,6 @@ errors are over test rows. lfw and cifar10 need $EINET_DATA; neither they nor pi
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 import time
@@ -31,6 +30,7 @@ from pathlib import Path
 
 from images_recipes import NUMBERS, RUNS, Recipe
 from images_training import run
+from records import command_line, read_records, write_records
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "book" / "results" / "images.json"
@@ -58,7 +58,7 @@ without Python.
 
 def run_all(options: argparse.Namespace) -> int:
     """The runs one after another, each in a new process. The number of those that failed."""
-    done = {record["run"] for record in load_records(options.output) if is_of(record, options.recipes)}
+    done = {record["run"] for record in read_records(options.output) if is_of(record, options.recipes)}
     waiting = [name for name in options.names if options.again or name not in done]
     say(f"{len(done)} of {len(options.names)} runs are in {options.output}; to do: {', '.join(waiting) or 'nothing'}")
     failures = 0
@@ -72,7 +72,7 @@ def run_all(options: argparse.Namespace) -> int:
             continue
         save(options.output, record)
         if "model" in record:
-            (options.models / "README.md").write_text(readme(load_records(options.output)))
+            (options.models / "README.md").write_text(readme(read_records(options.output)))
         say(f"{told(record)} ({time.time() - started:.0f} s)")
     return failures
 
@@ -117,16 +117,9 @@ def answer(sender, name: str, recipe: Recipe, options: argparse.Namespace) -> No
 
 def save(path: Path, record: dict) -> None:
     """The record in the place of an older one of the same run, in the order of the runs."""
-    records = [other for other in load_records(path) if other["run"] != record["run"]] + [record]
+    records = [other for other in read_records(path) if other["run"] != record["run"]] + [record]
     records.sort(key=lambda each: list(RUNS).index(each["run"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(records, indent=1) + "\n")
-    draft.replace(path)
-
-
-def load_records(path: Path) -> list[dict]:
-    return json.loads(path.read_text()) if path.exists() else []
+    write_records(path, records)
 
 
 def readme(records: list[dict]) -> str:
@@ -184,8 +177,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"unknown runs: {', '.join(unknown)}")
     given = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
     options.recipes = {name: recipe_of(name, options.quick, given) for name in options.names}
-    options.command = " ".join(["python", "experiments/images.py", *(sys.argv[1:] if arguments is None else arguments)])
-    place(options, ROOT if not (options.quick or given) else None)
+    options.command = command_line(arguments, __file__)
+    changed = any(recipe != RUNS[name] for name, recipe in options.recipes.items())
+    place(options, into_the_book=not (options.quick or changed))
     return options
 
 
@@ -194,12 +188,12 @@ def recipe_of(name: str, quick: bool, given: dict) -> Recipe:
     return replace(RUNS[name], **(QUICK.get(name, {}) if quick else {}), **given)
 
 
-def place(options: argparse.Namespace, book: Path | None) -> None:
+def place(options: argparse.Namespace, into_the_book: bool) -> None:
     """Where things go: into the book with the recipes as they are, else beside it."""
     if options.quick:
         options.runs = options.runs / "quick"
-    options.output = options.output or (RESULTS if book else options.runs / RESULTS.name)
-    options.models = options.models or (MODELS if book else options.runs / "models")
+    options.output = options.output or (RESULTS if into_the_book else options.runs / RESULTS.name)
+    options.models = options.models or (MODELS if into_the_book else options.runs / "models")
 
 
 def main() -> int:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 import time
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from records import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +40,7 @@ def provenance(
     load      what else kept the machine busy, by default os.getloadavg()
     """
     return {
-        "command": command or " ".join(["python", *_relative(sys.argv)]),
+        "command": command or command_line(),
         "commit": commit(),
         "versions": versions(packages),
         "machine": machine(),
@@ -98,11 +99,6 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "unknown processor"
-
-
-def _relative(arguments: list[str]) -> list[str]:
-    """Arguments with the checkout's own path taken off, so that records of two machines compare."""
-    return [argument.replace(f"{ROOT}/", "") for argument in arguments]
 
 
 def _git(*arguments: str) -> str:

@@ -62,7 +62,7 @@ def made(tmp_path, monkeypatch):
 
 def comparable(options):
     """Records without what differs between two runs, and all rows."""
-    records = debd.load_records(options.output)
+    records = debd.read_records(options.output)
     for record in records:
         del record["provenance"], record["seconds"]
     return records, {name: debd_table.read_rows(options.output, name) for name in options.names}
@@ -86,7 +86,7 @@ def trainings(monkeypatch):
 
 def test_records(made):
     assert debd.run_all(made) == 0
-    records = debd.load_records(made.output)
+    records = debd.read_records(made.output)
     assert [(r["dataset"], r["learner"]) for r in records] == [("toy", name) for name in debd.LEARNERS]
     rows = debd_table.read_rows(made.output, "toy")
     for record in records:
@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on(made, trainings, tmp_path):
         assert debd.run_all(made) == 0
         finished.append(trainings.count)
     assert sum(finished) == total
-    assert debd.load_records(made.output)[0]["seconds"] > 0
+    assert debd.read_records(made.output)[0]["seconds"] > 0
     found = comparable(made)
     assert found[0] == expected[0]
     for learner, rows in expected[1]["toy"].items():
@@ -131,7 +131,7 @@ def test_one_set_that_fails_leaves_the_others_alone(made, monkeypatch, capsys):
     made.names, made.learners = ["toy", "twin"], ["rat-spn", "einet"]
     (Path(made.runs).parent / "data" / "debd" / "twin" / "twin.valid.data").write_text("damaged")
     assert debd.run_all(made) == 1
-    assert {(r["dataset"], r["learner"]) for r in debd.load_records(made.output)} == {
+    assert {(r["dataset"], r["learner"]) for r in debd.read_records(made.output)} == {
         ("toy", "rat-spn"),
         ("toy", "einet"),
     }

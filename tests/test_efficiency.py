@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import efficiency  # noqa: E402
 import environments  # noqa: E402
 import floor  # noqa: E402
+import records  # noqa: E402
 from efficiency import DEFAULT, Point, bars_of  # noqa: E402
 
 EAGER = [name for name in efficiency.NAMES if name not in ("einet", *efficiency.COMPILED)]
@@ -87,6 +88,48 @@ def test_results_are_replaced_point_by_point(tmp_path):
     efficiency.save(path, DEFAULT, [record("einet", epoch=2.0)], "cpu")
     found = {(r["implementation"], r["num_sums"]): r["epoch_seconds"] for r in json.loads(path.read_text())}
     assert found == {("einet", 10): 2.0, ("spflow", 10): 1.0, ("einet", 40): 1.0}
+
+
+def test_records_of_other_files_are_merged_whole_and_in_order(tmp_path, monkeypatch):
+    path, other = tmp_path / "efficiency.json", tmp_path / "other.json"
+    wide, deep = Point(num_sums=40), Point(depth=2)
+    efficiency.save(path, deep, [record("spflow", point=deep), record("einet", point=deep)], "cpu")
+    efficiency.save(path, wide, [record("einet", point=wide)], "cpu")
+    again = record("einet", epoch=2.0, point=wide) | {"ratios": {"training": 3.0}, "remark": "kept whole"}
+    records.write_records(other, [record("spflow"), again, record("einet", point=replace(DEFAULT, num_replicas=1))])
+    monkeypatch.setattr(sys, "argv", ["efficiency.py", "--merge", str(other), "--output", str(path)])
+    efficiency.main()
+    merged = json.loads(path.read_text())
+    points = ("default", "K=40", "depth=2", "depth=2", "R=1")
+    assert [str(Point(*map(r.get, ("num_sums", "depth", "num_replicas")))) for r in merged] == list(points)
+    assert merged[1] == again and [r["implementation"] for r in merged[2:4]] == ["einet", "spflow"]
+
+
+def test_the_results_of_the_book_are_as_the_race_writes_them(tmp_path):
+    """Nobody puts them together by hand: merged into an empty file they are what they were."""
+    efficiency.merge(tmp_path / "efficiency.json", records.read_records(efficiency.RESULTS))
+    assert (tmp_path / "efficiency.json").read_text() == efficiency.RESULTS.read_text()
+
+
+def test_a_command_is_told_without_the_places_of_a_machine(tmp_path):
+    """Names inside the checkout are told from its root, an option whose value lies elsewhere is not told."""
+    inside = str(records.ROOT / "book" / "results" / "new.json")
+    words = [
+        "--points",
+        "K=1",
+        "--output",
+        str(tmp_path / "x.json"),
+        f"--runs={tmp_path}",
+        "--models",
+        inside,
+        "--full",
+    ]
+    told = "python experiments/efficiency.py --points K=1 --models book/results/new.json --full"
+    assert records.command_line(words, efficiency.__file__) == told
+    assert records.portable(["python", str(tmp_path / "race.py"), "10/4/10"]) == "python race.py 10/4/10"
+    made = {"value": 1, "provenance": {"command": " ".join([*told.split(), "--output", str(tmp_path)]), "seed": 0}}
+    records.write_records(tmp_path / "made.json", [made])
+    assert records.read_records(tmp_path / "made.json")[0]["provenance"] == {"command": told, "seed": 0}
 
 
 # The race itself, at its smallest point: what a missing library looks like, and what a present one leaves

@@ -51,7 +51,8 @@ def test_between_the_bound_and_the_best_of_all_completions(name):
     pairs = list(zip(x, observed, strict=True))
     best = torch.stack([(table.given(*pair) * table.marginal(*pair)).max() for pair in pairs]).log()
     assert (log_density <= best + 1e-9).all() and (best <= bound + 1e-9).all()
-    assert log_density[1] == bound[1], "nothing is missing there"
+    # Nothing is missing there; two sums of the same numbers may differ in the last bit, as in some builds of torch.
+    torch.testing.assert_close(bound[1], log_density[1].to(bound.dtype), rtol=1e-14, atol=0)
     assert (log_density > best - 2).all(), "far from the best"
 
 

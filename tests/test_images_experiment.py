@@ -43,7 +43,7 @@ def made(tmp_path, monkeypatch):
         small = "--rows 60 --test-rows 20 --clusters 2 --delta 2 --sums 2 --epochs 2 --batch 20 --processes 1 --quiet"
         options = experiment.parse_arguments([*map(str, folders), *small.split(), *arguments])
         failures = experiment.run_all(options)
-        return failures, {record["run"]: record for record in experiment.load_records(options.output)}
+        return failures, {record["run"]: record for record in experiment.read_records(options.output)}
 
     return call
 
@@ -149,7 +149,7 @@ def test_unknown_runs_are_refused(capsys):
 
 def test_records_of_the_book():
     """Each is of a recipe as it is now, from a command of this experiment; no photographs are among the pictures."""
-    for record in experiment.load_records(experiment.RESULTS):
+    for record in experiment.read_records(experiment.RESULTS):
         assert experiment.is_of(record, recipes.RUNS), record["run"]
         assert record["provenance"]["command"].startswith("python experiments/images")
     drawn_of = {path.stem for path in (experiment.RESULTS.parent / "images").glob("*.png")}
