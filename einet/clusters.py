@@ -131,7 +131,7 @@ def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:
 
     with threadpool_limits(1, "openmp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters
-        labels = KMeans(num_clusters, random_state=seed % 2**32).fit_predict(_filled(rows).numpy())
+        labels = KMeans(num_clusters, n_init="auto", random_state=seed % 2**32).fit_predict(_filled(rows).numpy())
     return torch.from_numpy(labels).long()
 
 
