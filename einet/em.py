@@ -11,8 +11,9 @@ weighted by how much each row uses the leaf, less what the leaf expects of them 
 The second line is Eq. (7) and (9), written so that a variable that a row lacks, or an entry that nobody uses, keeps its
 parameters. It is a natural gradient step too: d/dtheta is the plain gradient d/dphi times the inverse Fisher matrix.
 
-A node's rate is `lr` in a step that uses the node as often as steps usually do. Where a step saw less (a short batch, a
-class with few rows in it), it weighs less: with n uses in this step and m in a usual one,
+The rate is `lr` in a step that sees as much as steps usually do. Where it sees less (a short batch, a component of a
+mixture that few rows belong to, a class with few rows) it weighs less: with n visits of the root in this step and m in
+a usual one,
 
     rate = lr n / (lr n + (1 - lr) m)
 
@@ -25,14 +26,13 @@ Chapter: book/07_em
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.exponential_family import ExponentialFamily
-from einet.layers import EinsumLayer, node_slices
+from einet.layers import EinsumLayer, MixingLayer, node_slices
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 
@@ -40,7 +40,7 @@ from einet.network import Einet
 WEIGHT_FLOOR = 1e-12
 # Expected uses below this are none: dividing by them would return rounding errors.
 FEWEST_USES = 1e-20
-# How much of the usual number of a node's uses is the last step's: a moving average over some twenty steps.
+# How much of the usual number of a root's visits is the last step's: a moving average over some twenty steps.
 LAST_STEP = 0.05
 # Numbers of statistics that are summed at once.
 MOST_AT_ONCE = 2**22
@@ -54,8 +54,9 @@ class EM(torch.optim.Optimizer):
 
     model        an `Einet`, or any module made of some, such as a `Mixture` or a `DistributedDataParallel`
     lr           the step from the old parameters to the batch's, in (0, 1]; 1 is classical EM, for which gradients of
-                 all batches are accumulated before one `step`. A `torch.optim.lr_scheduler` may drive it. With less
-                 than 1, a step that uses a node less than usual moves it less.
+                 all batches are accumulated before one `step`. A `torch.optim.lr_scheduler` may drive it. Below 1, a
+                 step with fewer rows than usual moves less; so does the root of a class with fewer rows than usual, or
+                 than classes have on average.
     pseudocount  at least 0: so many uses more of every weight, and of every leaf entry by rows that are as it expects,
                  in each step
     leaf_pseudocount   at least 0: so many uses more of every leaf entry, in each step, by rows whose variables are each
@@ -117,41 +118,53 @@ class EM(torch.optim.Optimizer):
         for network in self.networks:
             _check_gradients(network)
         uses = [leaf_uses(network) for network in self.networks]  # of the old weights
-        for layer in self.weighted:
-            kernels = layer.kernels(layer.weights) if isinstance(layer, EinsumLayer) else None
-            move = _move_weights if kernels is None else kernels.move_weights
-            usual = self._usual(layer.weights, layer.weights.select(layer.weight_dim, 0).unsqueeze(layer.weight_dim))
-            move(layer.weights, usual, layer.weight_dim, lr, pseudocount, FEWEST_USES, WEIGHT_FLOOR)
+        rates = {}  # of the layers, by their weights
         for network, uses_of_leaves in zip(self.networks, uses, strict=True):
+            rate, of_roots = _rates(self.state[network.sum_layers()[-1].weights], _visits(network), lr)
+            rates |= {layer.weights: rate for layer in network.sum_layers()}
+            rates |= {layer.weights: _by_entry(of_roots, layer) for layer in _top(network)}
             for part in network.leaves.parts:
                 total = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()]) + pseudocount
                 column = self.state[part.phi].get("column")
-                _move_leaves(part, total, self._usual(part.phi, total), lr, column, group["leaf_pseudocount"])
+                _move_leaves(part, total, rate, column, group["leaf_pseudocount"])
+        for layer in self.weighted:
+            if layer.weights not in rates:  # of a mixture, whose visits are those of its components together
+                total = (layer.weights * layer.weights.grad).sum()[None]
+                rates[layer.weights], _ = _rates(self.state[layer.weights], total, lr)
+            kernels = layer.kernels(layer.weights) if isinstance(layer, EinsumLayer) else None
+            move = _move_weights if kernels is None else kernels.move_weights
+            move(layer.weights, rates[layer.weights], layer.weight_dim, pseudocount, FEWEST_USES, WEIGHT_FLOOR)
         return value
 
-    def _usual(self, parameter: Tensor, uses: Tensor) -> Usual:
-        """How often the nodes of a parameter are used in a usual step, about to be told of another step."""
-        state = self.state[parameter]
-        if "usual" not in state:
-            state |= {"usual": torch.zeros_like(uses), "steps": parameter.new_zeros(())}
-        state["steps"] += 1
-        return Usual(state["usual"], 1 - (1 - LAST_STEP) ** state["steps"])
+
+def _top(network: Einet) -> list[EinsumLayer | MixingLayer]:
+    """The layers whose entries are the classes."""
+    return [*network.levels[-1].einsums, *network.levels[-1].mixings]
 
 
-class Usual(NamedTuple):
-    """How often nodes are used in a usual step: a moving average that begins at 0, and is divided by `correction`.
+def _visits(network: Einet) -> Tensor:
+    """How many rows of each class passed through the root: (C,)."""
+    root = _top(network)[-1]
+    return (root.weights * root.weights.grad).movedim(3 - root.weight_dim, 0).flatten(1).sum(1)
 
-    A step's own uses enter the average with the weight `share`.
-    """
 
-    average: Tensor
-    correction: Tensor
-    share: float = LAST_STEP
+def _by_entry(of_roots: Tensor, layer: EinsumLayer | MixingLayer) -> Tensor:
+    """The rates of classes (C,), in the shape of what the layer's weights sum to."""
+    return of_roots[:, None] if layer.weight_dim == 2 else of_roots
 
-    def rate(self, uses: Tensor, lr: float, nodes: slice = slice(None)) -> Tensor:
-        """The step of each node, in a step that used it so often; of these uses the average is told."""
-        usual = self.average[nodes].lerp_(uses, self.share) / self.correction
-        return torch.where(uses > FEWEST_USES, lr * uses / (lr * uses + (1 - lr) * usual), 0)  # unused, it stays
+
+def _rates(state: dict[str, Tensor], visits: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    """The step of a network, and of each of its roots (C,), from their visits (C,), of which the average is told."""
+    if "usual" not in state:
+        state |= {"usual": torch.zeros_like(visits), "steps": visits.new_zeros(())}
+    state["steps"] += 1
+    average = state["usual"].lerp_(visits, LAST_STEP)
+    usual = average / (1 - (1 - LAST_STEP) ** state["steps"])  # which began at 0
+
+    def rate(now: Tensor, before: Tensor) -> Tensor:
+        return torch.where(now > FEWEST_USES, lr * now / (lr * now + (1 - lr) * before), 0)  # unused, it stays
+
+    return rate(visits.sum(), usual.sum()), rate(visits, usual.clamp_min(usual.mean()))
 
 
 def check_movable(model: nn.Module) -> None:
@@ -206,16 +219,14 @@ def leaf_uses(network: Einet) -> Tensor:
     return uses
 
 
-def _move_weights(
-    weights: Tensor, usual: Usual, dim: int, lr: float, pseudocount: float, fewest: float, floor: float
-) -> None:
+def _move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, fewest: float, floor: float) -> None:
     for nodes in _slices(weights):
         old, counts = weights[nodes], weights[nodes] * weights.grad[nodes]
         if pseudocount:
             counts += pseudocount
         total = counts.sum(dim, keepdim=True)
-        rate = usual.rate(total, lr, nodes)
-        old.lerp_(counts.div_(total.clamp_min_(fewest)), rate).clamp_min_(floor)
+        used = (total > fewest).to(total.dtype).mul_(rate)  # a node that nobody uses stays as it is
+        old.lerp_(counts.div_(total.clamp_min_(fewest)), used).clamp_min_(floor)
 
 
 def _slices(parameter: Tensor, dim: int = 0) -> list[slice]:
@@ -225,16 +236,14 @@ def _slices(parameter: Tensor, dim: int = 0) -> list[slice]:
 
 
 def _move_leaves(
-    part: FamilyLeaves, uses: Tensor, usual: Usual, lr: float, column: Tensor | None, leaf_pseudocount: float
+    part: FamilyLeaves, uses: Tensor, rate: Tensor, column: Tensor | None, leaf_pseudocount: float
 ) -> None:
     """`uses` (L, K) of the regions that have variables of this family, in the order of its groups."""
     family, uses = part.family, uses + leaf_pseudocount
-    rate = usual.rate(uses, lr).div_(uses.clamp_min(FEWEST_USES))
+    rate = torch.where(uses > FEWEST_USES, rate / uses.clamp_min(FEWEST_USES), 0)  # unused, it stays
     groups = [(len(rows), variables.shape[1]) for rows, _, variables in part.groups()]
-    of_pairs = [
-        own.repeat_interleave(size, 0)
-        for own, (_, size) in zip(rate.split([count for count, _ in groups]), groups, strict=True)
-    ]
+    of_regions = rate.split([count for count, _ in groups])
+    of_pairs = [own.repeat_interleave(size, 0) for own, (_, size) in zip(of_regions, groups, strict=True)]
     rate = torch.cat(of_pairs)[:, None]  # (P, 1, K)
     for pairs in _slices(part.phi, dim=1):
         phi = part.phi[:, pairs]

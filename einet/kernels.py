@@ -77,29 +77,21 @@ def einsum(
         return _Einsum.apply(weights, scales, rows, segments, precision, again, *values)
 
 
-def move_weights(
-    weights: Tensor,
-    usual: tuple[Tensor, Tensor, float],
-    dim: int,
-    lr: float,
-    pseudocount: float,
-    fewest: float,
-    floor: float,
-) -> None:
+def move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, fewest: float, floor: float) -> None:
     """The M-step w <- (1 - rate) w + rate normalise(w * grad_w + pseudocount) along the last axis, in one pass.
 
-    A sum's rate follows from `lr`, its uses and its `usual` ones (`em.Usual`). With no more than the `fewest` uses it
-    stays as it is; no weight falls below `floor`. `em.EM` has the plain way.
+    `rate` broadcasts against (L, K_out, 1). Sums with no more than the `fewest` uses stay as they are; no weight falls
+    below `floor`. `em.EM` has the plain way.
 
     Paper: Section 3.5, Eq. (6) and (8)
     Chapter: book/13_past_the_paper
     """
-    average, correction, share = usual
     rows, width = weights.shape[:-1].numel(), weights.shape[-1]
-    numbers = map(float, (lr, pseudocount, fewest, floor, share))  # Triton compiles anew for an integer
+    rates = rate.expand(*weights.shape[:-1], 1).contiguous()
+    numbers = map(float, (pseudocount, fewest, floor))  # Triton compiles anew for an integer
     sizes = {"WIDTH": width, "TILE": next_power_of_2(width)}
     with torch.cuda.device_of(weights):
-        _moved[(rows,)](weights, weights.grad.contiguous(), average, correction, *numbers, **sizes, num_warps=4)
+        _moved[(rows,)](weights, weights.grad.contiguous(), rates, *numbers, **sizes, num_warps=4)
 
 
 class _Einsum(torch.autograd.Function):
@@ -360,19 +352,7 @@ def _shared_sums(children, order, offsets, total, size, TILE: tl.constexpr):
 
 
 @triton.jit
-def _moved(
-    weights,
-    gradient,
-    average,
-    correction,
-    lr,
-    pseudocount,
-    fewest,
-    floor,
-    share,
-    WIDTH: tl.constexpr,
-    TILE: tl.constexpr,
-):
+def _moved(weights, gradient, rates, pseudocount, fewest, floor, WIDTH: tl.constexpr, TILE: tl.constexpr):
     """One sum's weights: counts = w * grad_w + pseudocount, w <- (1 - rate) w + rate counts / their total."""
     row = tl.program_id(0).to(tl.int64)
     at = row * WIDTH + tl.arange(0, TILE)
@@ -381,10 +361,6 @@ def _moved(
     counts = tl.load(gradient + at, mask=inside, other=0.0) * w
     counts = tl.where(inside, counts + pseudocount, 0.0)
     total = tl.sum(counts, 0)
-    mean = tl.load(average + row)
-    mean += share * (total - mean)
-    tl.store(average + row, mean)
-    uses = tl.maximum(total, fewest)
-    rate = tl.where(total > fewest, lr * uses / (lr * uses + (1 - lr) * mean / tl.load(correction)), 0.0)
-    w = (1 - rate) * w + counts * (rate / uses)
+    rate = tl.where(total > fewest, tl.load(rates + row), 0.0)
+    w = (1 - rate) * w + counts * (rate / tl.maximum(total, fewest))
     tl.store(weights + at, tl.maximum(w, floor), mask=inside)

@@ -32,8 +32,6 @@ INTEGERS, DOUBLES = ("rows", "order", "offsets"), ("scale",)  # how the names of
 SCALARS = {
     "batch": "i32",
     "size": "i32",
-    "lr": "fp32",
-    "share": "fp32",
     "pseudocount": "fp32",
     "fewest": "fp32",
     "floor": "fp32",

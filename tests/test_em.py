@@ -609,7 +609,8 @@ def test_validation_keeps_the_best_epoch():
 
 def test_patience_stops_early():
     _, _, whole = overfitting()
-    _, _, history = overfitting(patience=2)
+    with pytest.warns(UserWarning, match="without leaving its start"):
+        _, _, history = overfitting(patience=2)
     assert history.best_epoch == len(history.valid) - 3
     assert history.valid == whole.valid[: len(history.valid)] and len(history.valid) < 12
 

@@ -1,7 +1,6 @@
 """Samples against the enumerated distribution; samplers that are wrong in one place fail the same checks."""
 
 import copy
-import time
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Circuit
 from strategies import in_float64, masks, models, rows
+from test_proportional import assert_proportional, made
 
 from einet import (
     Bernoulli,
@@ -383,34 +383,12 @@ def test_nothing_is_left_in_the_model(name):
     assert all(torch.equal(new, before[name]) for name, new in model.state_dict().items())
 
 
-def cpu_seconds(function):
-    """The best of five, in seconds of this process, so that a busy machine does not count."""
-    seconds = []
-    for _ in range(5):
-        start = time.process_time()
-        function()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
-
-
-@pytest.fixture
-def one_thread():
-    """Threads that wait for each other on a busy machine spin, and spinning counts as work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_cost_is_small_and_linear(one_thread):
-    """The bars of experiments/queries.py, loosely; quadratic cost would be a ratio of 16."""
+def test_cost_is_linear():
+    """Bytes that operators make, at three numbers of samples; quadratic cost would be 16 times as much a sample."""
     model = Einet(random_binary_trees(16, 3, 10, seed=0), Bernoulli(), num_sums=10, seed=0)
-    assert cpu_seconds(lambda: sample(model, 1600)) < 0.2
-    few, many = (cpu_seconds(lambda n=n: sample(model, n)) for n in (20_000, 80_000))
-    assert many / few < 4 * 1.5
     x, observed = torch.zeros(1, 16), torch.arange(16) < 8
-    few, many = (cpu_seconds(lambda n=n: sample_conditional(model, x, observed, n)) for n in (20_000, 80_000))
-    assert many / few < 4 * 1.5
+    for draw in (lambda n: sample(model, n), lambda n: sample_conditional(model, x, observed, n)):
+        assert_proportional([(n, made(lambda n=n: draw(n)).total) for n in (5_000, 20_000, 80_000)])
 
 
 # Bad input

@@ -156,7 +156,7 @@ def test_a_family_of_the_users_own(tmp_path):
 @pytest.mark.parametrize("change, reason", [
     ({"seed": 1}, "seed was 0, and is 1"),
     ({"batch_size": 21}, "batch_size was 20, and is 21"),
-    ({"patience": 3}, "patience was None, and is 3"),
+    ({"patience": 3, "valid": HELD_OUT}, "patience was None, and is 3"),
     ({"lr": 0.31}, "optimizer was"),
     ({"pseudocount": 0.1}, "optimizer was"),
     ({"x": X + 1}, "rows was"),
