@@ -32,8 +32,9 @@ UNSEEN = 1e-5
 # A column is constant where its values are as close as this, in units in the last place: more is not rounding. Times
 # in seconds since 1970 that differ by a microsecond differ by 4.
 ROUNDING = 3
-# The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
-MOST_AT_FLOOR = 2 / 3
+# The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths;
+# and from where on an entry is as wide as its column, as those are that no row uses.
+MOST_AT_FLOOR, UNUSED_VARIANCE = 2 / 3, 0.9
 
 
 class TableWarning(UserWarning):
@@ -161,11 +162,12 @@ class Columns:
             if not part.family.location_scale:
                 continue
             narrowest = _narrowest(part.family)
-            narrow = (
-                part.family.variance(part.phi.detach()) <= 2 * narrowest**2
-            )  # (P, C, K): shrinkage keeps them off the bound
+            variance = part.family.variance(part.phi.detach())  # (P, C, K), of standardised columns
+            used = variance < UNUSED_VARIANCE
+            narrow = variance <= 2 * narrowest**2  # shrinkage keeps them off the bound itself
             for d in part.variables.tolist():
-                share = narrow[part.pairs == d].double().mean().item()
+                here = part.pairs == d
+                share = (narrow[here].sum() / used[here].sum().clamp_min(1)).item()
                 if share > MOST_AT_FLOOR and d not in self._blurred:
                     problem = (
                         f"{share:.0%} of the leaf entries of {self._called(d)} are as narrow as allowed, a standard "
