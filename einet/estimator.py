@@ -61,7 +61,7 @@ class _EinetEstimator(BaseEstimator):
         batch_size: int | None = 100,
         lr: float = 0.1,
         pseudocount: float = 1e-3,
-        leaf_pseudocount: float = 0.1,
+        leaf_pseudocount: float = 0.03,
         validation: float = 0.1,
         patience: int | None = 5,
         random_state: int | np.random.RandomState | None = None,
