@@ -130,6 +130,7 @@ class FamilyLeaves(nn.Module):
     def _multiply(self, x: Tensor, observed: Tensor | None, dtype: torch.dtype | None):
         """(rows, what `_LeafFunction` returns) of each group, in float64 where float32 would cancel."""
         masked = observed is not None
+        x = self._inside(x, observed)
         statistics = self.family.statistics(x.to(torch.float64 if self.family.cancels else self.phi.dtype))
         if masked:
             statistics = torch.where(observed[:, None], statistics, 0)
@@ -145,6 +146,12 @@ class FamilyLeaves(nn.Module):
                 index = torch.cat((index, variables + row_of.numel()), 1)
             phi = phi.unflatten(1, variables.shape).permute(0, 1, 4, 2, 3)  # (T, L, K, s, C)
             yield rows, densities(phi, features, index, self.family, masked, dtype)
+
+    def _inside(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        """x (D, C, B), a value of the support where it is missing and 0 is none: log 0, say, has no finite gradient."""
+        if observed is None or not self.family.placeholder:
+            return x
+        return torch.where(observed[:, None], x, self.family.placeholder)
 
     def _look_up(self, x: Tensor, observed: Tensor | None):
         """Where T(x) is an indicator, T(x) . theta is the row of theta that x names; unobserved, a row of zeros."""
@@ -164,6 +171,7 @@ class FamilyLeaves(nn.Module):
             yield rows, sums.view(len(rows), -1, entries).transpose(1, 2).contiguous()
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
+        x = self._inside(x, observed)
         own = x if len(x) == len(self.variables) else x[self.variables]
         base = self.family.log_base(own.double())
         if base is None:

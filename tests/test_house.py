@@ -19,8 +19,8 @@ TREES = {f: ast.parse(f.read_text(encoding="utf-8")) for f in FILES}
 # An import points to a lower layer, never up or sideways.
 LAYER = {
     "cells": 0, "graph": 0, "exponential_family": 0, "files": 0, "kernels": 0,
-    "families": 1, "layers": 1, "structures": 1, "identity": 1,
-    "leaves": 2, "inputs": 2,
+    "discrete": 1, "continuous": 1, "layers": 1, "structures": 1, "identity": 1,
+    "families": 2, "leaves": 2, "inputs": 2,
     "network": 3,
     "mixture": 4, "em": 4, "trees": 4,
     "rows": 5, "explain": 5, "queries": 5, "sampling": 5, "checkpoint": 5,
