@@ -136,7 +136,7 @@ def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:
 
 
 def _filled(rows: Rows, nothing: Tensor | None = None) -> Tensor:
-    """Rows as vectors (B, D C), what is missing replaced by its column's mean; `nothing` (D, 1), or 0, is that of no value."""
+    """Rows as vectors (B, D C). What is missing is the mean of its column, or `nothing` (D, 1) where that is empty."""
     x = rows.x.detach().cpu().flatten(1).float()
     if rows.observed is None:
         return x

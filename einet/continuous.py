@@ -167,6 +167,8 @@ class Exponential(ExponentialFamily):
 
     min_mean: float = 1e-6
 
+    cancels: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_bounds(min_mean=self.min_mean)

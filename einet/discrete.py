@@ -204,6 +204,8 @@ class Counts(ExponentialFamily):
 
     floor: float = 1e-5
 
+    cancels: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_bounds(floor=self.floor)
@@ -228,8 +230,6 @@ class Poisson(Counts):
     Paper: not in it; Section 3.4 for exponential families
     Chapter: book/06_leaves
     """
-
-    cancels: ClassVar[bool] = True
 
     def log_base(self, x):
         return -torch.lgamma(x + 1)

@@ -105,7 +105,7 @@ class ExponentialFamily:
         return self.expecting((statistics + statistics.mean(1, keepdim=True)) / 2)
 
     def expecting(self, statistics: Tensor) -> Tensor:
-        """The phi whose E[T(x)] is `statistics`, or the nearest allowed: where a whole step of EM from anywhere ends."""
+        """The phi whose E[T(x)] is `statistics`, or the nearest allowed: where a step of EM from anywhere ends."""
         anywhere = self.project(torch.ones_like(statistics))
         gradient = self.score(anywhere, statistics, torch.ones_like(statistics[0]))
         return self.project(self.step(anywhere, self.natural_gradient(anywhere, gradient)))
