@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import einet
+from einet.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "einet").rglob("*.py"))
@@ -93,6 +94,14 @@ def test_errors_reach_the_user(file):
         where = f"{file.name}:{getattr(node, 'lineno', 0)}"
         assert not isinstance(node, ast.Assert), f"{where}: `python -O` drops an assert; raise ValueError"
         assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{where}: a bare except hides bugs"
+
+
+@per_file
+def test_no_module_asks_which_family_it_has(file):
+    """A family says of itself what it can, so that one of a user's own is asked the same."""
+    asks = [ast.unparse(node) for node in ast.walk(TREES[file]) if isinstance(node, ast.Call)]
+    asks = [call for call in asks if call.startswith("isinstance(")]
+    assert not [call for call in asks if any(re.search(rf"\b{name}\b", call) for name in FAMILIES)]
 
 
 @per_file
