@@ -8,7 +8,9 @@
 Modules, each using only those above it:
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
-    families     Normal, Bernoulli, Binomial, Categorical; exponential_family has what they share, for your own
+    exponential_family        what the densities at the leaves share, for your own
+    discrete     Bernoulli, Binomial, Categorical, Poisson, Geometric
+    continuous   Normal, LogNormal, Exponential, Gamma; families has these and the discrete ones by name
     structures   ready-made graphs: random binary trees, Poon-Domingos
     layers       the sum layers: einsum layers and mixing layers; kernels has the former for GPUs
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
@@ -40,10 +42,11 @@ Chapter: book/intro
 
 from einet.checkpoint import load, load_optimizer, save
 from einet.clusters import fit_mixture
+from einet.continuous import Exponential, Gamma, LogNormal, Normal
+from einet.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
 from einet.em import EM, constrained, unconstrained
 from einet.explain import Explanation, mpe
 from einet.exponential_family import ExponentialFamily
-from einet.families import Bernoulli, Binomial, Categorical, Normal
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
 from einet.layers import log_einsum_exp, set_precision
@@ -71,12 +74,17 @@ __all__ = [
     "Einet",
     "Estimate",
     "Explanation",
+    "Exponential",
     "ExponentialFamily",
+    "Gamma",
+    "Geometric",
     "History",
+    "LogNormal",
     "Marginals",
     "Mixture",
     "Normal",
     "Partition",
+    "Poisson",
     "Region",
     "RegionGraph",
     "conditional_marginals",

@@ -135,14 +135,17 @@ def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:
     return torch.from_numpy(labels).long()
 
 
-def _filled(rows: Rows) -> Tensor:
-    """Rows as vectors (B, D C), what is missing replaced by the mean of what is there."""
+def _filled(rows: Rows, nothing: Tensor | None = None) -> Tensor:
+    """Rows as vectors (B, D C). What is missing is the mean of its column, or `nothing` (D, 1) where that is empty."""
     x = rows.x.detach().cpu().flatten(1).float()
     if rows.observed is None:
         return x
     observed = rows.observed.cpu().reshape(-1, rows.num_variables)
     observed = observed.repeat_interleave(x.shape[1] // rows.num_variables, 1).expand(x.shape)
-    mean = torch.where(observed, x, 0).sum(0) / observed.sum(0).clamp_min(1)
+    count = observed.sum(0)
+    mean = torch.where(observed, x, 0).sum(0) / count.clamp_min(1)
+    if nothing is not None:
+        mean = torch.where(count > 0, mean, nothing.expand(-1, len(mean) // len(nothing)).flatten())
     return torch.where(observed, x, mean)
 
 
@@ -175,7 +178,10 @@ def start(model: Einet, x: Tensor, observed: Tensor | None = None, seed: int = 0
     rows = Rows(model, x, observed)
     generator = torch.Generator("cpu").manual_seed(seed)
     some = torch.randperm(len(x), generator=generator, device="cpu")[:STARTING_ROWS]
-    filled = _filled(rows)[some].view(len(some), rows.num_variables, -1)
+    nothing = torch.zeros(rows.num_variables, 1)
+    for leaves in model.leaves.parts:
+        nothing[leaves.variables.cpu()] = leaves.family.placeholder
+    filled = _filled(rows, nothing)[some].view(len(some), rows.num_variables, -1)
     values = filled.permute(1, 2, 0).to(next(model.parameters()).device)  # (D, C, B)
     for leaves in model.leaves.parts:
         leaves.start(values, generator)

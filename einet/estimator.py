@@ -288,7 +288,7 @@ def start_from_rows(model: Einet, x: Tensor, observed: Tensor, seed: int) -> Non
         for rows, pairs, variables in part.groups():
             index = (chosen[rows], variables[:, :, None, None])  # -> (L, s, K, num_rows)
             seen = observed[index].flatten(0, 1)  # (P, K, num_rows)
-            values = torch.where(seen, x[index].flatten(0, 1), 0.0)
+            values = torch.where(seen, x[index].flatten(0, 1), part.family.placeholder)
             phi = part.phi[:, pairs, 0].detach().requires_grad_()  # (T, P, K)
             log_densities = part.family.log_density(values, phi[..., None])
             (gradient,) = torch.autograd.grad(torch.where(seen, log_densities, 0.0).sum(), phi)

@@ -15,7 +15,7 @@ Chapter: book/06_leaves
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import ClassVar
 
 import torch
@@ -44,6 +44,8 @@ class ExponentialFamily:
     location_scale: ClassVar[bool] = False
     # How many values there are, 0, 1, ...; None where not finitely many. A property, where it depends on a field.
     num_values: ClassVar[int | None] = None
+    # A value of the support: what the leaf layer takes in place of a missing one, whose statistics might be infinite.
+    placeholder: ClassVar[float] = 0.0
 
     def __init_subclass__(cls) -> None:
         """What a family says of its own density is not inherited by one with another density: it may be wrong there."""
@@ -100,7 +102,13 @@ class ExponentialFamily:
         """phi (|T|, N, ...) of N densities to start EM from, each around a row of `x` (N, ...) and reaching the others:
         half-way from T(x) to its mean over the rows."""
         statistics = self.statistics(x)
-        return self.project((statistics + statistics.mean(1, keepdim=True)) / 2)
+        return self.expecting((statistics + statistics.mean(1, keepdim=True)) / 2)
+
+    def expecting(self, statistics: Tensor) -> Tensor:
+        """The phi whose E[T(x)] is `statistics`, or the nearest allowed: where a step of EM from anywhere ends."""
+        anywhere = self.project(torch.ones_like(statistics))
+        gradient = self.score(anywhere, statistics, torch.ones_like(statistics[0]))
+        return self.project(self.step(anywhere, self.natural_gradient(anywhere, gradient)))
 
     def score(self, phi: Tensor, statistics: Tensor, uses: Tensor) -> Tensor:
         """d/dphi of sum_n u_n log p(x_n), where `statistics` (|T|, ...) are sum_n u_n T(x_n), and `uses` sum_n u_n,
@@ -130,12 +138,12 @@ class ExponentialFamily:
         raise NotImplementedError
 
     def unconstrain(self, phi: Tensor) -> Tensor:
-        """Coordinates in which every real vector is allowed, for gradient training."""
-        raise NotImplementedError
+        """Coordinates in which every real vector is allowed, for gradient training: logarithms, of positive numbers."""
+        return torch.log(phi)
 
     def constrain(self, raw: Tensor) -> Tensor:
         """The inverse of `unconstrain`."""
-        raise NotImplementedError
+        return self.project(torch.exp(raw))
 
     # What a density is asked
 
@@ -175,3 +183,10 @@ def refuse(outside: Tensor, x: Tensor, rule: str) -> None:
     """`ValueError` with the rule and the first value `outside`."""
     if outside.any():
         raise ValueError(f"{rule}, got {x[outside][0].item()}")
+
+
+def check_bounds(**bounds: float) -> None:
+    """`ValueError` unless 0 < each bound < the next, and the first is finite; names and values are in the text."""
+    values = list(bounds.values())
+    if not (0 < values[0] < float("inf")) or any(not low < high for low, high in pairwise(values)):
+        raise ValueError(f"need 0 < {' < '.join(bounds)}, got {' and '.join(map(str, values))}")

@@ -129,7 +129,8 @@ class FamilyLeaves(nn.Module):
 
     def _multiply(self, x: Tensor, observed: Tensor | None, dtype: torch.dtype | None):
         """(rows, what `_LeafFunction` returns) of each group, in float64 where float32 would cancel."""
-        masked = observed is not None
+        masked, num_variables = observed is not None, len(x)
+        x, observed = self._own(x, observed)
         statistics = self.family.statistics(x.to(torch.float64 if self.family.cancels else self.phi.dtype))
         if masked:
             statistics = torch.where(observed[:, None], statistics, 0)
@@ -140,11 +141,22 @@ class FamilyLeaves(nn.Module):
         sizes = [variables.numel() for _, _, variables in self.groups()]
         densities = _plain_densities if transformed() else _LeafFunction.apply
         for (rows, _, variables), phi in zip(self.groups(), self.phi.split(sizes, 1), strict=True):
+            if len(x) < num_variables:
+                variables = torch.searchsorted(self.variables, variables)
             index = row_of[:, variables].transpose(0, 1).flatten(1)  # (L, T s C)
             if masked:
                 index = torch.cat((index, variables + row_of.numel()), 1)
             phi = phi.unflatten(1, variables.shape).permute(0, 1, 4, 2, 3)  # (T, L, K, s, C)
             yield rows, densities(phi, features, index, self.family, masked, dtype)
+
+    def _own(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x and observed of the variables of this family alone, where statistics and gradients are finite: log x is not
+        for values of other families, nor for the 0 of a missing one, which its `placeholder` replaces."""
+        if len(x) > len(self.variables):
+            x, observed = (None if part is None else part[self.variables] for part in (x, observed))
+        if observed is not None and self.family.placeholder:
+            x = torch.where(observed[:, None], x, self.family.placeholder)
+        return x, observed
 
     def _look_up(self, x: Tensor, observed: Tensor | None):
         """Where T(x) is an indicator, T(x) . theta is the row of theta that x names; unobserved, a row of zeros."""
@@ -164,12 +176,12 @@ class FamilyLeaves(nn.Module):
             yield rows, sums.view(len(rows), -1, entries).transpose(1, 2).contiguous()
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
-        own = x if len(x) == len(self.variables) else x[self.variables]
-        base = self.family.log_base(own.double())
+        x, observed = self._own(x, observed)
+        base = self.family.log_base(x.double())
         if base is None:
             return 0.0
         base = base.sum(1)
-        return (base if observed is None else torch.where(observed[self.variables], base, 0)).sum(0)
+        return (base if observed is None else torch.where(observed, base, 0)).sum(0)
 
     def extra_repr(self) -> str:
         return f"{self.family}, pairs={self.phi.shape[1]}, entries={self.phi.shape[3]}"

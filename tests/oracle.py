@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import gammaln, logsumexp
+from scipy.special import digamma, gammaln, logsumexp, xlogy
 
-from einet import Bernoulli, Binomial, Categorical, Normal
+from einet import Bernoulli, Binomial, Categorical, Exponential, Gamma, Geometric, LogNormal, Normal, Poisson
 
 # Tensors of a few numbers: a second thread only waits, and where the cores are busy it waits long.
 torch.set_num_threads(1)
@@ -168,6 +168,18 @@ def log_density(family, x, phi):
     """x (C,) and phi (|T|, C, K) -> log-densities (K,), by the textbook's formula of each family."""
     x = x[:, None]
     match family:
+        case LogNormal():
+            log_x = np.log(x)
+            each = -0.5 * (log_x - phi[0]) ** 2 / phi[1] - 0.5 * np.log(2 * math.pi * phi[1]) - log_x
+        case Poisson():
+            each = xlogy(x, phi[0]) - phi[0] - gammaln(x + 1)
+        case Geometric():
+            each = x * np.log(phi[0] / (1 + phi[0])) - np.log1p(phi[0])
+        case Exponential():
+            each = -x / phi[0] - np.log(phi[0])
+        case Gamma():
+            rate = phi[1] / phi[0]
+            each = phi[1] * np.log(rate) + (phi[1] - 1) * np.log(x) - rate * x - gammaln(phi[1])
         case Normal():
             each = -0.5 * (x - phi[0]) ** 2 / phi[1] - 0.5 * np.log(2 * math.pi * phi[1])
         case Bernoulli():
@@ -183,8 +195,12 @@ def log_density(family, x, phi):
 
 
 def expected_statistics(family, phi):
-    """E[T(x)]: phi, but for the normal, whose phi is the mean and the variance."""
-    return np.stack((phi[0], phi[0] ** 2 + phi[1])) if isinstance(family, Normal) else phi
+    """E[T(x)]: phi, but for the normal, whose phi is the mean and the variance, and the gamma, of mean and shape."""
+    if isinstance(family, Normal):
+        return np.stack((phi[0], phi[0] ** 2 + phi[1]))
+    if isinstance(family, Gamma):
+        return np.stack((phi[0], np.log(phi[0]) - np.log(phi[1]) + digamma(phi[1])))
+    return phi
 
 
 def support(family):

@@ -6,10 +6,23 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from einet import Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph
+from einet import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Einet,
+    Exponential,
+    Gamma,
+    Geometric,
+    LogNormal,
+    Normal,
+    Poisson,
+    RegionGraph,
+)
 
 DISCRETE = (Bernoulli(), Categorical(categories=3), Binomial(total=2))
-ALL = (*DISCRETE, Normal())
+OF_TABLES = (Poisson(), Geometric(), Exponential(), Gamma(), LogNormal(max_variance=4.0))
+ALL = (*DISCRETE, Normal(), *OF_TABLES)
 
 
 @st.composite
@@ -100,10 +113,11 @@ def rows(model, num_rows, seed=0):
     shape = (num_rows, model.graph.num_variables, model.channels)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     for family, variables in model.families.items():
-        if not isinstance(family, Normal):
-            most = family.categories - 1 if isinstance(family, Categorical) else family.total
-            own = torch.randint(0, most + 1, (num_rows, len(variables), model.channels), generator=generator)
-            x[:, list(variables)] = own.double()
+        shape = (num_rows, len(variables), model.channels)
+        if family.num_values:
+            x[:, list(variables)] = torch.randint(0, family.num_values, shape, generator=generator).double()
+        elif type(family) is not Normal:
+            x[:, list(variables)] = family.sample(family.initial(shape, generator).double(), generator)
     return x[..., 0] if model.channels == 1 else x
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from strategies import OF_TABLES
 
 import einet
 from einet import Bernoulli, Binomial, Categorical, Einet, Normal, random_binary_trees
@@ -13,7 +14,7 @@ DTYPES = list(dict.fromkeys(DTYPES))  # each once, though some have two names
 MODELS = (torch.float32, torch.float64)
 FLOATS = (torch.float16, torch.bfloat16, *MODELS)
 ROWS = (torch.bool, *FLOATS, *(getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)))
-FAMILIES = [Normal(), Bernoulli(), Binomial(total=300), Categorical(categories=3)]
+FAMILIES = [Normal(), Bernoulli(), Binomial(total=300), Categorical(categories=3), *OF_TABLES[:3]]  # that allow 0 and 1
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 GRAPH = random_binary_trees(4, 2, 2, seed=0)
 

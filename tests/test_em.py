@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracle import Circuit, expected_statistics
-from strategies import in_float64, masks, models, region_graphs, rows
+from strategies import OF_TABLES, in_float64, masks, models, region_graphs, rows
 
 import einet
 from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph, poon_domingos, random_binary_trees
@@ -152,7 +152,7 @@ def test_three_lines_of_training():
 
 # The M-step
 
-FAMILIES = [Normal(), Bernoulli(), Binomial(total=5), Categorical(categories=3)]
+FAMILIES = [Normal(), Bernoulli(), Binomial(total=5), Categorical(categories=3), *OF_TABLES]
 GRAPHS = [random_binary_trees(6, 2, 3, seed=0), poon_domingos((2, 3), 1)]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 

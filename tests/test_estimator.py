@@ -12,9 +12,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from test_families import LogNormal, Poisson
 
 import einet
+from einet import LogNormal, Poisson
 from einet.columns import Columns, TableWarning
 from einet.estimator import EinetClassifier, EinetDensity
 from einet.families import Bernoulli, Binomial, Categorical, Normal

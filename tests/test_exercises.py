@@ -24,17 +24,21 @@ def solution(chapter, defines, **given):
     return given, sum(len([line for line in source.splitlines() if line.strip()]) for source in wanted)
 
 
-NAMES, LINES = solution("06_leaves", ("Count", "Poisson"), torch=torch, einet=einet, __name__="book")
+NAMES, LINES = solution("06_leaves", ("Failures", "NegativeBinomial"), torch=torch, einet=einet, __name__="book")
 
 
-class TestPoissonOfChapter6(Discrete):
-    family = NAMES["Poisson"]()
-    values = range(60)
+class TestNegativeBinomialOfChapter6(Discrete):
+    family = NAMES["NegativeBinomial"]()
+    values = range(400)
     outside = [(-1.0, "got -1"), (0.5, "got 0.5"), (math.nan, "got nan")]
     wild = [[0.0], [-1.0], [1e-5]]
 
+    @property
+    def x(self):
+        return torch.tensor([0.0, 1, 2, 5, 30], dtype=torch.float64)[:, None]
+
     def scipy_log_density(self, x, phi):
-        return stats.poisson.logpmf(x, phi[0])
+        return stats.nbinom.logpmf(x, 3, 3 / (3 + phi[0]))
 
     def inside(self, phi):
         return phi[0] >= self.family.floor * (1 - 1e-6)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import einet
+from einet.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "einet").rglob("*.py"))
@@ -19,8 +20,8 @@ TREES = {f: ast.parse(f.read_text(encoding="utf-8")) for f in FILES}
 # An import points to a lower layer, never up or sideways.
 LAYER = {
     "cells": 0, "graph": 0, "exponential_family": 0, "files": 0, "kernels": 0,
-    "families": 1, "layers": 1, "structures": 1, "identity": 1,
-    "leaves": 2, "inputs": 2,
+    "discrete": 1, "continuous": 1, "layers": 1, "structures": 1, "identity": 1,
+    "families": 2, "leaves": 2, "inputs": 2,
     "network": 3,
     "mixture": 4, "em": 4, "trees": 4,
     "rows": 5, "explain": 5, "queries": 5, "sampling": 5, "checkpoint": 5,
@@ -93,6 +94,14 @@ def test_errors_reach_the_user(file):
         where = f"{file.name}:{getattr(node, 'lineno', 0)}"
         assert not isinstance(node, ast.Assert), f"{where}: `python -O` drops an assert; raise ValueError"
         assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{where}: a bare except hides bugs"
+
+
+@per_file
+def test_no_module_asks_which_family_it_has(file):
+    """A family says of itself what it can, so that one of a user's own is asked the same."""
+    asks = [ast.unparse(node) for node in ast.walk(TREES[file]) if isinstance(node, ast.Call)]
+    asks = [call for call in asks if call.startswith("isinstance(")]
+    assert not [call for call in asks if any(re.search(rf"\b{name}\b", call) for name in FAMILIES)]
 
 
 @per_file

@@ -304,6 +304,15 @@ def test_a_family_that_is_known_by_name_is_not_exported_either(arguments, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("family", [einet.Poisson, einet.Geometric, einet.Exponential, einet.Gamma, einet.LogNormal])
+def test_families_that_the_engine_lacks_are_not_exported(family, tmp_path):
+    """A log-normal is a `Normal`, to Python, and would have been shown as one."""
+    message = rf"{family.__name__}\(.* is not one of .*'Bernoulli', 'Binomial', 'Categorical', 'Normal'"
+    with pytest.raises(ValueError, match=message):
+        export(rectangles(family()), tmp_path / "model.safetensors", value_range=(0, 9))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_engine_has_the_families_that_are_exported():
     (names,) = re.findall(r"^const FAMILIES = \{(.*)\};", ENGINE.read_text(), re.M)
     assert set(re.findall(r"(\w+):", names)) == {family.__name__ for family in circuit.ENGINE}

@@ -8,7 +8,22 @@ import pytest
 import torch
 
 import einet
-from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph, poon_domingos, random_binary_trees
+from einet import (
+    EM,
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Einet,
+    Exponential,
+    Gamma,
+    Geometric,
+    LogNormal,
+    Normal,
+    Poisson,
+    RegionGraph,
+    poon_domingos,
+    random_binary_trees,
+)
 
 GRAPH = random_binary_trees(4, 2, 2, seed=0)
 GRID = poon_domingos((2, 3), 1)
@@ -91,12 +106,17 @@ def test_images_of_the_wrong_shape(shape):
         (Categorical(categories=3), -1.0, "from 0 to 2, got -1.0"),
         (Categorical(categories=3), 0.5, "from 0 to 2, got 0.5"),
         (Categorical(categories=3), math.inf, "from 0 to 2, got inf"),
+        (Poisson(), 0.5, "a Poisson variable must be an integer of at least 0, got 0.5"),
+        (Geometric(), -1.0, "a Geometric variable must be an integer of at least 0, got -1.0"),
+        (Exponential(), -0.5, "an Exponential variable must be finite and at least 0, got -0.5"),
+        (Gamma(), 0.0, "a Gamma variable must be positive and finite, got 0.0"),
+        (LogNormal(), -2.0, "a LogNormal variable must be positive and finite, got -2.0"),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("mask", ["none", "shared", "each"])
 def test_observed_values_outside_the_support(family, value, message, mask):
-    model, x = model_of(family), torch.zeros(5, 4)
+    model, x = model_of(family), torch.full((5, 4), family.placeholder)
     x[3, 2] = value
     observed = {"none": None, "shared": torch.arange(4) != 1, "each": torch.ones(5, 4, dtype=torch.bool)}[mask]
     with Unchanged(model, message):

@@ -8,13 +8,13 @@ import math
 import pytest
 import torch
 from oracle import worlds
-from strategies import in_float64
+from strategies import OF_TABLES, in_float64
 from test_graph import COUNTS
 
 import einet
 from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph, poon_domingos, random_binary_trees
 
-FAMILIES = [Normal(), Bernoulli(), Binomial(total=5), Categorical(categories=3)]
+FAMILIES = [Normal(), Bernoulli(), Binomial(total=5), Categorical(categories=3), *OF_TABLES[:3]]  # that allow 0 and 1
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from oracle import Circuit
 from scipy.stats import binom
-from strategies import rows
+from strategies import OF_TABLES, rows
 
 import einet
 from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph, poon_domingos, random_binary_trees
 
-FAMILIES = [Normal(), Bernoulli(), Binomial(total=255), Categorical(categories=5)]
+FAMILIES = [Normal(), Bernoulli(), Binomial(total=255), Categorical(categories=5), *OF_TABLES]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 each_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
@@ -109,7 +109,7 @@ def test_log_densities_of_minus_a_hundred_thousand_are_right(dtype):
 
 
 @each_precision
-@pytest.mark.parametrize("family", FAMILIES[1:], ids=lambda family: type(family).__name__)
+@pytest.mark.parametrize("family", FAMILIES[1:4], ids=lambda family: type(family).__name__)
 def test_data_that_a_trained_model_holds_for_impossible(family, dtype):
     """Every leaf at its floor, every sum at a corner of the simplex; then rows of another value altogether."""
     model = Einet(random_binary_trees(2000, 3, 3, seed=0), family, num_sums=3, seed=0).to(dtype)

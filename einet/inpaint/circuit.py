@@ -24,8 +24,9 @@ import os
 import torch
 
 from einet.checkpoint import save
+from einet.continuous import Normal
+from einet.discrete import Bernoulli, Binomial, Categorical
 from einet.em import WEIGHT_FLOOR
-from einet.families import Bernoulli, Binomial, Categorical, Normal
 from einet.files import read, refusals, write
 from einet.mixture import Mixture
 from einet.network import Constant, Einet
