@@ -18,8 +18,8 @@ Modules, each using only those above it (import-linter holds it, by the contract
     trees, queries, sampling, explain, information    what a density is asked; trees has the passes that they share
     files, checkpoint               models on disk
     rows, training, clusters        one pass over a data set; the loop around it; mixtures that begin with k-means
-    cells, columns, estimator, datasets, plotting, inpaint    what becomes of a table, scikit-learn's interface, data sets,
-                 figures, a widget: what needs more than torch, and is imported by name, as in
+    cells, columns, estimator, datasets, plotting, inpaint    what becomes of a table, scikit-learn's interface, data
+                 sets, figures, a widget: what needs more than torch, and is imported by name, as in
                  `from einet.estimator import EinetClassifier`
 
 Letters of tensors, trailed as comments in the code, `# (L, K, B)`:

@@ -3,13 +3,18 @@
 import random
 
 import torch
-from hypothesis import assume
+from hypothesis import assume, settings
 from hypothesis import strategies as st
 
 from einet import Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph
 
 DISCRETE = (Bernoulli(), Categorical(categories=3), Binomial(total=2))
 ALL = (*DISCRETE, Normal())
+
+
+def examples(count):
+    """Of a test that needs so many examples, as a decorator; fewer, in proportion, under a profile that has fewer."""
+    return settings(max_examples=max(2, count * settings.default.max_examples // 100))
 
 
 @st.composite

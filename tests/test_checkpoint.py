@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from strategies import in_float64, masks, models, rows
+from strategies import examples, in_float64, masks, models, rows
 
 from einet import (
     EM,
@@ -64,7 +64,7 @@ def edited(path, change):
 # The same to the last bit
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(models(), st.sampled_from((torch.float32, torch.float64)))
 def test_round_trip(tmp_path, model, dtype):
     model, path = model.to(dtype), tmp_path / "model.safetensors"

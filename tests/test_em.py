@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import Circuit, expected_statistics
-from strategies import in_float64, masks, models, region_graphs, rows
+from strategies import examples, in_float64, masks, models, region_graphs, rows
 
 import einet
 from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph, poon_domingos, random_binary_trees
@@ -56,7 +56,7 @@ def cases(draw):
     return model, rows(model, 3, seed), observed, labels
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(cases())
 def test_weight_times_gradient_is_the_expected_number_of_uses(case):
     model, x, observed, labels = case
@@ -74,7 +74,7 @@ def test_weight_times_gradient_is_the_expected_number_of_uses(case):
         np.testing.assert_allclose(uses[region], expected, atol=1e-9)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(cases(), st.sampled_from((0.3, 0.9)))
 def test_step_is_the_convex_combination_with_the_statistics_by_hand(case, lr):
     model, x, observed, labels = case
@@ -227,7 +227,7 @@ def test_step_keeps_the_model_a_density(family):
         torch.testing.assert_close(part.family.project(part.phi), part.phi, rtol=1e-12, atol=0)
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(cases())
 def test_a_pseudocount_is_so_many_uses_more(case):
     """Of every weight; and of every leaf entry, by rows that it agrees with."""

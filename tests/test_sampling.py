@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from enumeration import MODELS, Table, check_p_values, chi_square, labels_of, small_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Circuit
-from strategies import in_float64, masks, models, rows
+from strategies import examples, in_float64, masks, models, rows
 
 from einet import (
     Bernoulli,
@@ -255,7 +255,7 @@ def test_samples_of_two_normal_variables_follow_the_density():
     check_p_values(p_values)
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(models(classes=(1,)), st.integers(0, 9))
 def test_the_average_of_conditional_samples_tends_to_the_conditional_mean(model, seed):
     x, observed = rows(model, 3, seed), masks(model, 3, seed)
@@ -269,7 +269,7 @@ def test_the_average_of_conditional_samples_tends_to_the_conditional_mean(model,
 # What comes back
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(models(), st.integers(0, 9))
 def test_observed_entries_come_back_bit_for_bit_and_the_rest_is_in_the_support(model, seed):
     x, observed = rows(model, 3, seed), masks(model, 3, seed)
