@@ -169,6 +169,7 @@ def training(family, graph=GRAPHS[0], num_rows=40, missing=False):
 @each_family
 @pytest.mark.parametrize("graph", GRAPHS, ids=["RAT", "PD"])
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
+@pytest.mark.slow
 def test_full_batch_em_never_lowers_the_likelihood(family, graph, missing):
     model, x, observed = training(family, graph, missing=missing)
     assert any(level.mixings for level in model.levels)
@@ -491,6 +492,7 @@ def test_adam_is_an_optimizer_like_any_other():
     assert einet.constrained(model)(x).mean().item() >= history.train[-1] - 0.1
 
 
+@pytest.mark.slow
 def test_training_gets_close_to_the_entropy_of_the_data():
     """Two clusters and independent flips: -log 2 - 6 H(0.1) = -2.64 nats a row."""
     model, x = small_model(), clusters(1000)

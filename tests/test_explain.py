@@ -75,6 +75,7 @@ def argmax_of_the_sum_pass(model, x, observed, **labels):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_never_worse_than_the_argmax_of_the_sum_pass(name):
     model, table = small_model(name), Table(small_model(name))
     x = table.worlds[torch.randint(len(table.worlds), (60,), generator=torch.Generator().manual_seed(1))].clone()

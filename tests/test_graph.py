@@ -279,6 +279,7 @@ JSON = st.recursive(
 
 @examples(200)
 @given(JSON, JSON, JSON)
+@pytest.mark.slow
 def test_any_json_is_a_graph_or_a_value_error(regions, partitions, shape):
     _graph_or_value_error(json.dumps({"regions": regions, "partitions": partitions, "shape": shape}))
 

@@ -123,6 +123,7 @@ def test_no_file_names_a_place_of_a_machine():
     assert found == {}
 
 
+@pytest.mark.slow
 def test_import_is_light():
     """`import einet` costs under 0.2 s of CPU beyond torch, brings safetensors alone, and wakes no GPU."""
     code = """

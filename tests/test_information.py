@@ -91,6 +91,7 @@ def test_the_latent_tree_bound_is_that_of_all_trees():
 
 
 @pytest.mark.parametrize("name", ["trees", "mixture", "uneven, mixed"])
+@pytest.mark.slow
 def test_sampled_entropy_and_divergence_are_within_their_errors(name):
     model, other = small_model(name), small_model(name)
     for network in getattr(other, "components", [other]):

@@ -47,6 +47,7 @@ def log_density(model, x, observed=None):
 
 
 @given(mixtures())
+@pytest.mark.slow
 def test_it_is_the_sum_of_its_components(model):
     x = rows(model.components[0], 4) % 2  # 0 or 1: in the support of all
     observed = masks(model.components[0], 4)
@@ -140,6 +141,7 @@ def test_a_step_is_the_textbooks(lr):
 
 @pytest.mark.parametrize("leaf", [Normal(), Bernoulli(), {Normal(): (0, 2), Bernoulli(): (1, 3)}], ids=str)
 @pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.slow
 def test_full_batch_em_never_lowers_the_likelihood(leaf, missing):
     model = mixture(leaf)
     x = (torch.randn(40, 4) > 0).double() if leaf == Bernoulli() else torch.randn(40, 4).double()

@@ -36,6 +36,7 @@ def test_density_is_the_recursion_over_regions(model, seed):
 
 @examples(40)
 @given(models(), st.integers(0, 9))
+@pytest.mark.slow
 def test_marginal_is_the_recursion_with_leaves_left_out(model, seed):
     x, observed = rows(model, 4, seed), masks(model, 4, seed)
     expected = torch.tensor(Circuit(model).log_density(x, observed))
@@ -44,6 +45,7 @@ def test_marginal_is_the_recursion_with_leaves_left_out(model, seed):
 
 @examples(25)
 @given(models(families=DISCRETE, graphs=region_graphs(most_variables=4)))
+@pytest.mark.slow
 def test_every_marginal_is_the_sum_over_all_worlds(model):
     """Every mask, for the world that is all zeros and the one that is all ones."""
     everything = worlds(model)
@@ -81,6 +83,7 @@ def test_each_row_is_masked_on_its_own(model, seed):
 
 @examples(25)
 @given(models(graphs=region_graphs(most_variables=4, most_regions=8), most_entries=2), st.booleans())
+@pytest.mark.slow
 def test_gradients_are_finite_differences(model, masked):
     x = rows(model, 2)
     observed = masks(model, 2) if masked else None

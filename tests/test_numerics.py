@@ -195,6 +195,7 @@ MIXED = {Normal(): [0], Bernoulli(): [1], Binomial(total=255): [2], Categorical(
 @pytest.mark.parametrize(
     "family, lr", [(Normal(), 1.0), (Bernoulli(), 1.0), (MIXED, 0.5)], ids=["Normal", "Bernoulli", "mixed"]
 )
+@pytest.mark.slow
 def test_a_thousand_steps_on_constant_data(family, lr):
     model = Einet(random_binary_trees(4, 1, 2, seed=0), family, num_sums=3, seed=0)
     x, em = torch.ones(6, 4), EM(model, lr=lr)

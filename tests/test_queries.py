@@ -53,6 +53,7 @@ def of_label(model, log_density):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_marginals_are_sums_over_worlds(name):
     model, table = small_model(name), Table(small_model(name))
     for seed, observed in enumerate(all_masks(table.worlds.shape[1])[::7]):
@@ -64,6 +65,7 @@ def test_marginals_are_sums_over_worlds(name):
 
 @examples(25)
 @given(st.sampled_from(sorted(MODELS)), st.integers(0, 99))
+@pytest.mark.slow
 def test_conditionals_are_quotients_of_sums_over_worlds(name, seed):
     model, table = small_model(name), Table(small_model(name))
     generator = torch.Generator().manual_seed(seed)
@@ -78,6 +80,7 @@ def test_conditionals_are_quotients_of_sums_over_worlds(name, seed):
 
 @examples(25)
 @given(models(), st.integers(0, 9))
+@pytest.mark.slow
 def test_chain_rule_and_bayes_rule(model, seed):
     """log p(a, b) = log p(a) + log p(b | a) = log p(b) + log p(a | b), for any two disjoint sets."""
     x = rows(model, 4, seed)
@@ -175,6 +178,7 @@ def test_posteriors_on_random_graphs(model, seed):
 
 @examples(20)
 @given(models(), st.integers(0, 9))
+@pytest.mark.slow
 def test_posterior_density_is_the_conditional_of_one_variable(model, seed):
     """`log_density` for all variables at once, against Eq. (1) for each; an observed one is a point mass."""
     x, observed = evidence_of(model, 3, seed)
@@ -243,6 +247,7 @@ def test_a_small_variance_far_from_zero_is_exact_in_float32():
     torch.testing.assert_close(variance, torch.full_like(variance, 1e-4), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_portions_change_nothing(monkeypatch):
     model = small_model("mixture")
     x, observed = Table(model).worlds[:60], torch.arange(8) < 3

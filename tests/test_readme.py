@@ -32,11 +32,13 @@ def run(code, folder):
     return out.stdout
 
 
+@pytest.mark.slow
 def test_first_example_runs_as_shown(tmp_path):
     everything, half = map(float, re.findall(r"-\d+\.\d+", run(EXAMPLES[0], tmp_path)))
     assert everything < half < 0, "eight binary variables are more probable than those and eight others"
 
 
+@pytest.mark.slow
 def test_own_csv(tmp_path):
     """The second example, on a file with a gap in the first row and one held-out row that does not belong."""
     random = np.random.default_rng(0)

@@ -67,11 +67,13 @@ def check_conditional_samples(model, draw=sample_conditional):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_samples_follow_the_enumerated_distribution(name):
     check_samples(small_model(name))
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_conditional_samples_follow_the_enumerated_conditional(name):
     check_conditional_samples(small_model(name))
 
@@ -170,6 +172,7 @@ def ignored_evidence(model, x, observed, num_samples, generator, **labels):
         (one_draw_for_a_node, "trees"),
     ],
 )
+@pytest.mark.slow
 def test_a_broken_sampler_fails(mutate, name, monkeypatch):
     mutate(monkeypatch.setattr)
     with pytest.raises(AssertionError, match="p-value"):
@@ -191,6 +194,7 @@ def test_a_broken_sampler_fails(mutate, name, monkeypatch):
         (first_row_for_all, "trees"),
     ],
 )
+@pytest.mark.slow
 def test_a_broken_conditional_sampler_fails(mutate, name, monkeypatch):
     mutate(monkeypatch.setattr)
     with pytest.raises(AssertionError, match="p-value"):
@@ -198,11 +202,13 @@ def test_a_broken_conditional_sampler_fails(mutate, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["trees", "mixture", "no depth"])
+@pytest.mark.slow
 def test_a_sampler_that_ignores_the_evidence_fails(name):
     with pytest.raises(AssertionError, match="p-value"):
         check_conditional_samples(small_model(name), ignored_evidence)
 
 
+@pytest.mark.slow
 def test_components_are_drawn_from_their_posterior(monkeypatch):
     """Components that own disjoint intervals of a Normal say which one drew; the evidence is another variable."""
     model = mixture_of_places()
@@ -402,6 +408,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_cost_is_small_and_linear(one_thread):
     """The bars of experiments/queries.py, loosely; quadratic cost would be a ratio of 16."""
     model = Einet(random_binary_trees(16, 3, 10, seed=0), Bernoulli(), num_sums=10, seed=0)
