@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# What `make quick` tests: tests/test_NAME.py.
+# The core of einet/: tests/test_NAME.py.
 CORE := graph structures families layers input identity network mixture em queries sampling explain information house
 
 help:  ## this list
@@ -22,8 +22,12 @@ test: lint  ## lint, the tests, every chapter's outputs, the book, and its pages
 	$(MAKE) book
 	$(BIN)/python -m pytest tests/test_browser.py
 
-quick: lint  ## lint, types, and the tests of the core with few examples: under a minute
-	$(BIN)/python -m pytest $(CORE:%=tests/test_%.py) -q -x -m "not slow" -p no:nbval --hypothesis-profile quick
+quick: $(INSTALLED)  ## lint, and the core's tests with few examples: under a minute on two cores
+	$(MAKE) --no-print-directory -j2 lint core
+
+core: $(INSTALLED)  ## the core's tests with few examples, on one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(CORE:%=tests/test_%.py) -q -x -m "not slow" -p no:nbval \
+	  --hypothesis-profile quick
 
 lab: $(INSTALLED)  ## the chapters in JupyterLab
 	$(BIN)/jupyter lab book
@@ -51,4 +55,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-.PHONY: help install book quick test lab lint dist experiments clean
+.PHONY: help install book quick core test lab lint dist experiments clean
