@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import em_step, log_likelihood
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import Circuit, expected_statistics
@@ -16,19 +17,6 @@ from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGra
 from einet.em import WEIGHT_FLOOR, leaf_uses
 
 SMALL = region_graphs(most_variables=4, most_regions=8)
-
-
-def log_likelihood(model, x, observed=None, labels=None):
-    log_density = model(x, observed)
-    return (log_density if labels is None else log_density.gather(1, labels[:, None])).sum()
-
-
-def em_step(model, x, observed=None, labels=None, **arguments):
-    """One step in place, from fresh gradients; returns the model."""
-    model.zero_grad()
-    log_likelihood(model, x, observed, labels).backward()
-    EM(model, **arguments).step()
-    return model
 
 
 def statistics_of(model):

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import em_step
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Circuit, worlds
@@ -114,12 +115,6 @@ def test_a_conditional_sample_draws_its_component_from_the_posterior():
 
 
 # EM of the whole
-
-
-def em_step(model, x, observed=None, **arguments):
-    model.zero_grad()
-    model(x, observed).sum().backward()
-    EM(model, **{"lr": 1.0, **arguments}).step()
 
 
 @pytest.mark.parametrize("lr", [1.0, 0.3])

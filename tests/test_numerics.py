@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers import em_step
 from oracle import Circuit
 from scipy.stats import binom
 from strategies import rows
@@ -15,12 +16,6 @@ from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGra
 FAMILIES = [Normal(), Bernoulli(), Binomial(total=255), Categorical(categories=5)]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 each_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
-
-def em_step(model, x, observed=None, lr=1.0):
-    model.zero_grad()
-    model(x, observed).sum().backward()
-    EM(model, lr=lr).step()
 
 
 def assert_finite(model, x, observed=None):
