@@ -5,24 +5,24 @@
     einet.fit(model, x)                        # x (B, 16)
     model(x), model(x, observed=mask)          # log-densities in nats, all, and of the observed entries alone
 
-Modules, each using only those above it:
+Modules, each using only those above it (import-linter holds it, by the contract in pyproject.toml):
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
-    exponential_family        what the densities at the leaves share, for your own
-    discrete     Bernoulli, Binomial, Categorical, Poisson, Geometric
-    continuous   Normal, LogNormal, Exponential, Gamma; families has these and the discrete ones by name
     structures   ready-made graphs: random binary trees, Poon-Domingos
-    layers       the sum layers: einsum layers and mixing layers; kernels has the former for GPUs
+    exponential_family        what a leaf family answers, for your own
+    discrete, continuous, families  Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal,
+                 Exponential, Gamma; all of them by name
+    kernels, layers                 the sum layers: einsum layers, fused for GPUs in kernels, and mixing layers
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    network      Einet: a graph compiled into layers; inputs has the checks of what it is given, identity tells which
-                 model a state belongs to
-    mixture, clusters         several networks as one density; k-means to begin with
-    em, rows, training        EM as an optimizer; one pass over a data set; the loop around it
-    queries, sampling, explain, information   what a density is asked; trees has the passes that they share
-    checkpoint, files         models on disk
-    estimator, datasets, plotting   scikit-learn's interface, data sets, figures: what needs more than torch, and is
-                              imported by name, as in `from einet.estimator import EinetClassifier`; cells and columns
-                              have what becomes of a table there
+    inputs, identity, network       Einet: a graph compiled into layers; inputs checks what it is given, identity tells
+                 which model a state belongs to
+    mixture, em  several networks as one density; EM as an optimizer
+    trees, queries, sampling, explain, information    what a density is asked; trees has the passes that they share
+    files, checkpoint               models on disk
+    rows, training, clusters        one pass over a data set; the loop around it; mixtures that begin with k-means
+    cells, columns, estimator, datasets, plotting, inpaint    what becomes of a table, scikit-learn's interface, data
+                 sets, figures, a widget: what needs more than torch, and is imported by name, as in
+                 `from einet.estimator import EinetClassifier`
 
 Letters of tensors, trailed as comments in the code, `# (L, K, B)`:
 

@@ -216,5 +216,7 @@ def _begin_process() -> None:
 
 def _end_with_parent() -> None:
     """Whoever kills the parent means its helpers too: they would go on, and then wait for work forever."""
-    parent_process().join()
-    os._exit(1)
+    parent = parent_process()
+    if parent is not None:  # None in the main process alone
+        parent.join()
+        os._exit(1)

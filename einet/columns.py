@@ -122,7 +122,7 @@ class Columns:
             self._check_support(family, own, z, observed)
         return z, observed, offset
 
-    def decode(self, z: Tensor) -> np.ndarray:
+    def decode(self, z: Tensor | np.ndarray) -> np.ndarray:
         """The network's rows (..., D), as samples and completed rows are, in the units of the table; NaN stays NaN.
 
         `ValueError` for a mean of categories, which is none of them; `predict_missing` gives the most probable one. And

@@ -115,7 +115,8 @@ def _arranged(tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
 
 
 def _header(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    header, end = {"__metadata__": metadata}, 0
+    header: dict[str, dict] = {"__metadata__": metadata}
+    end = 0
     for name, tensor in _arranged(tensors):
         if tensor.dtype not in NAMES:
             raise ValueError(f"{name} is of {tensor.dtype}, a file has one of {list(NAMES)}")

@@ -23,7 +23,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 _MOST_VARIABLES = 2**24
 
@@ -72,6 +72,15 @@ class RegionGraph:
     regions: tuple[Region, ...]
     partitions: tuple[Partition, ...] = ()
     shape: tuple[int, ...] | None = field(default=None)
+
+    if TYPE_CHECKING:  # what the constructor takes is more than what the fields are
+
+        def __init__(
+            self,
+            regions: Iterable[Region | Iterable[int]],
+            partitions: Iterable[Partition | tuple[int, int, int]] = (),
+            shape: Sequence[int] | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         scopes = [region.scope if isinstance(region, Region) else region for region in self.regions]

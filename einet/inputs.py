@@ -6,6 +6,8 @@ Chapter: book/04_layers
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -59,7 +61,7 @@ def as_float(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype if x.is_floating_point() or x.dtype.itemsize <= 2 else torch.float64)
 
 
-def as_mask(observed: Tensor, name: str = "observed") -> Tensor:
+def as_mask(observed: Any, name: str = "observed") -> Tensor:
     """A bool tensor, from one or from an array of numpy."""
     if hasattr(observed, "__array_interface__") and observed.dtype == bool:
         return torch.tensor(observed.copy(), device="cpu")

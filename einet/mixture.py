@@ -9,6 +9,7 @@ Chapter: book/10_images
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Mixture(nn.Module):
     @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(self, components: Sequence[Einet], weights: Tensor | Sequence[float]):
         super().__init__()
-        self.components = nn.ModuleList(components)
+        self.components = cast(Sequence[Einet], nn.ModuleList(components))  # torch types it as a list of any modules
         weights = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
         if not len(components) or weights.shape != (len(components),):
             raise ValueError(f"need a weight for each of {len(components)} components, got {tuple(weights.shape)}")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import torch
+from cycler import cycler
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def style(svg: bool = True) -> None:
     plt.rcParams.update(dict.fromkeys(ink, INK))
     plt.rcParams.update(
         {
-            "axes.prop_cycle": plt.cycler(color=[SUM_INK, PRODUCT, LEAF, INK]),
+            "axes.prop_cycle": cycler(color=[SUM_INK, PRODUCT, LEAF, INK]),
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
@@ -111,8 +112,8 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
     nodes = len(graph.regions) + len(graph.partitions)
     if nodes > 150:
         raise ValueError(f"at most 150 regions and partitions can be drawn, this graph has {nodes}")
-    names = [str(d) for d in range(graph.num_variables)] if names is None else names
-    rows: list[list[tuple]] = []  # from below, each of nodes: ("region", index) or ("partition", index)
+    names = list(map(str, range(graph.num_variables))) if names is None else names
+    rows: list[list[tuple[str, int]]] = []  # from below, each of nodes: ("region", index) or ("partition", index)
     for number, layer in enumerate(graph.topological_layers()):
         if number:
             rows.append([("partition", i) for i, p in enumerate(graph.partitions) if p.region in set(layer)])
@@ -121,7 +122,7 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
     for i, p in enumerate(graph.partitions):
         below.setdefault(("region", p.region), []).append(("partition", i))
 
-    at: dict[tuple, tuple[float, float]] = {}
+    at: dict[tuple[str, int], tuple[float, float]] = {}
     widest, met = max(map(len, rows)), _met(graph)
     for y, row in enumerate(rows):
         want = {node: sum(at[c][0] for c in below[node]) / len(below[node]) if y else met[node[1]] for node in row}

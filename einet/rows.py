@@ -47,8 +47,8 @@ class Rows:
         first = x[:1] if isinstance(x, Tensor) and x.dim() else x
         self.num_variables = len(model.as_input(first, None, check=False)[0])
         # Not by size alone: a lone row may come with one mask (D,), and a grid have as many lines as there are rows.
-        per_row = isinstance(observed, Tensor) and observed.shape.numel() == len(x) * self.num_variables
-        self.masks_differ = per_row and observed.shape[:1] == x.shape[:1]
+        per_row = (len(x) * self.num_variables, x.shape[:1])
+        self.masks_differ = observed is not None and (observed.shape.numel(), observed.shape[:1]) == per_row
         for rows in self.slices(INFERENCE_ROWS):
             model.as_input(*self.some(rows))
         if labels is not None:
@@ -67,14 +67,15 @@ class Rows:
         dtype, leaves = next(self.model.parameters()).dtype, self.model.modules()
         if not any(part.family.cancels for part in leaves if isinstance(part, FamilyLeaves)):
             return
-        low, high, lost = torch.inf, -torch.inf, 0.0
+        found = []
         for rows in self.slices(INFERENCE_ROWS):
             x, seen = self.model.as_input(*self.some(rows), check=False)  # (D, C, B)
             x, seen = x.double(), torch.ones_like(x, dtype=torch.bool) if seen is None else seen[:, None]
-            low = torch.where(seen, x, torch.inf).amin((1, 2)).clamp_max(low)
-            high = torch.where(seen, x, -torch.inf).amax((1, 2)).clamp_min(high)
+            low, high = torch.where(seen, x, torch.inf).amin((1, 2)), torch.where(seen, x, -torch.inf).amax((1, 2))
             rounded = torch.maximum((x - x.to(dtype)).abs(), 1e-8 * x.abs())
-            lost = torch.where(seen, rounded, 0).amax((1, 2)).clamp_min(lost)
+            found.append(torch.stack((low, high, torch.where(seen, rounded, 0).amax((1, 2)))))
+        low, high, lost = torch.stack(found, 1)  # (slices, D) each
+        low, high, lost = low.amin(0), high.amax(0), lost.amax(0)
         for d in (lost > (high - low).clamp_min(0) / 100).logical_and(low < high).nonzero()[:1, 0].tolist():
             raise ValueError(
                 f"variable {d} is from {low[d]:.17g} to {high[d]:.17g}, which a model in {dtype} knows to within "
@@ -87,12 +88,14 @@ class Rows:
     def some(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         """Some rows and their masks, where the model is."""
         device = next(self.model.parameters()).device
-        observed = self.observed[rows] if self.masks_differ else self.observed
-        return self.x[rows].to(device), observed if observed is None else observed.to(device)
+        observed = self.observed
+        if observed is not None:
+            observed = (observed[rows] if self.masks_differ else observed).to(device)
+        return self.x[rows].to(device), observed
 
     def move(self, device: torch.device) -> None:
-        tensors = (self.x, self.observed, self.labels)
-        self.x, self.observed, self.labels = (None if tensor is None else tensor.to(device) for tensor in tensors)
+        self.x, others = self.x.to(device), (self.observed, self.labels)
+        self.observed, self.labels = (None if tensor is None else tensor.to(device) for tensor in others)
 
     def log_density(self, rows: slice | Tensor) -> Tensor:
         log_density = self.model(*self.some(rows), check=False)
@@ -118,7 +121,7 @@ def epoch(
     """One pass over the rows; the mean log-density as it was seen on the way."""
     order = torch.randperm(len(rows.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     order = order if graph is None else order.to(graph.device)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     optimizer.zero_grad()
     # A short rest would count as much as a batch: there is none, batches differ by at most one row in size.
     for batch in order.tensor_split(steps_of_epoch(len(order), batch_size or GRADIENT_ROWS)):

@@ -82,7 +82,9 @@ def poon_domingos(
     _check_grid(shape, deltas, axes, max_depth)
 
     root: Rectangle = tuple((0, extent) for extent in shape)
-    index_of, partitions, level = {root: 0}, [], [root]
+    index_of: dict[Rectangle, int] = {root: 0}
+    partitions: list[tuple[int, int, int]] = []
+    level = [root]
     depth = 0
     while level and depth != max_depth:
         following = []
@@ -92,7 +94,8 @@ def poon_domingos(
                     if half not in index_of:
                         index_of[half] = len(index_of)
                         following.append(half)
-                partitions.append((index_of[whole], *(index_of[half] for half in halves)))
+                left, right = halves
+                partitions.append((index_of[whole], index_of[left], index_of[right]))
         level, depth = following, depth + 1
     if not partitions and max_depth != 0:
         raise ValueError(f"delta {list(deltas)} cuts nothing of a grid of shape {shape} along axes {axes}")

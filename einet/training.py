@@ -119,8 +119,9 @@ def fit(
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
         run.resume(checkpoint, {**settings, "validation rows": held_out and held_out.digest()}, epochs)
-    begun = patience is not None and held_out is not None and run.epoch == 0
-    at_start = held_out.log_densities().double().mean().item() if begun else None
+    at_start = None
+    if patience is not None and held_out is not None and run.epoch == 0:
+        at_start = held_out.log_densities().double().mean().item()
     bar = progress_bar(range(run.epoch, epochs), progress)
     for _ in bar:
         if patience is not None and run.waited(steps_of_epoch(len(x), batch_size)) >= patience:

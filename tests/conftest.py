@@ -3,7 +3,6 @@ import os
 import pytest
 import torch
 from hypothesis import settings
-from pages import chromium
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # without it, and pandas, scikit-learn skips some of its checks
@@ -11,7 +10,14 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")  # without it, and pandas, scikit-
 # A test that failed yesterday fails today: examples are drawn from a fixed seed. The first call of a torch
 # operator is slow, so there is no deadline.
 settings.register_profile("einet", deadline=None, derandomize=True)
+settings.register_profile("quick", settings.get_profile("einet"), max_examples=10)
 settings.load_profile("einet")
+
+
+def pytest_itemcollected(item):
+    """Whatever opens a page is marked, so that nobody has to remember it."""
+    if "browser" in getattr(item, "fixturenames", ()):
+        item.add_marker("browser")
 
 
 @pytest.fixture(autouse=True)
@@ -25,5 +31,7 @@ def _state_of_torch():
 
 @pytest.fixture(scope="module")
 def browser():
+    from pages import chromium  # here, since most runs open no page
+
     with chromium() as opened:
         yield opened

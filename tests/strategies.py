@@ -3,7 +3,7 @@
 import random
 
 import torch
-from hypothesis import assume
+from hypothesis import assume, settings
 from hypothesis import strategies as st
 
 from einet import (
@@ -23,6 +23,11 @@ from einet import (
 DISCRETE = (Bernoulli(), Categorical(categories=3), Binomial(total=2))
 OF_TABLES = (Poisson(), Geometric(), Exponential(), Gamma(), LogNormal(max_variance=4.0))
 ALL = (*DISCRETE, Normal(), *OF_TABLES)
+
+
+def examples(count):
+    """Of a test that needs so many examples, as a decorator; fewer, in proportion, under a profile that has fewer."""
+    return settings(max_examples=max(2, count * settings.default.max_examples // 100))
 
 
 @st.composite

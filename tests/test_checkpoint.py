@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from strategies import in_float64, masks, models, rows
+from strategies import examples, in_float64, masks, models, rows
 
 from einet import (
     EM,
@@ -64,8 +64,9 @@ def edited(path, change):
 # The same to the last bit
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(models(), st.sampled_from((torch.float32, torch.float64)))
+@pytest.mark.slow
 def test_round_trip(tmp_path, model, dtype):
     model, path = model.to(dtype), tmp_path / "model.safetensors"
     save(model, path)
@@ -252,6 +253,7 @@ for i in itertools.count():
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
     """And read at any moment: a reader sees one file, though the writer replaces it."""
     paths = [tmp_path / str(i) / "state" for i in range(3)]
@@ -386,6 +388,7 @@ def test_refusals(tmp_path, change, reason):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
 
 
+@pytest.mark.slow
 def test_a_mixture_without_mass_one(tmp_path):
     for weights in ([0.5, 0.5, 0.1], [0.5, 0.6, -0.1], [torch.nan] * 3):
         save(mixture(), tmp_path / "m")
@@ -462,6 +465,7 @@ def mutated_tensors(tensors, source):
     return tensors
 
 
+@pytest.mark.slow
 def test_fuzz(tmp_path):
     """Only ValueError comes out of 1,000 mutated files, and what still loads is a density."""
     path, originals = tmp_path / "m", []
@@ -489,6 +493,7 @@ def test_fuzz(tmp_path):
         assert mass.abs().max() < 0.01, json.dumps(content)
 
 
+@pytest.mark.slow
 def test_fuzz_of_optimizers(tmp_path):
     model = network()
     save(model, tmp_path / "m", EM(model))
@@ -508,6 +513,7 @@ def test_float64_models_of_float64_data(tmp_path):
     assert next(load(tmp_path / "m").parameters()).dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_a_loaded_model_learns_like_the_saved_one(tmp_path):
     saved = mixture()
     save(saved, tmp_path / "m")

@@ -8,14 +8,10 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, req
 from pathlib import Path
 
 import pytest
-
-try:
-    import tomllib
-except ImportError:  # Python 3.10, for which pytest brings it under its older name
-    import tomli as tomllib
+from project import PYPROJECT
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = PYPROJECT["project"]
 OLDEST_PYTHON = tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)", PROJECT["requires-python"]).groups()))
 # Modules that need more than the core does; kernels needs triton, for GPUs.
 MODULES = sorted(file.stem for file in (ROOT / "einet").glob("*.py") if file.stem not in ("__init__", "kernels"))
@@ -107,8 +103,7 @@ def test_the_oldest_python_reads_it(file):
 
 
 def test_ruff_checks_for_the_oldest_python():
-    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
-    assert ruff["target-version"] == "py{}{}".format(*OLDEST_PYTHON)
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == "py{}{}".format(*OLDEST_PYTHON)
 
 
 OLD = """

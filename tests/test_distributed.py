@@ -96,6 +96,7 @@ def differences(one, other):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_two_processes_move_as_one(folder, name):
     model, shares, settings = CASES[name]
     settings = {**SETTINGS, **settings}
@@ -114,6 +115,7 @@ def test_the_pseudocount_would_tell(folder):
     assert differences(load(folder / "unequal-0"), wrong) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_example(tmp_path):
     path = tmp_path / "model.safetensors"
     printed = torchrun(EXPERIMENTS / "distributed_em.py", "--shares", 700, 310, "--save", path)

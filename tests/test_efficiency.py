@@ -135,6 +135,7 @@ def test_a_command_is_told_without_the_places_of_a_machine(tmp_path):
 # The race itself, at its smallest point: what a missing library looks like, and what a present one leaves
 
 
+@pytest.mark.slow
 def test_a_race(tmp_path):
     options = SimpleNamespace(device="cpu", seed=0, no_venv=True, rounds=1, round_seconds=0.1, infer_seconds=0.1)
     options.timeout = 120.0

@@ -6,29 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from helpers import em_step, log_likelihood
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import Circuit, expected_statistics
-from strategies import OF_TABLES, in_float64, masks, models, region_graphs, rows
+from strategies import OF_TABLES, examples, in_float64, masks, models, region_graphs, rows
 
 import einet
 from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph, poon_domingos, random_binary_trees
 from einet.em import WEIGHT_FLOOR, leaf_uses
 
 SMALL = region_graphs(most_variables=4, most_regions=8)
-
-
-def log_likelihood(model, x, observed=None, labels=None):
-    log_density = model(x, observed)
-    return (log_density if labels is None else log_density.gather(1, labels[:, None])).sum()
-
-
-def em_step(model, x, observed=None, labels=None, **arguments):
-    """One step in place, from fresh gradients; returns the model."""
-    model.zero_grad()
-    log_likelihood(model, x, observed, labels).backward()
-    EM(model, **arguments).step()
-    return model
 
 
 def statistics_of(model):
@@ -56,7 +44,7 @@ def cases(draw):
     return model, rows(model, 3, seed), observed, labels
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(cases())
 def test_weight_times_gradient_is_the_expected_number_of_uses(case):
     model, x, observed, labels = case
@@ -74,7 +62,7 @@ def test_weight_times_gradient_is_the_expected_number_of_uses(case):
         np.testing.assert_allclose(uses[region], expected, atol=1e-9)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(cases(), st.sampled_from((0.3, 0.9)))
 def test_step_is_the_convex_combination_with_the_statistics_by_hand(case, lr):
     model, x, observed, labels = case
@@ -169,6 +157,7 @@ def training(family, graph=GRAPHS[0], num_rows=40, missing=False):
 @each_family
 @pytest.mark.parametrize("graph", GRAPHS, ids=["RAT", "PD"])
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
+@pytest.mark.slow
 def test_full_batch_em_never_lowers_the_likelihood(family, graph, missing):
     model, x, observed = training(family, graph, missing=missing)
     assert any(level.mixings for level in model.levels)
@@ -227,7 +216,7 @@ def test_step_keeps_the_model_a_density(family):
         torch.testing.assert_close(part.family.project(part.phi), part.phi, rtol=1e-12, atol=0)
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(cases())
 def test_a_pseudocount_is_so_many_uses_more(case):
     """Of every weight; and of every leaf entry, by rows that it agrees with."""
@@ -491,6 +480,7 @@ def test_adam_is_an_optimizer_like_any_other():
     assert einet.constrained(model)(x).mean().item() >= history.train[-1] - 0.1
 
 
+@pytest.mark.slow
 def test_training_gets_close_to_the_entropy_of_the_data():
     """Two clusters and independent flips: -log 2 - 6 H(0.1) = -2.64 nats a row."""
     model, x = small_model(), clusters(1000)

@@ -65,6 +65,7 @@ def test_missing_entries_are_filled_and_the_others_untouched():
     assert error < 0.5 * of_mean
 
 
+@pytest.mark.slow
 def test_samples_repeat_by_seed_and_look_like_the_data():
     X = load_iris().data
     density = EinetDensity(random_state=0).fit(X)
@@ -82,6 +83,7 @@ def test_discrete_columns_keep_their_values():
     assert np.exp(density.score_samples(worlds)).sum() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_cross_validation_pipelines_and_grids():
     X, y = load_breast_cancer(return_X_y=True)
     assert cross_val_score(EinetClassifier(**SMALL | {"epochs": 30}), X, y, cv=3).mean() > 0.9
@@ -90,6 +92,7 @@ def test_cross_validation_pipelines_and_grids():
     assert grid.fit(X[::4], y[::4]).best_score_ > 0.8
 
 
+@pytest.mark.slow
 def test_missing_entries_cost_less_than_imputed_ones():
     """30 % missing: integrated out of p(x | y) they cost little; filled with means they mislead the same model."""
     X, y = load_breast_cancer(return_X_y=True)

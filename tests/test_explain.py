@@ -3,10 +3,10 @@
 import pytest
 import torch
 from enumeration import MODELS, Table, labels_of, small_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Circuit
-from strategies import in_float64, masks, models, rows
+from strategies import examples, in_float64, masks, models, rows
 
 from einet import (
     Bernoulli,
@@ -75,6 +75,7 @@ def argmax_of_the_sum_pass(model, x, observed, **labels):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_never_worse_than_the_argmax_of_the_sum_pass(name):
     model, table = small_model(name), Table(small_model(name))
     x = table.worlds[torch.randint(len(table.worlds), (60,), generator=torch.Generator().manual_seed(1))].clone()
@@ -153,7 +154,7 @@ def test_better_than_either_decoding_alone():
     torch.testing.assert_close(log_density, torch.maximum(usual, model(by_maxima)).detach(), **CLOSE)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(models(), st.integers(0, 9))
 def test_maxima_are_those_of_the_best_tree(model, seed):
     """The pass of maxima against all induced trees, where the graph is small; the bound holds for every model."""

@@ -196,6 +196,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 def test_killed_at_each_step_of_a_save(tmp_path):
     """The old file or the new one, and after it is read nothing else."""
     done = subprocess.run([sys.executable, "-c", DIES, tmp_path / "m"], capture_output=True, text=True, check=True)
@@ -343,6 +344,7 @@ model.load_state_dict(model.state_dict())
 """
 
 
+@pytest.mark.slow
 def test_no_other_package_is_needed(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", ALONE, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
-from strategies import region_graphs
+from strategies import examples, region_graphs
 
 from einet import Partition, Region, RegionGraph, poon_domingos, random_binary_trees
 
@@ -277,13 +277,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(JSON, JSON, JSON)
+@pytest.mark.slow
 def test_any_json_is_a_graph_or_a_value_error(regions, partitions, shape):
     _graph_or_value_error(json.dumps({"regions": regions, "partitions": partitions, "shape": shape}))
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(region_graphs(most_variables=4), st.data())
 def test_json_with_one_entry_replaced_is_a_graph_or_a_value_error(graph, data):
     content = json.loads(graph.to_json())
@@ -293,7 +294,7 @@ def test_json_with_one_entry_replaced_is_a_graph_or_a_value_error(graph, data):
     _graph_or_value_error(json.dumps(content))
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(region_graphs(most_variables=4), st.data())
 def test_json_with_characters_lost_is_a_graph_or_a_value_error(graph, data):
     text = graph.to_json()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from project import PYPROJECT
 
 import einet
 from einet.families import FAMILIES
@@ -17,18 +18,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "einet").rglob("*.py"))
 TREES = {f: ast.parse(f.read_text(encoding="utf-8")) for f in FILES}
 
-# An import points to a lower layer, never up or sideways.
-LAYER = {
-    "cells": 0, "graph": 0, "exponential_family": 0, "files": 0, "kernels": 0,
-    "discrete": 1, "continuous": 1, "layers": 1, "structures": 1, "identity": 1,
-    "families": 2, "leaves": 2, "inputs": 2,
-    "network": 3,
-    "mixture": 4, "em": 4, "trees": 4,
-    "rows": 5, "explain": 5, "queries": 5, "sampling": 5, "checkpoint": 5,
-    "information": 6, "training": 6,
-    "clusters": 7, "columns": 7,
-    "inpaint": 8, "plotting": 8, "datasets": 8, "estimator": 8,
-}  # fmt: skip
+# From the highest to the lowest, as import-linter reads them; `make lint` runs it.
+(LAYERS,) = [c["layers"] for c in PYPROJECT["tool"]["importlinter"]["contracts"] if c["id"] == "layers"]
 
 CHAPTERS = {
     "intro", "01_circuits", "02_log_einsum_exp", "03_einsum_layer", "04_layers", "05_structures", "06_leaves", "07_em",
@@ -36,12 +27,6 @@ CHAPTERS = {
 }  # fmt: skip
 
 PUBLIC = [n for n in getattr(einet, "__all__", []) if callable(getattr(einet, n))]
-
-
-def module(file):
-    """einet/em.py -> em; einet/inpaint/__init__.py -> inpaint; einet/__init__.py -> ''."""
-    parts = file.relative_to(ROOT / "einet").with_suffix("").parts
-    return "" if parts == ("__init__",) else parts[0]
 
 
 def imported(file):
@@ -68,22 +53,24 @@ def per_file(function):
     return pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))(function)
 
 
-@per_file
-def test_imports_point_down(file):
-    me = module(file)
-    if not me:  # the package's face may name any module; what it loads is tested below
-        return
-    assert me in LAYER, f"{file.name} has no layer yet: give it one here and in ARCHITECTURE"
-    for name in imported(file):
-        top, _, rest = name.partition(".")
-        other = rest.partition(".")[0]
-        if top != "einet" or other == me:
-            continue
-        assert other in LAYER, f"import the module that defines it, not {name}"
-        assert LAYER[other] < LAYER[me], f"{me} (layer {LAYER[me]}) imports {other} (layer {LAYER[other]})"
+def test_the_map_of_modules_is_true():
+    """The map in the docstring of the package names every module, in an order in which imports point up the page."""
+    listed = einet.__doc__.partition("\nModules")[2].partition("\nLetters")[0]
+    names = [name for line in re.findall(r"^    (\w+(?:, \w+)*)  +\w", listed, re.M) for name in line.split(", ")]
+    height = {name: i for i, layer in enumerate(reversed(LAYERS)) for name in layer.split(" | ")}
+    assert sorted(names) == sorted(height)
+    assert sorted(names, key=height.get) == names
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if module(f) in ("graph", "structures")], ids=lambda f: f.stem)
+def test_every_package_has_its_layers():
+    """import-linter would say nothing of a sub-package that no contract names."""
+    contracts = PYPROJECT["tool"]["importlinter"]["contracts"]
+    layered = {name for c in contracts if c["type"] == "layers" and c["exhaustive"] for name in c["containers"]}
+    folders = {f.parent.relative_to(ROOT) for f in FILES}
+    assert {".".join(folder.parts) for folder in folders} == layered
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.stem in ("graph", "structures")], ids=lambda f: f.stem)
 def test_graphs_know_no_torch(file):
     assert "torch" not in {name.partition(".")[0] for name in imported(file)}
 
@@ -145,6 +132,7 @@ def test_no_file_names_a_place_of_a_machine():
     assert found == {}
 
 
+@pytest.mark.slow
 def test_import_is_light():
     """`import einet` costs under 0.2 s of CPU beyond torch, brings safetensors alone, and wakes no GPU."""
     code = """
@@ -161,8 +149,7 @@ print(json.dumps([seconds, new, torch.cuda.is_initialized()]))
     tops = {name.partition(".")[0] for name in new}
     ours = {name.split(".")[1] for name in new if name.startswith("einet.")}
     assert tops - set(sys.stdlib_module_names) <= {"einet", "safetensors", "torch", "numpy"}
-    top = max(LAYER.values())
-    assert {m for m in ours if LAYER[m] == top} == set(), "the top layer is loaded by whoever asks for it"
+    assert ours.isdisjoint(LAYERS[0].split(" | ")), "the top layer is loaded by whoever asks for it"
     assert not woken
     assert seconds < 0.2, f"{seconds:.2f} s"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from enumeration import MODELS, Table, small_model
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from oracle import Circuit
-from strategies import DISCRETE, in_float64, models, region_graphs
+from strategies import DISCRETE, examples, in_float64, models, region_graphs
 
 from einet import (
     Bernoulli,
@@ -44,7 +44,7 @@ def test_bounds_hold_the_entropy_of_the_table(name):
     assert upper - lower < 3, "of no use"
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(models(families=DISCRETE, graphs=region_graphs(most_variables=4), classes=(1,)))
 def test_bounds_on_random_graphs(model):
     lower, upper = entropy_bounds(model)
@@ -66,7 +66,7 @@ def test_a_product_has_the_entropy_of_its_factors(family, depth):
     assert math.isclose(lower, exact, abs_tol=1e-9) and math.isclose(upper, exact, abs_tol=1e-9)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(models(classes=(1,), most_entries=2, graphs=region_graphs(most_variables=4)))
 def test_the_two_sides_differ_by_the_entropy_of_the_tree(model):
     circuit, nothing = Circuit(model), torch.zeros(model.graph.num_variables, dtype=torch.bool).numpy()
@@ -91,6 +91,7 @@ def test_the_latent_tree_bound_is_that_of_all_trees():
 
 
 @pytest.mark.parametrize("name", ["trees", "mixture", "uneven, mixed"])
+@pytest.mark.slow
 def test_sampled_entropy_and_divergence_are_within_their_errors(name):
     model, other = small_model(name), small_model(name)
     for network in getattr(other, "components", [other]):

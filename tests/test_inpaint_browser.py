@@ -325,6 +325,7 @@ def run(cell):
             return
 
 
+@pytest.mark.slow
 def test_with_a_live_kernel(browser, lab):
     """Paint in JupyterLab: Python receives the mask, what it fills in comes back, and draw again draws again."""
     with browser.new_context(viewport={"width": 1200, "height": 1000}) as context:
@@ -356,6 +357,7 @@ def test_with_a_live_kernel(browser, lab):
         page.close()
 
 
+@pytest.mark.slow
 def test_a_notebook_that_is_opened_again_shows_the_images(browser, lab, digits):
     """Run, saved, its kernel gone, opened again: no "model not found". Of widgets that are gone nothing is kept."""
     with browser.new_context(viewport={"width": 1200, "height": 1000}) as context:

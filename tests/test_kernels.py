@@ -24,6 +24,7 @@ def run(*arguments, **environment):
 
 
 @needs_triton
+@pytest.mark.slow
 def test_in_the_interpreter():
     """All of interpreted.py, in a process of its own: the interpreter is chosen when Triton is imported."""
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted.py", TRITON_INTERPRET="1")
@@ -32,6 +33,7 @@ def test_in_the_interpreter():
 
 
 @needs_triton
+@pytest.mark.slow
 def test_the_kernels_compile_for_an_h100(tmp_path):
     """Triton brings the whole compiler: registers suffice, shared memory too, and the tensor cores are used."""
     code = """

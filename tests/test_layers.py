@@ -415,6 +415,7 @@ def test_threads_do_not_disturb_each_other():
 
 
 @pytest.mark.filterwarnings("ignore")  # dynamo warns of its own doings
+@pytest.mark.slow
 def test_a_model_can_be_compiled():
     """To AOT's graphs, which all compilers begin with; they allow no view of bytes as numbers."""
     model = einet.Einet(einet.random_binary_trees(4, depth=2, num_replicas=2, seed=0), Normal(), num_sums=3, seed=0)

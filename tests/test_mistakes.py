@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from helpers import em_step
 from oracle import worlds
 from strategies import OF_TABLES, in_float64
 from test_graph import COUNTS
@@ -21,12 +22,6 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: typ
 def model_of(family, graph=None, **arguments):
     graph = random_binary_trees(6, 2, 3, seed=0) if graph is None else graph
     return in_float64(Einet(graph, family, **{"num_sums": 3, "seed": 0, **arguments}))
-
-
-def em_step(model, x, observed=None, lr=1.0):
-    model.zero_grad()
-    model(x, observed).sum().backward()
-    EM(model, lr=lr).step()
 
 
 def data(num_rows=20):

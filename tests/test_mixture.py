@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import em_step
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Circuit, worlds
@@ -47,6 +48,7 @@ def log_density(model, x, observed=None):
 
 
 @given(mixtures())
+@pytest.mark.slow
 def test_it_is_the_sum_of_its_components(model):
     x = rows(model.components[0], 4) % 2  # 0 or 1: in the support of all
     observed = masks(model.components[0], 4)
@@ -115,12 +117,6 @@ def test_a_conditional_sample_draws_its_component_from_the_posterior():
 # EM of the whole
 
 
-def em_step(model, x, observed=None, **arguments):
-    model.zero_grad()
-    model(x, observed).sum().backward()
-    EM(model, **{"lr": 1.0, **arguments}).step()
-
-
 @pytest.mark.parametrize("lr", [1.0, 0.3])
 def test_a_step_is_the_textbooks(lr):
     """Weights move to the mean posterior, and a component as if alone, on rows weighed by its posterior."""
@@ -140,6 +136,7 @@ def test_a_step_is_the_textbooks(lr):
 
 @pytest.mark.parametrize("leaf", [Normal(), Bernoulli(), {Normal(): (0, 2), Bernoulli(): (1, 3)}], ids=str)
 @pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.slow
 def test_full_batch_em_never_lowers_the_likelihood(leaf, missing):
     model = mixture(leaf)
     x = (torch.randn(40, 4) > 0).double() if leaf == Bernoulli() else torch.randn(40, 4).double()

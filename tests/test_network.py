@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Circuit, all_masks, worlds
-from strategies import ALL, DISCRETE, in_float64, masks, models, region_graphs, rows
+from strategies import ALL, DISCRETE, examples, in_float64, masks, models, region_graphs, rows
 from torch.func import functional_call
 
 import einet
@@ -27,23 +27,25 @@ def binary_model(**arguments):
 # Against the oracle
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(models(), st.integers(0, 9))
 def test_density_is_the_recursion_over_regions(model, seed):
     x = rows(model, 4, seed)
     torch.testing.assert_close(model(x).reshape(4, -1), torch.tensor(Circuit(model).log_density(x)), **EXACT)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(models(), st.integers(0, 9))
+@pytest.mark.slow
 def test_marginal_is_the_recursion_with_leaves_left_out(model, seed):
     x, observed = rows(model, 4, seed), masks(model, 4, seed)
     expected = torch.tensor(Circuit(model).log_density(x, observed))
     torch.testing.assert_close(model(x, observed).reshape(4, -1), expected, **EXACT)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(models(families=DISCRETE, graphs=region_graphs(most_variables=4)))
+@pytest.mark.slow
 def test_every_marginal_is_the_sum_over_all_worlds(model):
     """Every mask, for the world that is all zeros and the one that is all ones."""
     everything = worlds(model)
@@ -57,21 +59,21 @@ def test_every_marginal_is_the_sum_over_all_worlds(model):
             torch.testing.assert_close(model(x, mask).exp().reshape(-1), expected.reshape(-1), **EXACT)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(models(families=(Bernoulli(),), graphs=region_graphs(most_variables=8, most_regions=24)))
 def test_mass_is_one(model):
     mass = model(worlds(model)).exp().sum(0)
     torch.testing.assert_close(mass, torch.ones_like(mass), atol=1e-6, rtol=0)
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(models(families=DISCRETE, graphs=region_graphs(most_variables=5)))
 def test_mass_is_one_in_float32(model):
     mass = model.float()(worlds(model)).double().exp().sum(0)
     torch.testing.assert_close(mass, torch.ones_like(mass), atol=1e-6, rtol=0)
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(models(), st.integers(0, 9))
 def test_each_row_is_masked_on_its_own(model, seed):
     x, observed = rows(model, 5, seed), masks(model, 5, seed)
@@ -79,8 +81,9 @@ def test_each_row_is_masked_on_its_own(model, seed):
     torch.testing.assert_close(model(x, observed).reshape(5, -1), alone, **EXACT)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(models(graphs=region_graphs(most_variables=4, most_regions=8), most_entries=2), st.booleans())
+@pytest.mark.slow
 def test_gradients_are_finite_differences(model, masked):
     x = rows(model, 2)
     observed = masks(model, 2) if masked else None
@@ -94,7 +97,7 @@ def test_gradients_are_finite_differences(model, masked):
     assert torch.autograd.gradcheck(forward, values, atol=1e-6)
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(models(families=(Normal(),), graphs=region_graphs(most_variables=4, most_regions=8), most_entries=2))
 def test_gradient_of_the_data_is_a_finite_difference(model):
     x = rows(model, 2).requires_grad_()
@@ -136,7 +139,7 @@ def test_ready_made_structures_are_the_recursion(graph):
 
 
 @given(models())
-@settings(max_examples=30)
+@examples(30)
 def test_left_is_the_graphs_left_where_lengths_are_equal(model):
     """A reader of the weights (K_out, K_left * K_right) needs to know which child is the row and which the column."""
     if model.num_sums != model.num_leaves or not model.graph.partitions:

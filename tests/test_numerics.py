@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers import em_step
 from oracle import Circuit
 from scipy.stats import binom
 from strategies import OF_TABLES, rows
@@ -15,12 +16,6 @@ from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGra
 FAMILIES = [Normal(), Bernoulli(), Binomial(total=255), Categorical(categories=5), *OF_TABLES]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 each_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
-
-def em_step(model, x, observed=None, lr=1.0):
-    model.zero_grad()
-    model(x, observed).sum().backward()
-    EM(model, lr=lr).step()
 
 
 def assert_finite(model, x, observed=None):
@@ -195,6 +190,7 @@ MIXED = {Normal(): [0], Bernoulli(): [1], Binomial(total=255): [2], Categorical(
 @pytest.mark.parametrize(
     "family, lr", [(Normal(), 1.0), (Bernoulli(), 1.0), (MIXED, 0.5)], ids=["Normal", "Bernoulli", "mixed"]
 )
+@pytest.mark.slow
 def test_a_thousand_steps_on_constant_data(family, lr):
     model = Einet(random_binary_trees(4, 1, 2, seed=0), family, num_sums=3, seed=0)
     x, em = torch.ones(6, 4), EM(model, lr=lr)

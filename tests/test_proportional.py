@@ -159,6 +159,7 @@ def test_a_graph_is_compiled_once_for_all_components(plans, tmp_path):
     assert len(loaded.components) == 6 and len(plans) == 2
 
 
+@pytest.mark.slow
 def test_plans_go_with_their_graphs():
     graph = einet.random_binary_trees(7, 2, 3, seed=0)
     model = einet.Einet(graph, einet.Bernoulli(), num_sums=2)
@@ -223,6 +224,7 @@ def test_log_densities_of_categories():
 
 
 @pytest.mark.parametrize("leaf", [einet.Normal(), einet.Categorical(4)])
+@pytest.mark.slow
 def test_log_density_of_more_rows(leaf, monkeypatch):
     monkeypatch.setattr(queries, "PORTION", 2**8)
     model, table = einet.Einet(einet.random_binary_trees(8, 2, 2, seed=0), leaf, num_sums=4, seed=0), []
@@ -234,6 +236,7 @@ def test_log_density_of_more_rows(leaf, monkeypatch):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_maxima_of_long_vectors():
     """Of the K x K products of each of the K maxima few are made. All would be more than 4 K^3 bytes for each row."""
     generator = torch.Generator().manual_seed(0)

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 from enumeration import MODELS, Table, labels_of, small_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import all_masks
-from strategies import DISCRETE, in_float64, masks, models, region_graphs, rows
+from strategies import DISCRETE, examples, in_float64, masks, models, region_graphs, rows
 
 from einet import (
     Bernoulli,
@@ -53,6 +53,7 @@ def of_label(model, log_density):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_marginals_are_sums_over_worlds(name):
     model, table = small_model(name), Table(small_model(name))
     for seed, observed in enumerate(all_masks(table.worlds.shape[1])[::7]):
@@ -62,8 +63,9 @@ def test_marginals_are_sums_over_worlds(name):
         torch.testing.assert_close(of_label(model, log_marginal(model, x, observed))[0], expected, **CLOSE)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.sampled_from(sorted(MODELS)), st.integers(0, 99))
+@pytest.mark.slow
 def test_conditionals_are_quotients_of_sums_over_worlds(name, seed):
     model, table = small_model(name), Table(small_model(name))
     generator = torch.Generator().manual_seed(seed)
@@ -76,8 +78,9 @@ def test_conditionals_are_quotients_of_sums_over_worlds(name, seed):
         torch.testing.assert_close(found, expected.log(), **CLOSE)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(models(), st.integers(0, 9))
+@pytest.mark.slow
 def test_chain_rule_and_bayes_rule(model, seed):
     """log p(a, b) = log p(a) + log p(b | a) = log p(b) + log p(a | b), for any two disjoint sets."""
     x = rows(model, 4, seed)
@@ -89,7 +92,7 @@ def test_chain_rule_and_bayes_rule(model, seed):
     torch.testing.assert_close(log_marginal(model, x, b) + log_conditional(model, x, a, b), joint, **CLOSE)
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(small_models, st.integers(0, 9))
 def test_conditionals_sum_to_one_over_the_query(model, seed):
     table, (x, observed) = Table(model), evidence_of(model, 1, seed)
@@ -164,7 +167,7 @@ def test_means_variances_and_probabilities_are_those_of_the_enumerated_posterior
         torch.testing.assert_close(marginals.log_density(value).exp(), probabilities[..., int(value)], **CLOSE)
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(binary_models, st.integers(0, 9))
 def test_posteriors_on_random_graphs(model, seed):
     table, (x, observed) = Table(model), evidence_of(model, 2, seed)
@@ -173,8 +176,9 @@ def test_posteriors_on_random_graphs(model, seed):
         torch.testing.assert_close(mean[b], table.given(x[b], observed[b]) @ table.worlds, **CLOSE)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(models(), st.integers(0, 9))
+@pytest.mark.slow
 def test_posterior_density_is_the_conditional_of_one_variable(model, seed):
     """`log_density` for all variables at once, against Eq. (1) for each; an observed one is a point mass."""
     x, observed = evidence_of(model, 3, seed)
@@ -243,6 +247,7 @@ def test_a_small_variance_far_from_zero_is_exact_in_float32():
     torch.testing.assert_close(variance, torch.full_like(variance, 1e-4), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_portions_change_nothing(monkeypatch):
     model = small_model("mixture")
     x, observed = Table(model).worlds[:60], torch.arange(8) < 3

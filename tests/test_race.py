@@ -93,6 +93,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_this_machine_is_timed_at_all_points(one_thread):
     own = race.own_machine(POINTS, at_most=float("inf"))  # however busy it is
     assert [race.at(r) for r in own] == POINTS

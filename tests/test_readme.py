@@ -10,12 +10,14 @@ import joblib
 import numpy as np
 import pandas
 import pytest
+from project import PYPROJECT
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "book"))
 import readme  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
 
 
@@ -30,11 +32,13 @@ def run(code, folder):
     return out.stdout
 
 
+@pytest.mark.slow
 def test_first_example_runs_as_shown(tmp_path):
     everything, half = map(float, re.findall(r"-\d+\.\d+", run(EXAMPLES[0], tmp_path)))
     assert everything < half < 0, "eight binary variables are more probable than those and eight others"
 
 
+@pytest.mark.slow
 def test_own_csv(tmp_path):
     """The second example, on a file with a gap in the first row and one held-out row that does not belong."""
     random = np.random.default_rng(0)
@@ -53,15 +57,28 @@ def test_own_csv(tmp_path):
     assert scores.argmin() == odd
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
     assert links
     assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
 
 
-def test_commands_are_targets():
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_targets(page):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"`?\bmake ([a-z]+)`?", README)) <= targets
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.M)) <= targets
+
+
+def test_the_citation_is_that_of_the_package():
+    """Read without a parser: the version, the licence and the authors of pyproject.toml, the paper's title."""
+    citation, project = (ROOT / "CITATION.cff").read_text(encoding="utf-8"), PYPROJECT["project"]
+    said = dict(re.findall(r'^(version|license|  - name|    title): "?(.*?)"?$', citation, re.M))
+    assert (said["version"], said["license"]) == (project["version"], project["license"])
+    assert [said["  - name"]] == [author["name"] for author in project["authors"]]
+    assert said["    title"] in README.replace("\n", " ")
+    assert f"[{project['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_what_is_copied_is_fresh():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from enumeration import MODELS, Table, check_p_values, chi_square, labels_of, small_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Circuit
-from strategies import in_float64, masks, models, rows
+from strategies import examples, in_float64, masks, models, rows
 from test_proportional import assert_proportional, made
 
 from einet import (
@@ -68,11 +68,13 @@ def check_conditional_samples(model, draw=sample_conditional):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_samples_follow_the_enumerated_distribution(name):
     check_samples(small_model(name))
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_conditional_samples_follow_the_enumerated_conditional(name):
     check_conditional_samples(small_model(name))
 
@@ -171,6 +173,7 @@ def ignored_evidence(model, x, observed, num_samples, generator, **labels):
         (one_draw_for_a_node, "trees"),
     ],
 )
+@pytest.mark.slow
 def test_a_broken_sampler_fails(mutate, name, monkeypatch):
     mutate(monkeypatch.setattr)
     with pytest.raises(AssertionError, match="p-value"):
@@ -192,6 +195,7 @@ def test_a_broken_sampler_fails(mutate, name, monkeypatch):
         (first_row_for_all, "trees"),
     ],
 )
+@pytest.mark.slow
 def test_a_broken_conditional_sampler_fails(mutate, name, monkeypatch):
     mutate(monkeypatch.setattr)
     with pytest.raises(AssertionError, match="p-value"):
@@ -199,11 +203,13 @@ def test_a_broken_conditional_sampler_fails(mutate, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["trees", "mixture", "no depth"])
+@pytest.mark.slow
 def test_a_sampler_that_ignores_the_evidence_fails(name):
     with pytest.raises(AssertionError, match="p-value"):
         check_conditional_samples(small_model(name), ignored_evidence)
 
 
+@pytest.mark.slow
 def test_components_are_drawn_from_their_posterior(monkeypatch):
     """Components that own disjoint intervals of a Normal say which one drew; the evidence is another variable."""
     model = mixture_of_places()
@@ -256,7 +262,7 @@ def test_samples_of_two_normal_variables_follow_the_density():
     check_p_values(p_values)
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(models(classes=(1,)), st.integers(0, 9))
 def test_the_average_of_conditional_samples_tends_to_the_conditional_mean(model, seed):
     x, observed = rows(model, 3, seed), masks(model, 3, seed)
@@ -270,7 +276,7 @@ def test_the_average_of_conditional_samples_tends_to_the_conditional_mean(model,
 # What comes back
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(models(), st.integers(0, 9))
 def test_observed_entries_come_back_bit_for_bit_and_the_rest_is_in_the_support(model, seed):
     x, observed = rows(model, 3, seed), masks(model, 3, seed)

@@ -67,6 +67,7 @@ def assert_the_same_gradients(value, inputs):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_second_derivatives_are_differences_of_first_ones(name):
     """By rows and parameters at once, cross terms included."""
     model = MODELS[name]()
@@ -78,6 +79,7 @@ def test_second_derivatives_are_differences_of_first_ones(name):
 
 @pytest.mark.parametrize("name", ["trees", "mixed", "looked up"])
 @pytest.mark.parametrize("mask", OBSERVED)
+@pytest.mark.slow
 def test_second_derivatives_where_entries_are_missing(name, mask):
     model = MODELS[name]()
     function, parameters = as_function(model, OBSERVED[mask])
@@ -86,6 +88,7 @@ def test_second_derivatives_where_entries_are_missing(name, mask):
 
 
 @pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.slow
 def test_second_derivatives_of_log_einsum_exp(fast):
     shapes = ((2, 3, 2, 4), (2, 2, 3), (2, 4, 3))
     arguments = [torch.rand(shape, dtype=torch.float64).requires_grad_() for shape in shapes]

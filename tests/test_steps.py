@@ -74,6 +74,7 @@ def test_batches_of_an_epoch_differ_by_at_most_one_row(rows, size, expected):
     assert set(seen) == expected and sum(seen) == rows and len(seen) == -(-rows // size)
 
 
+@pytest.mark.slow
 def test_one_row_more_is_no_worse():
     """README's first model: with a short last batch it lost 2 nats from 500 to 501 rows."""
     fresh, found = torch.randint(0, 2, (2000, 16), generator=torch.Generator().manual_seed(1)).float(), []
@@ -94,6 +95,7 @@ def kinds(rows, seed):
     ], kind
 
 
+@pytest.mark.slow
 def test_one_row_more_is_no_worse_in_a_mixture():
     x, fresh = (torch.as_tensor(kinds(rows, seed)[0][:, :2]).float() for rows, seed in ((1100, 0), (2000, 1)))
     found = []
@@ -105,6 +107,7 @@ def test_one_row_more_is_no_worse_in_a_mixture():
 
 
 @pytest.mark.parametrize("estimator", [EinetDensity, EinetClassifier])
+@pytest.mark.slow
 def test_one_row_more_is_no_worse_in_an_estimator(estimator):
     (X, kind), (fresh, truth), found = kinds(550, 0), kinds(2000, 1), []
     for rows in (500, 501, 502, 505, 550):
@@ -146,6 +149,7 @@ def test_patience_without_validation_rows_is_said():
 
 
 @pytest.mark.parametrize("seed", [1, 7])
+@pytest.mark.slow
 def test_two_kinds_of_rows_are_told_apart(seed):
     """Old Faithful, more or less: a fit that stops on the plateau has -5.0 nats, one that leaves it -4.4."""
 
@@ -209,6 +213,7 @@ def gaussian(rows, seed):
 
 
 @pytest.mark.parametrize("rows", [30, 60])
+@pytest.mark.slow
 def test_few_rows_are_no_worse_than_one_gaussian(rows):
     """Without shrinkage and folds, 60 rows were 15 nats worse than the truth."""
     X, fresh = gaussian(rows, 1), gaussian(3000, 2)
@@ -218,6 +223,7 @@ def test_few_rows_are_no_worse_than_one_gaussian(rows):
     assert EinetDensity(random_state=0, num_replicas=4, num_sums=5).fit(X).score(fresh) > one - 0.6
 
 
+@pytest.mark.slow
 def test_no_cliff_where_folds_give_way_to_held_out_rows():
     fresh, X = gaussian(3000, 2), gaussian(520, 1)
     within([EinetDensity(**SMALL).fit(X[:rows]).score(fresh) for rows in (480, 499, 500, 520)], 0.1)

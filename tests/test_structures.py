@@ -212,9 +212,9 @@ def test_pd_stops_at_max_depth(max_depth):
 def test_pd_of_32_by_32_is_built_in_half_a_second():
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         graph = poon_domingos((32, 32), 4)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert sizes(graph) == (1232, 64, 6048)
     assert min(seconds) < 0.5
 

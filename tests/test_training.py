@@ -240,6 +240,7 @@ def run_here(code, monkeypatch, *arguments):
     exec(code, {"__name__": "__main__"})
 
 
+@pytest.mark.slow
 def test_kill_9(tmp_path, monkeypatch):
     path = tmp_path / "run"
     kill_in_the_middle([sys.executable, "-c", KILLED, path], lambda: epochs_in(path) >= 5)
@@ -362,6 +363,7 @@ def test_em_of_the_whole_mixture_may_follow():
     assert all(later > earlier - 1e-5 for earlier, later in zip(history.train, history.train[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_processes_give_the_same(tmp_path):
     x, folder = clustered(), tmp_path / "a" / "b"
     observed = torch.rand(x.shape, generator=torch.Generator().manual_seed(7)) < 0.9
@@ -401,6 +403,7 @@ def descendants(pid):
     return found[1:]
 
 
+@pytest.mark.slow
 def test_kill_9_of_a_mixture_ends_its_processes_and_each_component_goes_on(tmp_path, monkeypatch):
     script, folder = tmp_path / "script.py", tmp_path / "parts"
     script.write_text(KILLED_MIXTURE)

@@ -17,8 +17,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 RETRIES = 2  # of a download that failed
 
@@ -85,7 +85,7 @@ def uncompressed(file: Path, most: int) -> bytearray:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[BinaryIO]:
+def opened(file: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
     """What a file holds, gzipped or not, as a stream: a few bytes can expand to any number of them."""
     try:
         with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:

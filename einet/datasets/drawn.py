@@ -75,7 +75,7 @@ def _drawn(rng, number: str, place: int) -> tuple:
 
     extent, margin = SIZE * SCALE, 8 * SCALE  # what the turn brings into view lies in the margin
     font = _font(FONTS[rng.integers(len(FONTS))], int(rng.integers(22, 28)) * SCALE)
-    canvas = Image.new("L", (extent + 2 * margin,) * 2)
+    canvas = Image.new("L", (extent + 2 * margin, extent + 2 * margin))
     left, top, right, bottom = font.getbbox(number[place])
     x = (canvas.width - right - left) / 2 - font.getlength(number[:place]) + rng.normal(0, 0.6 * SCALE)
     y = (canvas.height - bottom - top) / 2 + rng.normal(0, 0.6 * SCALE)

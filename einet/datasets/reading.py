@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ DAMAGE = (
 )  # fmt: skip
 
 
-def read_svhn(file: str | os.PathLike, content: bytes | None = None) -> tuple[Tensor, Tensor]:
+def read_svhn(file: str | os.PathLike, content: bytes | bytearray | None = None) -> tuple[Tensor, Tensor]:
     """Images (n, 32, 32, 3) and digits (n,) of a MATLAB file in SVHN's format: X (32, 32, 3, n), y from 1 to 10.
 
     The digit 0, which is 10 in the file, is 0 here. `content` is given where the file has been read already.
@@ -70,7 +70,7 @@ def read_svhn(file: str | os.PathLike, content: bytes | None = None) -> tuple[Te
     return torch.from_numpy(x).permute(3, 0, 1, 2).contiguous(), labels % 10
 
 
-def read_idx(file: str | os.PathLike, content: bytes | None = None) -> Tensor:
+def read_idx(file: str | os.PathLike, content: bytes | bytearray | None = None) -> Tensor:
     """The bytes of an IDX file, as of MNIST, gzipped if its name ends in ".gz", in the shape that it gives itself.
 
     `content` is given where the file has been read already. `ValueError` for a file that is truncated, too long, or
@@ -145,7 +145,7 @@ def check_sizes(size: tuple, crop: int | None, channels: int, limit: int | None)
         raise ValueError(f"channels must be 1 or 3, got {channels!r}")
 
 
-Opener = Callable[[str], AbstractContextManager[BinaryIO]]
+Opener = Callable[[str], AbstractContextManager[IO[bytes]]]
 
 
 def _listed(path: Path) -> tuple[list[str], Opener]:
@@ -161,7 +161,7 @@ def _listed(path: Path) -> tuple[list[str], Opener]:
 
 
 @contextmanager
-def file_of(path: Path) -> Iterator[BinaryIO]:
+def file_of(path: Path) -> Iterator[IO[bytes]]:
     """An image's file, if it is not too large for one."""
     _check_bytes(path.stat().st_size)
     with open(path, "rb") as stream:
@@ -169,7 +169,7 @@ def file_of(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _entry(archive: zipfile.ZipFile, name: str) -> Iterator[BinaryIO]:
+def _entry(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
     """An image's file in a zip, expanded piece by piece, and no more of it than its header where it is no image."""
     from PIL import Image
 
@@ -212,7 +212,7 @@ def pixels_of(
     return pixels if channels == 3 else pixels[..., 0]
 
 
-def _scaled(stream: BinaryIO, size: tuple[int, int], crop: int | None, mode: str) -> bytes:
+def _scaled(stream: IO[bytes], size: tuple[int, int], crop: int | None, mode: str) -> bytes:
     from PIL import Image, ImageOps
 
     with Image.open(stream) as image:
@@ -228,7 +228,7 @@ def _scaled(stream: BinaryIO, size: tuple[int, int], crop: int | None, mode: str
         if left < 0 or top < 0:
             raise ValueError(f"{image.width} x {image.height} pixels are fewer than the crop of {crop} x {crop}")
         image = image.crop((left, top, left + crop, top + crop))
-    return ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS).tobytes()
+    return ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS).tobytes()
 
 
 def _black_and_white(image) -> tuple[int, int] | None:

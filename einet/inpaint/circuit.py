@@ -51,7 +51,7 @@ def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range |
     Chapter: book/11_inpainting
     """
     low, high = check_images(model, value_range)
-    distinct: dict[str, dict] = {}
+    distinct: dict[int, dict] = {}
     save(model, path, dtype=torch.float16)
     content, tensors = read(path)
     places = content["model"]["components"] or [0]

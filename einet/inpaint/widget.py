@@ -14,6 +14,7 @@ import reprlib
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import anywidget
 import torch
@@ -155,7 +156,7 @@ def _log_joint(model: Einet | Mixture, x: Tensor, observed: Tensor) -> Tensor:
 def _likely(model: Einet | Mixture, posterior: Tensor) -> Einet | Mixture:
     """The mixture of those components whose posterior probability (C,) is not below 1e-12."""
     chosen = (posterior >= 1e-12).nonzero()[:, 0].tolist()
-    if len(chosen) == len(networks_of(model)):
+    if not isinstance(model, Mixture) or len(chosen) == len(model.components):
         return model
     weights = model.weights.detach()[chosen].double()
     return Mixture([model.components[c] for c in chosen], weights / weights.sum())
@@ -179,7 +180,7 @@ def _answer(widget: InpaintWidget, question: object, buffers: list) -> None:
         widget.send({"id": name, **numbers}, buffers)
 
 
-def _checked_question(question: object, buffers: list, shape: torch.Size) -> tuple[object, Tensor, object]:
+def _checked_question(question: object, buffers: list, shape: torch.Size) -> tuple[Any, Tensor, Any]:
     """The image, the mask and the view, of which `fill` checks the first and the last."""
     if not isinstance(question, dict) or not {"id", "image", "view"} <= question.keys():
         raise ValueError(f"a question must have an id, an image and a view, got {reprlib.repr(question)}")
@@ -195,8 +196,8 @@ def _checked_question(question: object, buffers: list, shape: torch.Size) -> tup
 
 def _as_bytes(x: Tensor, dtype: str) -> bytes:
     """The numbers of images and answers as widget.js reads them, with nothing rounded: low bytes first."""
-    x = x.detach().cpu().to(getattr(torch, dtype)).contiguous().numpy()
-    return x.astype(x.dtype.newbyteorder("<")).tobytes()
+    numbers = x.detach().cpu().to(getattr(torch, dtype)).contiguous().numpy()
+    return numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
 
 
 def _checked_images(model, images: Tensor, low: float, high: float) -> Tensor:
@@ -205,7 +206,7 @@ def _checked_images(model, images: Tensor, low: float, high: float) -> Tensor:
     outside = x[~((x >= low) & (x <= high))]
     if len(outside):
         raise ValueError(f"pixels must be within [{low}, {high}], got {outside[0].item()}")
-    x = x.permute(2, 0, 1).reshape(x.shape[2], *networks_of(model)[0].graph.shape, -1)
+    x = x.permute(2, 0, 1).reshape(x.shape[2], *(networks_of(model)[0].graph.shape or ()), -1)
     return x.clone()  # whatever becomes of the caller's images, kernel and page have the same numbers
 
 
