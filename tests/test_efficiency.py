@@ -3,20 +3,15 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import einet
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import efficiency  # noqa: E402
-import environments  # noqa: E402
-import floor  # noqa: E402
-import records  # noqa: E402
-from efficiency import DEFAULT, Point, bars_of  # noqa: E402
+from experiments import environments, records
+from experiments.race import efficiency, floor
+from experiments.race.efficiency import DEFAULT, Point, bars_of
 
 EAGER = [name for name in efficiency.NAMES if name not in ("einet", *efficiency.COMPILED)]
 FULL = SimpleNamespace(points=None, full=True, names=list(efficiency.NAMES))
