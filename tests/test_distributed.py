@@ -127,4 +127,4 @@ def test_the_example(tmp_path):
 
 
 def test_the_example_is_short():
-    assert len((EXPERIMENTS / "distributed_em.py").read_text().splitlines()) <= 60
+    assert len((HERE.parent / "experiments" / "distributed_em.py").read_text().splitlines()) <= 60
