@@ -13,30 +13,27 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from einet import plotting as look
+from book import figures
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 DEFAULT = {"num_sums": 10, "depth": 4, "num_replicas": 10}
 LETTERS = {"num_sums": "K", "depth": "depth", "num_replicas": "R"}
 LARGEST = {"num_sums": 40, "depth": 9, "num_replicas": 40}
 TIMES = {"epoch_seconds": "seconds an epoch", "inference_seconds": "seconds a row"}
 MARKS = {  # colour and marker of each contestant
-    "einet": (look.SUM_INK, "o"),
-    "libcirkit": (look.PRODUCT, "s"),
-    "libcirkit-compiled": (look.PRODUCT, "D"),
-    "spflow": (look.LEAF, "^"),
-    "libspn-keras": (look.LEAF, "v"),
-    "log-domain": (look.INK, "P"),
+    "einet": (figures.SUM_INK, "o"),
+    "libcirkit": (figures.PRODUCT, "s"),
+    "libcirkit-compiled": (figures.PRODUCT, "D"),
+    "spflow": (figures.LEAF, "^"),
+    "libspn-keras": (figures.LEAF, "v"),
+    "log-domain": (figures.INK, "P"),
 }
 D, B, BATCHES = 512, 100, 20  # variables, rows of a batch, batches of an epoch
 
@@ -83,10 +80,11 @@ def _blobs(ax, records: list[dict], name: str, measure: str, who: str, colour: s
 
 def _rings(ax, own: list[dict], name: str, measure: str) -> None:
     """Rings around where blobs of these sizes would be; where memory is unknown, ticks on the lower edge."""
-    style = {"marker": "o", "facecolor": "none", "edgecolor": look.SUM_INK, "lw": 1.5, "label": "einet, this machine"}
+    style = {"marker": "o", "facecolor": "none", "edgecolor": figures.SUM_INK, "lw": 1.5}
+    style["label"] = "einet, this machine"
     if all(r["peak_bytes"] for r in own):
         x, y = [r[measure] for r in own], [r["peak_bytes"] / 1e6 for r in own]
-        ax.plot(x, y, color=look.SUM_INK, lw=0.8, ls="--")
+        ax.plot(x, y, color=figures.SUM_INK, lw=0.8, ls="--")
     else:
         x, y = [r[measure] for r in own], [0] * len(own)
         style |= {"transform": ax.get_xaxis_transform(), "clip_on": False}
@@ -146,9 +144,7 @@ def timed(num_sums: int, depth: int, num_replicas: int, threads: int = 1, second
     Medians of as many training steps as fit into `seconds`, and of as many inferences as fit into half of that, but of
     at least three. `peak_bytes` is None where the system cannot tell.
     """
-    if str(EXPERIMENTS) not in sys.path:
-        sys.path.append(str(EXPERIMENTS))
-    from worker import Worker  # here, since it knows no Windows
+    from experiments.race.worker import Worker  # here, since it knows no Windows
 
     point = dict(zip(LETTERS, (num_sums, depth, num_replicas), strict=True))
     worker = Worker("einet", {"num_variables": D, **point}, "cpu", 0, threads, B * BATCHES, B, "own machine")

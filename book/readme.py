@@ -13,8 +13,7 @@ import json
 import re
 from pathlib import Path
 
-import origin
-import table_1
+from book import origin, table_1
 
 BOOK = Path(__file__).resolve().parent
 README = BOOK.parent / "README.md"

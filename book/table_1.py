@@ -8,7 +8,7 @@
     table.summary(), table.picture(), table.to_markdown()   # the table in short, for the intro and the README
 
 In short: our best learner beside the better one of the paper's two columns. The paper's values are in table_1.tsv,
-which experiments/debd_table.py reads, too.
+which experiments/debd/table.py reads, too.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import origin
 import pandas as pd
 
-from einet import plotting as look
+from book import figures, origin
 
 PAPER = Path(__file__).resolve().parent / "table_1.tsv"
 LEARNERS = {"rat-spn": "full batch", "einet": "stochastic", "best": "best"}
@@ -81,10 +80,10 @@ class Table:
         gain, error = self._in_short()
         _, ax = plt.subplots(figsize=(5.2, 3), layout="constrained")
         for name, percent in gain.items():
-            colour = look.PRODUCT if percent < 0 else look.SUM_INK
+            colour = figures.PRODUCT if percent < 0 else figures.SUM_INK
             place = self.paper.index.get_loc(name)
             ax.errorbar(place, percent, yerr=error[name], fmt="o", color=colour, ms=5, lw=1.5)
-        ax.axhline(0, color=look.INK, lw=1)
+        ax.axhline(0, color=figures.INK, lw=1)
         ax.set_yscale("symlog", linthresh=1)
         ax.set_yticks((-10, -1, 0, 1, 10, 100), ("−10", "−1", "0", "+1", "+10", "+100"))
         ax.set(xlim=(-0.6, 19.6), ylabel="percent")

@@ -1,9 +1,9 @@
-"""Figures: one palette, images in a grid, region graphs.
+"""Figures: images in a grid, region graphs.
 
     leaf  densities        product  partitions        sum  mixtures
 
-Text and axes are in a grey that reads on white as on black, and the background is left out, so that one figure serves
-the light and the dark theme of the book. The colours are those of book/_static/book.css.
+Edges are in a grey that reads on white as on black. The book has the same colours for its own figures (book/figures.py)
+and pages (book/_static/book.css).
 
 Paper: not in it
 Chapter: book/03_einsum_layer
@@ -11,11 +11,12 @@ Chapter: book/03_einsum_layer
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from importlib import import_module
 
 import matplotlib.pyplot as plt
 import torch
-from cycler import cycler
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -23,48 +24,13 @@ from einet.graph import RegionGraph
 
 LEAF, PRODUCT, SUM = "#2a9d8f", "#e9a03b", "#4053c4"
 INK = "#7b7f87"  # text, axes: at least 4 to 1 against white and against the dark theme's #14181e
-SUM_INK = "#6574da"  # sums as thin lines or small text, where SUM is too dark for a dark page
 
 
-def style(svg: bool = True) -> None:
-    """Set matplotlib up for the book: transparent, grey ink, lines in the order sum, product, leaf.
-
-    In a notebook figures become SVG; `svg=False` keeps PNG, which is smaller where there are many points or images.
-
-    Paper: not in it
-    Chapter: book/03_einsum_layer
-    """
-    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-    plt.rcParams.update(dict.fromkeys(ink, INK))
-    plt.rcParams.update(
-        {
-            "axes.prop_cycle": cycler(color=[SUM_INK, PRODUCT, LEAF, INK]),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.titlesize": 11,
-            "grid.color": INK,
-            "grid.alpha": 0.25,
-            "font.size": 11,
-            "lines.linewidth": 2,
-            "legend.frameon": False,
-            "figure.figsize": (6.4, 3.6),
-            "figure.dpi": 110,
-            "figure.facecolor": "none",
-            "axes.facecolor": "none",
-            "savefig.facecolor": "none",
-            "svg.fonttype": "path",
-            "svg.hashsalt": "einet",  # the same figure is the same file
-        }
-    )
-    try:
-        from IPython import get_ipython
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-    except ImportError:
-        return
-    if get_ipython() is not None:
-        set_matplotlib_formats("svg" if svg else "png")
+def __getattr__(name: str):
+    if name not in ("style", "SUM_INK"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"einet.plotting.{name} has moved to the book: from book import figures", DeprecationWarning, 2)
+    return getattr(import_module("book.figures"), name)
 
 
 def image_grid(images: Tensor, columns: int | None = None, ax: Axes | None = None, gap: int = 1) -> Axes:
@@ -112,8 +78,8 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
     nodes = len(graph.regions) + len(graph.partitions)
     if nodes > 150:
         raise ValueError(f"at most 150 regions and partitions can be drawn, this graph has {nodes}")
-    names = list(map(str, range(graph.num_variables))) if names is None else names
-    rows: list[list[tuple[str, int]]] = []  # from below, each of nodes: ("region", index) or ("partition", index)
+    names = [str(d) for d in range(graph.num_variables)] if names is None else names
+    rows: list[list[tuple]] = []  # from below, each of nodes: ("region", index) or ("partition", index)
     for number, layer in enumerate(graph.topological_layers()):
         if number:
             rows.append([("partition", i) for i, p in enumerate(graph.partitions) if p.region in set(layer)])
@@ -122,7 +88,7 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
     for i, p in enumerate(graph.partitions):
         below.setdefault(("region", p.region), []).append(("partition", i))
 
-    at: dict[tuple[str, int], tuple[float, float]] = {}
+    at: dict[tuple, tuple[float, float]] = {}
     widest, met = max(map(len, rows)), _met(graph)
     for y, row in enumerate(rows):
         want = {node: sum(at[c][0] for c in below[node]) / len(below[node]) if y else met[node[1]] for node in row}

@@ -113,8 +113,9 @@ SHA-256 of the gzipped files as the server sends them (Debian gzips anew):
 
 ### What needs no file
 
-`digits()` are in scikit-learn (UCI's optical recognition of handwritten digits, 8 x 8, from 0 to 16). `house_numbers(n,
-seed)` are drawn when asked for, with fonts that come with matplotlib. `image_folder(path, size)` reads your own.
+`digits()` are in scikit-learn (UCI's optical recognition of handwritten digits, 8 x 8, from 0 to 16). The book's
+house numbers (book/house_numbers.py) are drawn when asked for, with fonts that come with matplotlib.
+`image_folder(path, size)` reads your own.
 """
 
 

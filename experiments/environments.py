@@ -27,9 +27,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from cuda_stubs import make_stubs
+from experiments.cuda_stubs import make_stubs
+from experiments.records import ROOT, python_path
 
-ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
 RIVALS = (".venv-bench", HERE / "requirements-bench.txt", ("torch", "cirkit", "spflow", "safetensors"))
 ENVIRONMENTS = {"libspn-keras": (".venv-libspn", HERE / "requirements-libspn.txt", ("torch", "libspn_keras"))}
@@ -109,7 +109,7 @@ def check(age: str, folder: Path, stubs: bool) -> bool:
     if not interpreter(minor):
         raise SystemExit(f"Python 3.{minor}, the oldest that pyproject.toml allows, is not on this machine")
     subprocess.run([interpreter(minor), "-m", "venv", str(folder)], check=True)
-    python, variables = str(folder / "bin" / "python"), {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    python, variables = str(folder / "bin" / "python"), {**os.environ, **python_path(), "OMP_NUM_THREADS": "1"}
     if stubs:
         install(python, *(text for text in core if text.startswith("torch")), "--no-deps")
         install(python, *needs_of_torch(python))

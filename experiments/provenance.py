@@ -17,9 +17,9 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from records import command_line
+from experiments.records import ROOT, command_line
 
-ROOT = Path(__file__).resolve().parent.parent
+CODE = ("einet", "experiments", "book/*.py")  # what a number may come from
 
 
 def provenance(
@@ -56,7 +56,7 @@ def commit() -> str:
     """The commit of the working tree, followed by "+changes" where its code differs from that commit."""
     try:
         head = _git("rev-parse", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "--", "einet", "experiments") else "")
+        return head + ("+changes" if _git("status", "--porcelain", "--", *CODE) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"  # a copy without git, as on a lent GPU machine
 

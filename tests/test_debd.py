@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,15 +13,13 @@ import torch
 from scipy import stats
 
 from einet.datasets import Source, binary
+from experiments.debd import command as debd
+from experiments.debd import search as debd_search
+from experiments.debd import table as debd_table
+from experiments.debd import training as debd_training
+from experiments.debd.search import Candidate, Result, Size
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import debd  # noqa: E402
-import debd_search  # noqa: E402
-import debd_table  # noqa: E402
-import debd_training  # noqa: E402
-from debd_search import Candidate, Result, Size  # noqa: E402
 
 VARIABLES, ROWS = 6, {"train": 60, "valid": 30, "test": 40}
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from einet import EM, Bernoulli, Categorical, Einet, Mixture, Normal, load, random_binary_trees
+from experiments.records import python_path
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+HERE = Path(__file__).parent
 GRAPH = random_binary_trees(6, 2, 3, seed=0)
 LEAVES = {Normal(): (0, 1, 2), Bernoulli(): (3,), Categorical(categories=3): (4, 5)}
 
@@ -39,17 +40,16 @@ SETTINGS = {"epochs": 3, "lr": 0.3, "pseudocount": 0.5}
 # Every process does all cases and keeps its parameters.
 WORKER = """
 import sys
-sys.path[:0] = sys.argv[1:3]
 import torch.distributed as dist
-from distributed_em import train
 from einet import save
+from experiments.distributed_em import train
 from test_distributed import CASES, SETTINGS, data
 
 dist.init_process_group("gloo")
 for name, (model, shares, settings) in CASES.items():
     model, shard = model(), data(sum(shares)).split(shares)[dist.get_rank()]
     train(model, shard, **{**SETTINGS, **settings})
-    save(model, f"{sys.argv[3]}/{name}-{dist.get_rank()}")
+    save(model, f"{sys.argv[1]}/{name}-{dist.get_rank()}")
 dist.destroy_process_group()
 """
 
@@ -58,6 +58,7 @@ def torchrun(*command):
     """What two processes print."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "error::FutureWarning"}
+    quiet |= {"PYTHONPATH": os.pathsep.join((str(HERE), *python_path().values()))}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     process = subprocess.Popen([*launch, *map(str, command)], env={**os.environ, **quiet}, **pipes)
     try:
@@ -74,7 +75,7 @@ def torchrun(*command):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     (folder / "worker.py").write_text(WORKER)
-    torchrun(folder / "worker.py", EXPERIMENTS, Path(__file__).parent, folder)
+    torchrun(folder / "worker.py", folder)
     return folder
 
 
@@ -118,7 +119,7 @@ def test_the_pseudocount_would_tell(folder):
 @pytest.mark.slow
 def test_the_example(tmp_path):
     path = tmp_path / "model.safetensors"
-    printed = torchrun(EXPERIMENTS / "distributed_em.py", "--shares", 700, 310, "--save", path)
+    printed = torchrun(HERE.parent / "experiments" / "distributed_em.py", "--shares", 700, 310, "--save", path)
     x = (torch.rand(1010, 16, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     x[:, 8:] = x[:, :8]
     single = Einet(random_binary_trees(16, 2, 5, seed=0), Bernoulli(), num_sums=5, seed=0)
@@ -128,4 +129,4 @@ def test_the_example(tmp_path):
 
 
 def test_the_example_is_short():
-    assert len((EXPERIMENTS / "distributed_em.py").read_text().splitlines()) <= 60
+    assert len((HERE.parent / "experiments" / "distributed_em.py").read_text().splitlines()) <= 60

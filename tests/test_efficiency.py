@@ -3,20 +3,15 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import einet
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import efficiency  # noqa: E402
-import environments  # noqa: E402
-import floor  # noqa: E402
-import records  # noqa: E402
-from efficiency import DEFAULT, Point, bars_of  # noqa: E402
+from experiments import environments, records
+from experiments.race import efficiency, floor
+from experiments.race.efficiency import DEFAULT, Point, bars_of
 
 EAGER = [name for name in efficiency.NAMES if name not in ("einet", *efficiency.COMPILED)]
 FULL = SimpleNamespace(points=None, full=True, names=list(efficiency.NAMES))
@@ -125,7 +120,7 @@ def test_a_command_is_told_without_the_places_of_a_machine(tmp_path):
         "--full",
     ]
     told = "python experiments/efficiency.py --points K=1 --models book/results/new.json --full"
-    assert records.command_line(words, efficiency.__file__) == told
+    assert records.command_line(words, "efficiency.py") == told
     assert records.portable(["python", str(tmp_path / "race.py"), "10/4/10"]) == "python race.py 10/4/10"
     made = {"value": 1, "provenance": {"command": " ".join([*told.split(), "--output", str(tmp_path)]), "seed": 0}}
     records.write_records(tmp_path / "made.json", [made])

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import struct
 import subprocess
 import sys
@@ -15,13 +16,13 @@ import torch
 from PIL import Image, ImageDraw
 from scipy.io import savemat
 
+from book.house_numbers import house_numbers
 from einet.datasets import (
     celeba,
     digits,
     disk,
     fashion_mnist,
     find,
-    house_numbers,
     image_folder,
     images,
     read_idx,
@@ -30,6 +31,7 @@ from einet.datasets import (
     svhn,
 )
 from einet.datasets.images import ImageSource
+from experiments.records import python_path
 
 NOISE = np.random.default_rng(0).integers(256, size=(7, 32, 32, 3), dtype=np.uint8)
 
@@ -440,14 +442,15 @@ def test_house_numbers_are_the_same_again():
 
 ELSEWHERE = """
 import hashlib, sys
-from einet.datasets import house_numbers
+from book.house_numbers import house_numbers
 woken = [name for name in ("PIL", "scipy", "sklearn", "matplotlib") if name in sys.modules]
 print(hashlib.sha256(house_numbers(20, 3)[0].numpy().tobytes()).hexdigest(), *woken)
 """
 
 
 def test_house_numbers_in_another_process_and_nothing_imported_before():
-    done = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=True)
+    pipes = {"capture_output": True, "text": True, "env": {**os.environ, **python_path()}}
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], check=True, **pipes)
     assert done.stdout.split() == [hashlib.sha256(house_numbers(20, seed=3)[0].numpy().tobytes()).hexdigest()]
 
 

@@ -1,7 +1,6 @@
 """experiments/images.py on few small images, end to end: bits, resuming, records, models, and what fails."""
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +8,11 @@ import pytest
 import torch
 
 import einet
+from experiments.images import command as experiment
+from experiments.images import recipes, training
+from experiments.images.recipes import Images, Recipe
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import images as experiment  # noqa: E402
-import images_recipes as recipes  # noqa: E402
-import images_training as training  # noqa: E402
-from images_recipes import Images, Recipe  # noqa: E402
 
 FAMILIES = ["Normal", "Binomial", "Categorical"]
 

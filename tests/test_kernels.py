@@ -12,14 +12,14 @@ import torch
 
 import einet
 from einet import layers
+from experiments.records import python_path
 
 ROOT = Path(__file__).parents[1]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (Linux on x86-64 only)")
 
 
 def run(*arguments, **environment):
-    path = os.pathsep.join(filter(None, (str(ROOT / "experiments"), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    environment = {**os.environ, **python_path(), **environment}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
@@ -38,7 +38,7 @@ def test_the_kernels_compile_for_an_h100(tmp_path):
     """Triton brings the whole compiler: registers suffice, shared memory too, and the tensor cores are used."""
     code = """
 import json
-from kernel_resources import all_settings, resources
+from experiments.race.kernel_resources import all_settings, resources
 print(json.dumps([[name, precision, resources(name, settings)]
     for sums, precision in ((64, "ieee"), (40, "tf32x3"))
     for name, settings in all_settings(sums, 100, precision)]))

@@ -1,18 +1,13 @@
 """book/origin.py: every number that a page did not compute says where it came from."""
 
 import json
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-for folder in ("book", "experiments"):
-    sys.path.insert(0, str(ROOT / folder))
-
-import origin  # noqa: E402
-from provenance import provenance  # noqa: E402
+from book import origin
+from experiments.provenance import provenance
+from experiments.records import SHARED
 
 
 @pytest.fixture
@@ -50,13 +45,13 @@ def test_records_of_one_run_are_told_once(capsys):
     ]
     assert [text for text in lines if "seed" in text] == ["  seed     3", "  seed     4"]
     shared = lines[lines.index("all of them") + 1 :]
-    assert [text.split()[0] for text in shared] == [name for name in origin.SHARED if name != "seed"]
+    assert [text.split()[0] for text in shared] == [name for name in SHARED if name != "seed"]
     assert len(lines) == 3 + 2 + len(shared)
 
 
 def test_a_single_run_is_told_whole(capsys):
     origin.show([made(), made()])
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(origin.SHARED)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(SHARED)
 
 
 def test_commands_that_differ_in_a_value_are_told_as_one(capsys):

@@ -1,4 +1,4 @@
-"""Figures: what they refuse, where they put things, and that one palette reads on light and on dark."""
+"""Figures: what they refuse, where they put things, that one palette reads in light and dark; what moved to book/."""
 
 import inspect
 import re
@@ -7,7 +7,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from einet import RegionGraph, plotting, poon_domingos, random_binary_trees
+from book import figures, house_numbers
+from einet import RegionGraph, datasets, plotting, poon_domingos, random_binary_trees
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +31,12 @@ def contrast(a, b):
 
 @pytest.mark.parametrize("page", ["#ffffff", "#14181e"])
 def test_ink_reads_on_both_themes(page):
-    assert contrast(plotting.INK, page) >= 4
-    assert contrast(plotting.SUM_INK, page) >= 3.5
+    assert contrast(figures.INK, page) >= 4
+    assert contrast(figures.SUM_INK, page) >= 3.5
 
 
 def test_style_leaves_the_background_out():
-    plotting.style()
+    figures.style()
     fig, ax = plt.subplots()
     assert fig.get_facecolor()[3] == ax.get_facecolor()[3] == 0
 
@@ -84,7 +85,21 @@ def test_region_graph_refuses_a_large_one():
         plotting.draw_region_graph(poon_domingos((4, 4), 1))
 
 
-@pytest.mark.parametrize("function", [plotting.style, plotting.image_grid, plotting.draw_region_graph])
+@pytest.mark.parametrize("function", [plotting.image_grid, plotting.draw_region_graph])
 def test_docstring_says_where_it_comes_from(function):
     doc = inspect.getdoc(function)
     assert re.search(r"^Paper: \S", doc, re.M) and re.search(r"^Chapter: book/\w", doc, re.M)
+
+
+def test_what_moved_to_the_book_is_found_under_its_old_name_for_one_version():
+    for name in ("style", "SUM_INK"):
+        with pytest.warns(DeprecationWarning, match=f"einet.plotting.{name} has moved to the book") as told:
+            assert getattr(plotting, name) is getattr(figures, name)
+        assert told[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="from book.house_numbers import house_numbers") as told:
+        images, labels = datasets.house_numbers(2, seed=1)
+    assert told[0].filename == __file__ and datasets.drawn.house_numbers is datasets.house_numbers
+    for old, new in zip((images, labels), house_numbers.house_numbers(2, seed=1), strict=True):
+        assert torch.equal(old, new)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        plotting.nothing  # noqa: B018

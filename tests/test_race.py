@@ -1,16 +1,11 @@
 """What chapter 9 makes of the race: book/race.py."""
 
-import sys
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import pytest
 import torch
 
 import einet
-
-sys.path.append(str(Path(__file__).parents[1] / "book"))
-import race  # noqa: E402
+from book import race
 
 
 def record(who, num_sums=10, depth=4, num_replicas=10, **facts):

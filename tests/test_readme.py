@@ -12,10 +12,9 @@ import pandas
 import pytest
 from project import PYPROJECT
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "book"))
-import readme  # noqa: E402
+from book import readme
 
+ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)

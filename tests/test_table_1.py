@@ -2,19 +2,15 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from book import origin, table_1
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "book"))
-
-import origin  # noqa: E402
-import table_1  # noqa: E402
-
 ORIGIN = {
     "command": "python experiments/debd.py", "commit": "0" * 40, "versions": {"torch": "2.13.0"}, "machine": "made",
     "device": "cpu", "seed": 0, "date": "2026-11-24T13:00:00+00:00", "seconds": 3.0,

@@ -1,5 +1,5 @@
 """Pages that show an `InpaintWidget` get what it needs to answer without a kernel: its script, its style, its models.
-So does chapter 10, whose figure asks the same engine.
+So do chapters 7 and 10, whose figures ask the same engine.
 
 All of it is made while the book is built: the script from the one source in einet/inpaint, the models from book/models.
 """
@@ -13,6 +13,7 @@ from einet.inpaint import write_page_files
 from einet.inpaint.pages import page_name
 
 MODELS = Path(__file__).parents[1] / "models"
+SHOWN_BY = ("einet-inpaint", "regions-figure", "em-figure")  # classes of elements
 
 
 def write_files(app) -> None:
@@ -21,7 +22,7 @@ def write_files(app) -> None:
 
 
 def add_files(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    if any(f'class="{name}"' in context.get("body", "") for name in ("einet-inpaint", "regions-figure")):
+    if any(f'class="{name}"' in context.get("body", "") for name in SHOWN_BY):
         app.add_css_file("inpaint/inpaint.css")
         app.add_js_file("inpaint/inpaint.js", loading_method="defer")
         # for figures, which know models of the book by the stems of their files

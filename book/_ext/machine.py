@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "experiments"))
-from provenance import commit, machine, versions  # noqa: E402
+from experiments.provenance import commit, machine, versions
 
 PACKAGES = ("torch", "numpy", "matplotlib", "scikit-learn", "jupyter-book", "myst-nb", "ipywidgets", "anywidget")
 

@@ -19,30 +19,6 @@
   const ROOT = sum(180, 24, [0.5, 0.5], ...TOWNS);
   const NODES = [ROOT, ...TOWNS, ...SUMS, ...PRODUCTS, ...LEAVES];
 
-  const STYLE = `
-    .circuit-figure { --ink: var(--pst-color-text-base, #333); --quiet: #7b7f87; border: 1px solid var(--pst-color-border, #ccc);
-      border-radius: .4rem; padding: .8rem; margin: 1rem 0; }
-    .circuit-figure .controls { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center; margin-bottom: .6rem; }
-    .circuit-figure select, .circuit-figure button { font: inherit; color: var(--ink); background: transparent; border: 2px solid var(--einet-sum, #4053c4);
-      border-radius: 4px; padding: .1em .5em; }
-    .circuit-figure option { color: #222; background: #fff; }
-    .circuit-figure button { cursor: pointer; }
-    .circuit-figure button[aria-pressed="true"] { background: #4053c4; color: #fff; }
-    .circuit-figure svg { display: block; width: 100%; max-width: 600px; height: auto; margin: 0 auto; font-size: 10.5px; text-anchor: middle;
-      font-variant-numeric: tabular-nums; }
-    .circuit-figure path { stroke: var(--quiet); fill: none; }
-    .circuit-figure text { fill: #fff; font-weight: 600; pointer-events: none; }
-    .circuit-figure text.outside { fill: var(--ink); font-weight: 400; }
-    .circuit-figure .box.leaf { fill: #1f7a6f; stroke: #1f7a6f; } .circuit-figure .box.sum { fill: #4053c4; }
-    .circuit-figure .box.product { fill: #e9a03b; } .circuit-figure .product text { fill: #1d1a12; }
-    .circuit-figure .unseen .box { fill: var(--pst-color-background, #fff); stroke-width: 2; } .circuit-figure .unseen text { fill: var(--ink); }
-    .circuit-figure .cell { fill: #fff; fill-opacity: .25; } .circuit-figure .cell.in { fill-opacity: 1; }
-    .circuit-figure .unseen .cell { fill: #1f7a6f; }
-    .circuit-figure g[role="button"] { cursor: pointer; outline: none; }
-    .circuit-figure g[role="button"]:focus-visible .box { stroke: var(--ink); stroke-width: 3; }
-    .circuit-figure .asked .box { stroke: #e9a03b; stroke-width: 2.5; }
-    .circuit-figure output { display: block; margin-top: .6rem; min-height: 4.8em; font-variant-numeric: tabular-nums; }
-    @media (max-width: 600px) { .circuit-figure output { min-height: 6.4em; } }`;
 
   const show = (x) => (Math.round(x * 1e3) / 1e3).toString().replace(/^0\./, ".");
   const word = (d, value) => (value === NO ? `no ${NAMES[d]}` : NAMES[d]);
@@ -134,5 +110,5 @@
     draw();
   }
 
-  einetFigure("circuit", STYLE, build);
+  einetFigure("circuit", build);
 })();

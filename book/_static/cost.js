@@ -4,14 +4,6 @@
   "use strict";
   const D = 512, B = 100;
   const KNOBS = { "vector length K": [1, 40, 10], "depth": [1, 9, 4], "replicas R": [1, 40, 10] };
-  const STYLE = `
-    .cost-figure { --ink: var(--pst-color-text-base, #333); --sum: var(--einet-sum, #4053c4); color: var(--ink);
-      border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: 1rem; margin: 1rem 0; }
-    .cost-figure label { display: flex; flex-wrap: wrap; gap: .2rem 1rem; align-items: center; margin-bottom: .4rem; }
-    .cost-figure label span { min-width: 8.5em; }
-    .cost-figure input { flex: 1 1 9rem; max-width: 24rem; accent-color: var(--sum); }
-    .cost-figure b { min-width: 2em; font-variant-numeric: tabular-nums; }
-    .cost-figure output { display: block; margin-top: .6rem; font-variant-numeric: tabular-nums; }`;
 
   function counts(K, depth, R) { // as counts() in race.py
     const inner = R * (2 ** depth - 2);
@@ -37,5 +29,5 @@
     draw();
   }
 
-  einetFigure("cost", STYLE, build);
+  einetFigure("cost", build);
 })();

@@ -15,33 +15,6 @@
     "no difference, or worse": (values) => ["worse", "no difference"].includes(values[VERDICT]),
     "not run yet": (values) => Object.keys(OURS).some((column) => typeof values[column] !== "number"),
   };
-  const STYLE = `
-    .debd-figure { --ink: var(--pst-color-text-base, #333); --sum: var(--einet-sum, #4053c4); --paper: var(--pst-color-background, #fff);
-      border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: 1rem; margin: 1rem 0; color: var(--ink); }
-    .debd-figure .controls { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; align-items: center; margin-bottom: .6rem; }
-    .debd-figure .controls label { display: flex; gap: .5rem; align-items: center; min-width: 0; max-width: 100%; }
-    .debd-figure :is(input, select) { font: inherit; color: var(--ink); background: transparent; border: 2px solid var(--sum); border-radius: 4px;
-      min-width: 0; max-width: 100%; }
-    .debd-figure input { width: 8em; }
-    .debd-figure option { color: #222; background: #fff; }
-    .debd-figure .scroll { overflow-x: auto; }
-    body div.cell div.cell_output:has(.debd-figure), body div.cell .output:has(> .debd-figure) { overflow: visible; } /* or the last line of the figure cannot stick */
-    .bd-article .debd-figure table, .debd-figure table { display: table; max-width: none; border-collapse: collapse; margin: 0; font-size: .85em;
-      font-variant-numeric: tabular-nums; }
-    .debd-figure :is(th, td) { padding: .15rem .45rem; text-align: right; white-space: nowrap; vertical-align: bottom; color: var(--ink);
-      background: var(--paper); border: 0; border-bottom: 1px solid var(--pst-color-border, #ccc); }
-    .debd-figure thead th { white-space: normal; min-width: 5.5em; }
-    .debd-figure tr > :first-child { position: sticky; left: 0; text-align: left; z-index: 1; }
-    .debd-figure thead button { all: unset; cursor: pointer; font-weight: bold; }
-    .debd-figure thead button::after { content: " \\2195"; opacity: .5; }
-    .debd-figure [aria-sort="ascending"] button::after { content: " \\2191"; opacity: 1; }
-    .debd-figure [aria-sort="descending"] button::after { content: " \\2193"; opacity: 1; }
-    .debd-figure td button { all: unset; cursor: pointer; text-decoration: underline dotted; text-underline-offset: .2em; }
-    .debd-figure button:focus-visible { outline: 2px solid var(--sum); outline-offset: 1px; border-radius: 2px; }
-    .debd-figure td button[aria-pressed="true"] { outline: 2px solid var(--sum); border-radius: 2px; }
-    .debd-figure td.behind { background: color-mix(in srgb, var(--einet-product, #e9a03b) 28%, var(--paper)); }
-    .debd-figure output { display: block; position: sticky; bottom: 0; z-index: 2; margin-top: .6rem; padding: .4rem 0; min-height: 9.5em; border-top: 1px solid var(--pst-color-border, #ccc);
-      font-size: .85em; background: var(--paper); overflow-wrap: anywhere; }`;
 
   const signed = (number, digits) => number.toFixed(digits).replace("-", "−");
   const count = (number) => number.toLocaleString("en");
@@ -146,5 +119,5 @@
     }
   }
 
-  einetFigure("debd", STYLE, build);
+  einetFigure("debd", build);
 })();

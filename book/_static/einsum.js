@@ -13,25 +13,6 @@
     { name: "S₃", about: "mostly the same season", weights: [[0.4, 0.1], [0.1, 0.4]] },
   ];
   const SEASONS = ["winter", "summer"];
-  const STYLE = `
-    .einsum-figure { --ink: var(--pst-color-text-base, #333); border: 1px solid var(--pst-color-border, #ccc);
-      border-radius: .4rem; padding: 1rem; margin: 1rem 0; }
-    .einsum-figure fieldset { border: 0; padding: 0; margin: 0 0 .4rem; }
-    .einsum-figure legend { float: left; width: 7em; padding: 0; font-size: 1em; margin: 0; }
-    .einsum-figure label { margin-right: .9em; white-space: nowrap; }
-    .einsum-figure .cells { display: grid; grid-template-columns: minmax(5.5em, 7em) 1fr 1fr; gap: 4px; margin: .8rem 0; }
-    .einsum-figure .cells > div { border-radius: 4px; padding: .35em .2em; text-align: center; line-height: 1.3;
-      font-variant-numeric: tabular-nums; }
-    .einsum-figure .child { background: #1f7a6f; color: #fff; }
-    .einsum-figure .product { background: #e9a03b; color: #1d1a12; }
-    .einsum-figure .product.idle { background: color-mix(in srgb, #e9a03b 25%, transparent); color: var(--ink); }
-    .einsum-figure small { display: block; font-size: .8em; }
-    .einsum-figure .sums { display: flex; flex-wrap: wrap; gap: 6px; }
-    .einsum-figure button { flex: 1 1 0; min-width: 5.5em; border: 2px solid var(--einet-sum, #4053c4); border-radius: 4px; padding: .35em; cursor: pointer;
-      background: transparent; color: var(--ink); font: inherit; font-variant-numeric: tabular-nums; }
-    .einsum-figure button[aria-pressed="true"] { background: #4053c4; color: #fff; }
-    .einsum-figure output { display: block; margin-top: .8rem; min-height: 1.6em; font-variant-numeric: tabular-nums; }
-    @media (max-width: 600px) { .einsum-figure output { min-height: 3.2em; } }`;
 
   const density = (child, seen) => child.yes.map((p) => [p, 1 - p, 1][seen]); // not seen: integrated out, which is 1
   const show = (x) => (Math.round(x * 1e4) / 1e4).toString();
@@ -91,5 +72,5 @@
     draw(chosen);
   }
 
-  einetFigure("einsum", STYLE, build);
+  einetFigure("einsum", build);
 })();

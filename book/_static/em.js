@@ -1,40 +1,14 @@
 // The figure of chapter 7 that answers: stochastic EM of a mixture of two bumps, in the page, for the chosen step size.
-// A classic script without dependencies, so that it also runs from file://. It fills every element of class "em-figure".
+// A classic script, so that it also runs from file://. It fills every element of class "em-figure", with the inpainter's
+// random numbers (einet/inpaint).
 (() => {
   "use strict";
   const STEPS = 80, BATCH = 20;
   const LAMBDAS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1];
   const START = { w: [0.5, 0.5], first: [-1, 1], second: [2, 2] }; // weights, E[x], E[x^2] of each bump
-  const STYLE = `
-    .em-figure { --ink: var(--pst-color-text-base, #333); --quiet: #7b7f87; --sum: var(--einet-sum, #4053c4);
-      --leaf: var(--einet-leaf, #2a9d8f); border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: 1rem; margin: 1rem 0; }
-    .em-figure label { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: center; margin-bottom: .6rem; }
-    .em-figure input { flex: 1 1 9rem; max-width: 24rem; accent-color: var(--sum); }
-    .em-figure b { min-width: 4.5em; font-variant-numeric: tabular-nums; }
-    .em-figure .panels { display: flex; flex-wrap: wrap; gap: 1rem; }
-    .em-figure svg { flex: 1 1 16rem; min-width: 0; max-width: 100%; height: auto; font-size: 13px; }
-    .em-figure text { fill: var(--ink); }
-    .em-figure path { fill: none; stroke-width: 2; stroke-linejoin: round; }
-    .em-figure .axis { stroke: var(--quiet); stroke-width: 1; }
-    .em-figure .full { stroke: var(--quiet); stroke-dasharray: 6 4; }
-    .em-figure .stochastic { stroke: var(--sum); }
-    .em-figure .bump { stroke: var(--leaf); stroke-width: 1.5; }
-    .em-figure rect { fill: var(--quiet); fill-opacity: .3; }
-    .em-figure button { border: 2px solid var(--sum); border-radius: 4px; padding: .2em .8em; background: transparent; color: var(--ink);
-      font: inherit; cursor: pointer; }
-    .em-figure output { display: block; margin-top: .6rem; margin-bottom: .6rem; min-height: 3.2em; font-variant-numeric: tabular-nums; }`;
-
-  function random(seed) { // mulberry32: the same numbers in every browser
-    return () => {
-      seed = (seed + 0x6d2b79f5) | 0;
-      let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-      return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-    };
-  }
 
   function data() {
-    const next = random(7);
+    const next = globalThis.einetInpaint.random(7);
     const normal = () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
     return Array.from({ length: 300 }, () => (next() < 0.3 ? -2 + 0.6 * normal() : 1.5 + normal()));
   }
@@ -64,7 +38,7 @@
   }
 
   function train(rows, lambda, seed) { // lambda 0: full-batch EM
-    const next = random(seed), models = [START];
+    const next = globalThis.einetInpaint.random(seed), models = [START];
     for (let t = 0; t < STEPS; t++) {
       const batch = lambda ? Array.from({ length: BATCH }, () => rows[Math.floor(next() * rows.length)]) : rows;
       models.push(step(models[t], batch, lambda || 1));
@@ -122,5 +96,5 @@
     draw();
   }
 
-  einetFigure("em", STYLE, build);
+  einetFigure("em", build);
 })();

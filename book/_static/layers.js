@@ -8,39 +8,6 @@
     ["a chain", "A|BCD B|CD C|D"],
   ];
   const SPACE = 64; // between rows
-  const STYLE = `
-    .layers-figure { --ink: var(--pst-color-text-base, #333); --quiet: #7b7f87; --sum: var(--einet-sum, #4053c4);
-      --leaf: var(--einet-leaf, #2a9d8f); --product: var(--einet-product, #e9a03b); --on: #fff;
-      border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: 1rem; margin: 1rem 0; }
-    html[data-theme="dark"] .layers-figure { --on: #14181e; }
-    .layers-figure .controls { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin-bottom: .8rem; }
-    .layers-figure button { border: 2px solid var(--sum); border-radius: 4px; padding: .2em .8em; background: transparent; color: var(--ink);
-      font: inherit; cursor: pointer; }
-    .layers-figure button:disabled { opacity: .45; cursor: default; }
-    .layers-figure select { font: inherit; color: var(--ink); background: transparent; border: 2px solid var(--sum); border-radius: 4px; max-width: 100%; }
-    .layers-figure option { color: #222; background: #fff; }
-    .layers-figure input { accent-color: var(--sum); }
-    .layers-figure .panels { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; align-items: center; }
-    .layers-figure svg { flex: 1 1 17rem; min-width: 0; max-width: 25rem; height: auto; font-size: 14px; font-weight: 600; }
-    .layers-figure svg text { text-anchor: middle; fill: var(--ink); }
-    .layers-figure path { stroke: var(--quiet); stroke-opacity: .35; stroke-width: 1; fill: none; }
-    .layers-figure path.visited { stroke-opacity: 1; stroke-width: 1.5; }
-    .layers-figure rect { fill: none; stroke: var(--sum); stroke-width: 1.5; }
-    .layers-figure rect.leaf { stroke: var(--leaf); }
-    .layers-figure rect.visited { fill: var(--sum); }
-    .layers-figure rect.leaf.visited { fill: var(--leaf); }
-    .layers-figure text.visited { fill: var(--on) !important; }
-    .layers-figure rect.new { stroke: var(--ink); stroke-width: 3; }
-    .layers-figure rect.wrong { stroke: var(--ink); stroke-width: 3; stroke-dasharray: 4 3; }
-    .layers-figure circle { fill: var(--product); fill-opacity: .25; }
-    .layers-figure circle.visited { fill-opacity: 1; }
-    .layers-figure ol { flex: 1 1 12rem; list-style: none; margin: 0; padding: 0; }
-    .layers-figure li { display: flex; flex-wrap: wrap; gap: .3rem; align-items: center; border-bottom: 1px solid var(--quiet); padding: .3rem 0; min-height: 2.4rem; }
-    .layers-figure li b { min-width: 3.6em; font-weight: normal; }
-    .layers-figure li span { border-radius: 4px; padding: 0 .45em; background: var(--sum); color: var(--on); font-weight: 600; }
-    .layers-figure li span.leaf { background: var(--leaf); }
-    .layers-figure output { display: block; margin-top: .8rem; min-height: 4.8em; }
-    @media (max-width: 600px) { .layers-figure output { min-height: 8em; } }`;
 
   const list = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}`);
 
@@ -141,5 +108,5 @@
     draw();
   }
 
-  einetFigure("layers", STYLE, build);
+  einetFigure("layers", build);
 })();

@@ -7,31 +7,6 @@
   const TOTAL = P.reduce((a, b) => a + b, 0);
   const mean = (f) => X.reduce((sum, x, i) => sum + P[i] * f(x), 0) / TOTAL;
   const TARGET = [mean((x) => x), mean((x) => x * x)];
-  const STYLE = `
-    .leaves-figure { --ink: var(--pst-color-text-base, #333); --quiet: #7b7f87; --sum: var(--einet-sum, #4053c4);
-      --leaf: var(--einet-leaf, #2a9d8f); --product: var(--einet-product, #e9a03b);
-      border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: 1rem; margin: 1rem 0; }
-    .leaves-figure .panels { display: flex; flex-wrap: wrap; gap: 1rem; }
-    .leaves-figure svg { flex: 1 1 16rem; min-width: 0; max-width: 100%; height: auto; font-size: 13px; }
-    .leaves-figure svg.plane { cursor: crosshair; touch-action: none; }
-    .leaves-figure text { fill: var(--ink); user-select: none; }
-    .leaves-figure path { fill: none; stroke-width: 2; stroke-linejoin: round; }
-    .leaves-figure .axis { stroke: var(--quiet); stroke-width: 1; }
-    .leaves-figure .edge { stroke: var(--quiet); stroke-width: 1.5; }
-    .leaves-figure .way { stroke: var(--sum); stroke-width: 1.5; stroke-dasharray: 5 4; }
-    .leaves-figure .spread { stroke: var(--leaf); stroke-width: 1.5; }
-    .leaves-figure .density { stroke: var(--leaf); }
-    .leaves-figure .target { fill: none; stroke: var(--sum); stroke-width: 2.5; }
-    .leaves-figure .phi { fill: var(--leaf); }
-    .leaves-figure .seen { fill: var(--product); }
-    .leaves-figure .controls { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; align-items: center; margin-top: .6rem; }
-    .leaves-figure label { display: flex; gap: .5rem; align-items: center; flex: 1 1 13rem; }
-    .leaves-figure label span { min-width: 6.2em; font-variant-numeric: tabular-nums; }
-    .leaves-figure input { flex: 1 1 6rem; min-width: 0; accent-color: var(--leaf); }
-    .leaves-figure button { border: 2px solid var(--sum); border-radius: 4px; padding: .2em .8em; background: transparent; color: var(--ink);
-      font: inherit; cursor: pointer; }
-    .leaves-figure output { display: block; margin-top: .6rem; min-height: 3.2em; font-variant-numeric: tabular-nums; }
-    @media (max-width: 600px) { .leaves-figure output { min-height: 6.4em; } }`;
 
   const number = (value) => (Math.round(value * 100) / 100).toFixed(2).replace("-", "−");
   const path = (kind, points) => `<path class="${kind}" d="M${points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}"/>`;
@@ -97,5 +72,5 @@
     draw(START);
   }
 
-  einetFigure("leaves", STYLE, build);
+  einetFigure("leaves", build);
 })();

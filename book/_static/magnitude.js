@@ -27,23 +27,6 @@
       return { n, m, S, scale: `a + a′ = ${show(Number((a + b).toFixed(4)))}`, log: a + b + Math.log(S) };
     } },
   ];
-  const STYLE = `
-    .magnitude-figure { --ink: var(--pst-color-text-base, #333); --sum: var(--einet-sum, #4053c4); border: 1px solid var(--pst-color-border, #ccc);
-      border-radius: .4rem; padding: 1rem; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-    .magnitude-figure label { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: center; margin-bottom: .8rem; }
-    .magnitude-figure input { flex: 1 1 9rem; max-width: 24rem; accent-color: var(--sum); }
-    .magnitude-figure b { min-width: 9em; }
-    .magnitude-figure .ways { display: flex; flex-wrap: wrap; gap: 1rem; }
-    .magnitude-figure .way { flex: 1 1 10rem; min-width: 0; }
-    .magnitude-figure .way > small { display: block; min-height: 3em; line-height: 1.4; }
-    .magnitude-figure .cells { display: grid; grid-template-columns: 1fr 1fr 1fr; gap: 3px; margin: .4rem 0; font-size: .82em; }
-    .magnitude-figure .cells > div { border-radius: 4px; padding: .3em .1em; text-align: center; overflow-wrap: anywhere; }
-    .magnitude-figure .leaf { background: #1f7a6f; color: #fff; }
-    .magnitude-figure .product { background: #e9a03b; color: #1d1a12; }
-    .magnitude-figure .result { border-radius: 4px; padding: .3em .5em; background: #4053c4; color: #fff; }
-    .magnitude-figure .lost, .magnitude-figure .result.lost { background: color-mix(in srgb, #7b7f87 22%, transparent); color: var(--ink); }
-    .magnitude-figure output { display: block; margin-top: .8rem; min-height: 3.2em; }
-    @media (max-width: 600px) { .magnitude-figure .way > small { min-height: 0; } .magnitude-figure output { min-height: 6.4em; } }`;
 
   const minus = (text) => text.replace(/-/g, "−");
   const show = (x) => {
@@ -81,5 +64,5 @@
     draw();
   }
 
-  einetFigure("magnitude", STYLE, build);
+  einetFigure("magnitude", build);
 })();

@@ -3,22 +3,6 @@
 // "missing-figure" with what a cell of the page computed and left in the element "missing-data".
 (() => {
   "use strict";
-  const STYLE = `
-    .missing-figure { --ink: var(--pst-color-text-base, #333); --quiet: #7b7f87; --sum: var(--einet-sum, #4053c4);
-      border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: 1rem; margin: 1rem 0; }
-    .missing-figure .controls { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; align-items: center; margin-bottom: .8rem; }
-    .missing-figure label { display: flex; gap: .5rem; align-items: center; flex: 1 1 14rem; }
-    .missing-figure input { flex: 1 1 6rem; min-width: 0; max-width: 20rem; accent-color: var(--sum); }
-    .missing-figure b { min-width: 3.2em; font-variant-numeric: tabular-nums; }
-    .missing-figure select { font: inherit; color: var(--ink); background: transparent; border: 2px solid var(--sum); border-radius: 4px; }
-    .missing-figure option { color: #222; background: #fff; }
-    .missing-figure .panels { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-    .missing-figure svg { height: auto; max-width: 100%; font-size: 13px; }
-    .missing-figure text { fill: var(--ink); }
-    .missing-figure .blue { fill: var(--sum); }
-    .missing-figure .grey { fill: var(--quiet); }
-    .cell_output:has(#missing-data) { display: none; }
-    .missing-figure output { display: block; margin-top: .6rem; min-height: 3.2em; font-variant-numeric: tabular-nums; }`;
 
   function picture(pixels) { // "0" paper, "1" ink, "2" missing
     const cells = [...pixels].map((pixel, i) => pixel === "2"
@@ -57,5 +41,5 @@
     draw();
   }
 
-  einetFigure("missing", STYLE, (root) => build(root, JSON.parse(document.getElementById("missing-data").textContent)));
+  einetFigure("missing", (root) => build(root, JSON.parse(document.getElementById("missing-data").textContent)));
 })();

@@ -4,20 +4,6 @@
 // and the log-density of what was kept in data attributes, which tests/test_browser.py looks at.
 (() => {
   "use strict";
-  const STYLE = `
-    .regions-figure { --ink: var(--pst-color-text-base, #333); --line: var(--pst-color-border, #ccc); --sum: var(--einet-sum, #4053c4);
-      --leaf: var(--einet-leaf, #2a9d8f); border: 1px solid var(--line); border-radius: .4rem; padding: 1rem; margin: 1rem 0;
-      font-variant-numeric: tabular-nums; }
-    .regions-figure .stage { display: flex; gap: .6rem; max-width: 34rem; }
-    .regions-figure .picture { flex: 1 1 0; min-width: 0; position: relative; }
-    .regions-figure canvas { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; }
-    .regions-figure .frame { position: absolute; left: 0; right: 0; outline: 3px solid var(--einet-product, #e9a03b); pointer-events: none; }
-    .regions-figure .regions { flex: 0 0 40%; display: grid; grid-template-rows: repeat(4, 1fr); grid-template-columns: repeat(6, 1fr); gap: 4px; }
-    .regions-figure .regions button { border: 0; border-radius: .25rem; background: var(--sum); cursor: pointer; padding: 0; min-width: 0; }
-    .regions-figure .regions button.leaf { background: var(--leaf); }
-    .regions-figure .regions button:is(:hover, :focus-visible) { outline: 3px solid var(--einet-product, #e9a03b); outline-offset: 0; }
-    .regions-figure label { display: inline-flex; gap: .4rem; align-items: center; margin-top: .7rem; }
-    .regions-figure output { display: block; margin-top: .3rem; min-height: 3.2em; }`;
   const MODEL = "house-numbers", BANDS = 4;
   // All runs of neighbouring bands, from first to last, and the column in which a run is drawn: runs in a column do not overlap.
   const RUNS = [
@@ -74,5 +60,5 @@
     }
   }
 
-  einetFigure("regions", STYLE, build);
+  einetFigure("regions", build);
 })();

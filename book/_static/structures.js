@@ -3,27 +3,6 @@
 // of class "structures-figure", and leaves its numbers in data attributes, which tests/test_browser.py compares with einet.
 (() => {
   "use strict";
-  const STYLE = `
-    .structures-figure { --ink: var(--pst-color-text-base, #333); --quiet: #7b7f87; --sum: var(--einet-sum, #4053c4);
-      --cut: var(--einet-product, #e9a03b); border: 1px solid var(--pst-color-border, #ccc); border-radius: .4rem; padding: 1rem; margin: 1rem 0;
-      font-variant-numeric: tabular-nums; }
-    .structures-figure .columns { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; }
-    .structures-figure .controls { flex: 1 1 15rem; }
-    .structures-figure .controls > label { display: flex; gap: .6rem; align-items: center; margin-bottom: .3rem; }
-    .structures-figure .controls > label > span { width: 4.2em; }
-    .structures-figure input[type="range"] { flex: 1 1 6rem; min-width: 0; accent-color: var(--sum); }
-    .structures-figure b { width: 2em; text-align: right; }
-    .structures-figure fieldset { border: 0; padding: 0; margin: .3rem 0 0; }
-    .structures-figure fieldset label { margin-right: 1em; white-space: nowrap; }
-    .structures-figure svg { flex: 0 1 15rem; width: 15rem; max-width: 100%; height: auto; touch-action: manipulation; }
-    .structures-figure .page { fill: var(--quiet); fill-opacity: .18; }
-    .structures-figure .pixels { stroke: var(--quiet); stroke-opacity: .35; }
-    .structures-figure .cuts { stroke: var(--cut); }
-    .structures-figure .cell { fill: var(--einet-leaf, #2a9d8f); fill-opacity: .75; }
-    .structures-figure table { width: auto; margin: .8rem 0 0; }
-    .structures-figure td { padding: .15em 1em .15em 0; border: 0; background: transparent; }
-    .structures-figure td:last-child { text-align: right; padding-right: 0; }
-    .structures-figure output { display: block; margin-top: .6rem; min-height: 3.2em; }`;
 
   const CONTROLS = [["height", "height", 1, 64, 28], ["width", "width", 1, 64, 28], ["delta", "Δ", 1, 32, 7], ["K", "K", 1, 40, 10]];
 
@@ -83,5 +62,5 @@
     draw();
   }
 
-  einetFigure("structures", STYLE, build);
+  einetFigure("structures", build);
 })();

@@ -1,7 +1,7 @@
-"""Data sets: found on disk, or downloaded once, and checked before anybody trusts them; or made on the spot.
+"""Data sets: found on disk, or downloaded once, and checked before anybody trusts them.
 
-    x = debd("nltcs", "train")                       # (16181, 16), uint8
-    images, labels = house_numbers(10_000, seed=0)   # (10000, 32, 32, 3), uint8, and (10000,)
+    x = debd("nltcs", "train")                  # (16181, 16), uint8
+    images, labels = fashion_mnist("train")     # (60000, 28, 28), uint8, and (60000,)
 
 A file is looked for in the folder that the environment variable EINET_DATA names, then in the cache, and downloaded
 into the cache if it is in neither and its terms allow that. The cache is `data/` of the project that einet is installed
@@ -10,11 +10,10 @@ from, and `~/.cache/einet` where it is installed without its project. Nothing ha
     binary   the twenty data sets of Table 1
     images   SVHN, CelebA, Fashion-MNIST, digits
     reading  files of images: folders and zips of your own, and the formats of those sets
-    drawn    house numbers that are drawn, a stand-in for SVHN that needs no file
     disk     where files are
 
-Downloading needs the package `pooch`, images need Pillow, SVHN scipy, digits scikit-learn, house numbers matplotlib
-for its fonts: each is imported where it is used.
+Downloading needs the package `pooch`, images need Pillow, SVHN scipy, digits scikit-learn: each is imported where it is
+used.
 
 Paper: Section 4.2
 Chapter: book/08_binary_datasets, book/10_images
@@ -22,7 +21,7 @@ Chapter: book/08_binary_datasets, book/10_images
 
 from einet.datasets.binary import DEBD_URL, SPLITS, Source, debd, debd_sources
 from einet.datasets.disk import cache_folder, download, find
-from einet.datasets.drawn import house_numbers
+from einet.datasets.drawn import house_numbers as house_numbers
 from einet.datasets.images import celeba, digits, fashion_mnist, svhn
 from einet.datasets.reading import image_folder, read_idx, read_svhn
 
@@ -38,7 +37,6 @@ __all__ = [
     "download",
     "fashion_mnist",
     "find",
-    "house_numbers",
     "image_folder",
     "read_idx",
     "read_svhn",

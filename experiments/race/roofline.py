@@ -1,6 +1,6 @@
 """How near the kernels come to what the card can do; gpu.py calls it, after the race.
 
-    python experiments/roofline.py cuda "SVHN component" [roofline.json]
+    python experiments/race/roofline.py cuda "SVHN component" [roofline.json]
 
 Ceilings are measured, not read off a data sheet: a large matrix product in each number format, and a large copy. A
 kernel's multiply-adds and bytes are counted from the shapes of the layers: each input read once, each output written
@@ -10,16 +10,17 @@ over the rate of its products (three products in the x3 precisions) and bytes ov
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from pathlib import Path
 
 import torch
-from gpu import CASES, TINY, Stopwatch
-from gpu_contestants import FUSED, make
-from provenance import provenance
 
 from einet.layers import EinsumLayer, Scaled
+from experiments.provenance import provenance
+from experiments.race.gpu import CASES, TINY, Stopwatch
+from experiments.race.gpu_contestants import FUSED, make
+from experiments.records import write_records
 
 KERNELS = ("_sums", "_weight_gradients", "_child_gradients", "_shared_sums", "_moved")
 PRODUCTS = {"ieee": ("ieee", 1), "tf32": ("tf32", 1), "tf32x3": ("tf32", 3), "bf16x3": ("bf16", 3)}
@@ -136,8 +137,7 @@ def main() -> None:
             print(f"{precision:16}{'all others':18}{1e3 * took['others']:>9.3f}")
     record["provenance"] = provenance(0, started, device=device, packages=("torch", "triton"))
     if len(sys.argv) > 3:
-        with open(sys.argv[3], "w") as file:
-            json.dump(record, file, indent=1)
+        write_records(Path(sys.argv[3]), [record])
 
 
 if __name__ == "__main__":

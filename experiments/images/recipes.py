@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import einet
-from einet.datasets import fashion_mnist, find, house_numbers, image_folder
+from book.house_numbers import house_numbers
+from einet.datasets import fashion_mnist, find, image_folder
 
 LEVELS = 256
 PARTS = ("real", "samples", "without noise", "nearest")  # of a figure

@@ -1,6 +1,6 @@
 """What the kernels need of a GPU, without one: compiled for an H100 (sm_90), taken apart, and counted.
 
-    python experiments/kernel_resources.py --sums 10,40,64 --batch 100 --precision ieee,tf32x3
+    python experiments/race/kernel_resources.py --sums 10,40,64 --batch 100 --precision ieee,tf32x3
 
 Triton brings its compiler and NVIDIA's assembler, so registers, spilled bytes, shared memory and the kinds of matrix
 instructions are known on any Linux machine. Speed is not: that takes a card (gpu.py).

@@ -9,15 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from images_recipes import LEVELS, Images, Recipe, bits_per_dimension, images, inputs, outputs
-from provenance import provenance
 from torch import Tensor
 
 import einet
-from einet import plotting as look
+from book import figures
+from einet import plotting
 from einet.files import read
 from einet.inpaint import export
 from einet.rows import log_density
+from experiments.images.recipes import LEVELS, Images, Recipe, bits_per_dimension, images, inputs, outputs
+from experiments.provenance import provenance
 
 EXPORTED_BYTES = 2_000_000  # of a model that is committed, at most
 DRAWN = 1000  # samples, whose time is taken
@@ -210,8 +211,8 @@ def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, s
 
 def draw(parts: dict[str, Tensor], path: Path) -> None:
     """A PNG of the parts below each other, each with its name at the left; transparent where there is no image."""
-    look.style(svg=False)
-    ax = look.image_grid(torch.cat(list(parts.values())) / (LEVELS - 1), columns=COLUMNS)
+    figures.style(svg=False)
+    ax = plotting.image_grid(torch.cat(list(parts.values())) / (LEVELS - 1), columns=COLUMNS)
     pixels = ax.images[0].get_array().shape[0] / len(parts)
     for i, name in enumerate(parts):
         ax.text(-2, (i + 0.5) * pixels, name, ha="right", va="center", rotation=90)

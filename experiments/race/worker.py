@@ -32,8 +32,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from contestants import CONTESTANTS
-from provenance import provenance
+
+from experiments.provenance import provenance
+from experiments.race.contestants import CONTESTANTS
 
 TINY = {"num_variables": 8, "depth": 2, "num_replicas": 2, "num_sums": 2}
 MEMORY_BATCHES = 3  # the optimizer's state exists after the first; the third meets everything in place

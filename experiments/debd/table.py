@@ -1,17 +1,19 @@
-"""Table 1, ours beside the paper's: python experiments/debd_table.py
+"""Table 1, ours beside the paper's: python experiments/debd/table.py
 
 Also the per-row log-likelihoods on disk, and the t-test that they are for.
 """
 
 from __future__ import annotations
 
-import json
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtr
 
-ROOT = Path(__file__).resolve().parent.parent
+from experiments.records import ROOT, read_records, say, write_whole
+
+RESULTS = ROOT / "book" / "results" / "debd.json"
 
 
 def paper_values(file: Path = ROOT / "book" / "table_1.tsv") -> dict[str, tuple[float, float]]:
@@ -63,11 +65,9 @@ def read_rows(results: Path, name: str) -> dict[str, np.ndarray]:
 def write_rows(results: Path, name: str, learner: str, rows) -> None:
     file = rows_file(results, name)
     arrays = read_rows(results, name) | {learner: np.asarray(rows, np.float32)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".tmp")
-    with open(draft, "wb") as stream:
-        np.savez_compressed(stream, **arrays)
-    draft.replace(file)
+    content = BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_whole(file, content.getvalue())
 
 
 # The table
@@ -107,9 +107,5 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
 if __name__ == "__main__":
-    say(table(json.loads((ROOT / "book" / "results" / "debd.json").read_text())))
+    say(table(read_records(RESULTS)))

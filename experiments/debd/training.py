@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from debd_search import PATIENCE, Candidate, Result, Size, cost
-from debd_table import say
 
 import einet
 from einet.datasets import debd
 from einet.files import read
+from experiments.debd.search import PATIENCE, Candidate, Result, Size, cost
+from experiments.records import say, write_whole
 
 # Change it when a change of the code makes earlier trainings worthless.
 VERSION = 1
@@ -77,9 +77,7 @@ class Search:
         result = Result(candidate, best, history.best_epoch + 1, len(history.valid), parameters, seconds, error)
         if not error:
             einet.save(model, self.path(candidate, "safetensors"))
-        draft = self.path(candidate, "tmp")
-        draft.write_text(json.dumps(asdict(result)))
-        draft.replace(self.path(candidate, "json"))
+        write_whole(self.path(candidate, "json"), json.dumps(asdict(result)))
         self.path(candidate, "run").unlink(missing_ok=True)
         say(f"{self.name:10} {best:9.3f}  {seconds:6.0f} s (plan {cost(candidate, self.size):5.0f})  {candidate.key}")
         return result

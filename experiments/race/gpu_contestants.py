@@ -21,12 +21,12 @@ it comes twice: with the same K, and with the K at which it has as many sum weig
 from __future__ import annotations
 
 import torch
-from contestants import LibCirkit
 from torch import Tensor
 
 import einet
 from einet.layers import EinsumLayer, Gathered, Scaled
 from einet.rows import GraphedStep, Rows, step
+from experiments.race.contestants import LibCirkit
 
 FUSED = ("ieee", "tf32", "tf32x3", "bf16x3")
 
