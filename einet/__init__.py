@@ -10,10 +10,12 @@ Modules, each using only those above it:
     graph        regions and partitions: which variables a density is about, and how it is taken apart
     families     Normal, Bernoulli, Binomial, Categorical; exponential_family has what they share, for your own
     structures   ready-made graphs: random binary trees, Poon-Domingos
-    layers       the sum layers: einsum layers and mixing layers; kernels has the former for GPUs
+    scaled       vectors of densities that do not underflow; scratch and derivatives have the tools for fast layers
+    einsum       log_einsum_exp, the paper's operation, with its derivatives; kernels has it for GPUs
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    network      Einet: a graph compiled into layers; inputs has the checks of what it is given, identity tells which
-                 model a state belongs to
+    layers       what a sum layer is, and the three that there are: einsum, thin and mixing layers
+    network      Einet: a graph compiled into layers; children tells where a layer finds its own, inputs has the checks
+                 of what it is given, identity tells which model a state belongs to
     mixture, clusters         several networks as one density; k-means to begin with
     em, rows, training        EM as an optimizer; one pass over a data set; the loop around it
     queries, sampling, explain, information   what a density is asked; trees has the passes that they share
@@ -40,13 +42,14 @@ Chapter: book/intro
 
 from einet.checkpoint import load, load_optimizer, save
 from einet.clusters import fit_mixture
+from einet.einsum import log_einsum_exp
 from einet.em import EM, constrained, unconstrained
 from einet.explain import Explanation, mpe
 from einet.exponential_family import ExponentialFamily
 from einet.families import Bernoulli, Binomial, Categorical, Normal
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
-from einet.layers import log_einsum_exp, set_precision
+from einet.layers import set_precision
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries import (
