@@ -100,7 +100,7 @@ def test_the_same_numbers(name):
 
 def test_a_file_of_0_1_0_is_read():
     """The same model, by its parameters, its log-densities, and the optimizer's step size."""
-    model, (drawn, draw) = einet.load(SAVED), models()["classes"]
+    model, (drawn, _) = einet.load(SAVED), models()["classes"]
     for one, other in zip(model.parameters(), drawn.parameters(), strict=True):
         assert torch.equal(one, other)
     numbers = load_file(NUMBERS)

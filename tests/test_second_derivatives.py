@@ -10,7 +10,8 @@ from strategies import in_float64, rows
 import einet
 from einet import Bernoulli, Binomial, Categorical, Einet, Mixture, Normal, poon_domingos, random_binary_trees
 from einet.exponential_family import ExponentialFamily
-from einet.layers import EinsumLayer, Scaled
+from einet.layers import EinsumLayer
+from einet.scaled import Scaled
 
 TREES = random_binary_trees(4, 2, 2, seed=0)
 GRID = poon_domingos((2, 2), 1)
