@@ -36,7 +36,7 @@ from provenance import provenance
 from records import write_records
 
 import einet
-from einet.layers import node_slices
+from einet.scratch import node_slices
 
 NUM_SAMPLES, BATCH, NUM_VARIABLES, THREADS = 2000, 100, 512, 2
 REPEATS, AT_LEAST_SECONDS = 30, 0.004

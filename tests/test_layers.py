@@ -388,12 +388,16 @@ def test_a_thread_may_begin_in_inference_mode():
     einsum = EinsumLayer(1, 2, 2, 2)
     x = torch.randn(3, 1, 5)
 
+    def sums():
+        pool = layer(x, None)
+        return einsum(Gathered([pool], [torch.arange(2)], [None], 2)).value
+
     def both():
         with torch.inference_mode():
-            before = einsum(layer(x, None)).value.clone()
+            before = sums().clone()
         kept = einet.scratch._kept.bytes
         assert kept is not None and not kept.is_inference()
-        return before, einsum(layer(x, None)).value
+        return before, sums()
 
     with torch.no_grad():
         layer.parts[0].phi.copy_(Normal().initial((6, 1, 2), torch.Generator().manual_seed(0)))

@@ -28,7 +28,7 @@ from einet import (
     sampling,
     trees,
 )
-from einet.layers import EinsumLayer, MixingLayer
+from einet.layers import CPLayer, EinsumLayer, MixingLayer
 
 SEEDS, DRAWS = range(20), 20_000
 nan = float("nan")
@@ -126,8 +126,9 @@ def partitions_without_evidence(patch):
 
 
 def pairs_without_evidence(patch):
-    odds = EinsumLayer.odds
-    patch(EinsumLayer, "odds", lambda layer, inputs, *key: odds(layer, None, *key))
+    for kind in (EinsumLayer, CPLayer):
+        odds = kind.odds
+        patch(kind, "odds", lambda layer, inputs, *key, odds=odds: odds(layer, None, *key))
 
 
 def pairs_that_see_the_left_alone(patch):
