@@ -189,6 +189,7 @@ def test_a_broken_sampler_fails(mutate, name, monkeypatch):
         (partitions_without_evidence, "uneven, mixed"),
         (pairs_without_evidence, "no depth"),
         (pairs_without_evidence, "trees"),
+        (pairs_without_evidence, "thin"),
         (pairs_that_see_the_left_alone, "trees"),
         (first_row_for_all, "trees"),
     ],
