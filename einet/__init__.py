@@ -12,10 +12,12 @@ Modules, each using only those above it (import-linter holds it, by the contract
     exponential_family        what a leaf family answers, for your own
     discrete, continuous, families  Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal,
                  Exponential, Gamma; all of them by name
-    kernels, layers                 the sum layers: einsum layers, fused for GPUs in kernels, and mixing layers
+    scratch, derivatives, scaled    memory that is used again, second derivatives, densities that do not underflow
+    kernels, einsum                 log_einsum_exp, the paper's operation, with its derivatives; kernels is for GPUs
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    inputs, identity, network       Einet: a graph compiled into layers; inputs checks what it is given, identity tells
-                 which model a state belongs to
+    layers       what a sum layer is, and the three that there are: einsum, thin and mixing layers
+    children, inputs, identity, network   Einet: a graph compiled into layers; children tells where a layer finds its
+                 own, inputs checks what it is given, identity tells which model a state belongs to
     mixture, em  several networks as one density; EM as an optimizer
     trees, queries, sampling, explain, information    what a density is asked; trees has the passes that they share
     files, checkpoint               models on disk
@@ -44,12 +46,13 @@ from einet.checkpoint import load, load_optimizer, save
 from einet.clusters import fit_mixture
 from einet.continuous import Exponential, Gamma, LogNormal, Normal
 from einet.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.einsum import log_einsum_exp
 from einet.em import EM, constrained, unconstrained
 from einet.explain import Explanation, mpe
 from einet.exponential_family import ExponentialFamily
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
-from einet.layers import log_einsum_exp, set_precision
+from einet.layers import set_precision
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries import (

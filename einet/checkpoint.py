@@ -29,6 +29,7 @@ from einet.exponential_family import ExponentialFamily
 from einet.families import FAMILIES
 from einet.files import read, refusals, write
 from einet.graph import RegionGraph
+from einet.layers import Weighted
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -139,8 +140,7 @@ def description(model: nn.Module, families: Families = ()) -> dict:
 
 def _described(network: Einet, known: dict[str, type]) -> dict:
     leaf = [{**_described_family(f, known), "variables": variables} for f, variables in network.families.items()]
-    sizes = {name: getattr(network, name) for name in ("num_sums", "num_leaves", "num_classes")}
-    return json.loads(json.dumps({"graph": json.loads(network.graph.to_json()), "leaf": leaf, **sizes}))
+    return json.loads(json.dumps({"graph": json.loads(network.graph.to_json()), "leaf": leaf, **network.settings}))
 
 
 def _described_family(family: ExponentialFamily, known: dict[str, type]) -> dict:
@@ -191,8 +191,9 @@ def _arguments(content: dict, known: dict[str, type]) -> dict:
         if part["family"] not in known:
             raise ValueError(f"its family {part['family']!r} is not one of {sorted(known)}: pass families=(...)")
         leaf[known[part["family"]](**part["fields"])] = part["variables"]
-    sizes = {name: content[name] for name in ("num_sums", "num_leaves", "num_classes")}
-    return {"graph": _graph(content["graph"]), "leaf": leaf, **sizes}
+    settings = {name: content[name] for name in ("num_sums", "num_leaves", "num_classes")}
+    settings["sum_product"] = content.get("sum_product", "tucker")  # einet 0.1.0 had no other
+    return {"graph": _graph(content["graph"]), "leaf": leaf, **settings}
 
 
 def _graph(content: dict) -> RegionGraph:
@@ -272,7 +273,7 @@ def check_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
 @torch.no_grad()
 def _check_parameters(model: Einet | Mixture) -> None:
     for name, module in model.named_modules():
-        if hasattr(module, "weight_dim"):
+        if isinstance(module, Weighted):
             off = (module.weights.sum(module.weight_dim) - 1).abs().max()
             if not (module.weights >= 0).all() or not off <= TOLERANCE:
                 raise ValueError(f"the weights of {name or 'the mixture'} are negative, or off a sum of 1 by {off}")
@@ -286,7 +287,7 @@ def _check_parameters(model: Einet | Mixture) -> None:
 def _normalize(model: Einet | Mixture) -> None:
     """Undo what rounding to half precision did to sums and bounds."""
     for module in model.modules():
-        if hasattr(module, "weight_dim"):
+        if isinstance(module, Weighted):
             module.weights.clamp_min_(WEIGHT_FLOOR).div_(module.weights.sum(module.weight_dim, keepdim=True))
         elif isinstance(module, FamilyLeaves):
             module.phi.copy_(module.family.project(module.phi))

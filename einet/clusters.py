@@ -40,6 +40,7 @@ def fit_mixture(
     *,
     num_sums: int = 10,
     num_leaves: int | None = None,
+    sum_product: str = "tucker",
     epochs: int = 10,
     batch_size: int | None = 100,
     lr: float = 0.5,
@@ -55,7 +56,7 @@ def fit_mixture(
     """A `Mixture` as in the paper: k-means clusters, a network trained on each by `fit`, cluster shares as weights.
 
     observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
-    num_sums, num_leaves   of `Einet`
+    num_sums, num_leaves, sum_product   of `Einet`
     epochs, batch_size, lr, pseudocount   of `fit`
     decay       what the step size is multiplied with after every epoch
     start_from_rows   the entries of a leaf region's vector begin around rows of the cluster, see `start`
@@ -72,7 +73,7 @@ def fit_mixture(
     Chapter: book/10_images
     """
     check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
-    rows = Rows(Einet(graph, leaf, num_sums=1, seed=0), x, observed)
+    rows = Rows(Einet(graph, leaf, num_sums=1, seed=0, sum_product=sum_product), x, observed)
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be within (0, 1], got {decay}")
     if num_components > len(x):
@@ -81,7 +82,7 @@ def fit_mixture(
     clusters = _clusters(rows, num_components, seed, folder)
     training = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     steps = {"lr": lr, "pseudocount": pseudocount, "decay": decay}
-    networks = [(graph, leaf, num_sums, num_leaves, 1, seed + c) for c in range(len(clusters))]
+    networks = [(graph, leaf, num_sums, num_leaves, 1, seed + c, sum_product) for c in range(len(clusters))]
     files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (
         (network, *_arrays(rows, cluster), str(device), start_from_rows, steps, {**training, "checkpoint": file})

@@ -32,9 +32,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.exponential_family import ExponentialFamily
-from einet.layers import EinsumLayer, MixingLayer, node_slices
+from einet.layers import EinsumLayer, SumLayer, Weighted
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
+from einet.scratch import node_slices
 
 # A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
 WEIGHT_FLOOR = 1e-12
@@ -87,7 +88,7 @@ class EM(torch.optim.Optimizer):
         if leaf_pseudocount and data is None:
             raise ValueError(f"leaf_pseudocount={leaf_pseudocount} needs data: the columns to shrink towards")
         self.networks = [module for module in model.modules() if isinstance(module, Einet)]
-        self.weighted = [module for module in model.modules() if hasattr(module, "weight_dim")]
+        self.weighted = [module for module in model.modules() if isinstance(module, Weighted)]
         if not self.networks:
             raise ValueError(f"EM needs an Einet, got {type(model).__name__}")
         check_movable(model)
@@ -137,7 +138,7 @@ class EM(torch.optim.Optimizer):
         return value
 
 
-def _top(network: Einet) -> list[EinsumLayer | MixingLayer]:
+def _top(network: Einet) -> list[SumLayer]:
     """The layers whose entries are the classes."""
     return [*network.levels[-1].einsums, *network.levels[-1].mixings]
 
@@ -148,7 +149,7 @@ def _visits(network: Einet) -> Tensor:
     return (root.weights * root.weights.grad).movedim(3 - root.weight_dim, 0).flatten(1).sum(1)
 
 
-def _by_entry(of_roots: Tensor, layer: EinsumLayer | MixingLayer) -> Tensor:
+def _by_entry(of_roots: Tensor, layer: SumLayer) -> Tensor:
     """The rates of classes (C,), in the shape of what the layer's weights sum to."""
     return of_roots[:, None] if layer.weight_dim == 2 else of_roots
 
@@ -197,7 +198,7 @@ def _check_gradients(network: Einet) -> None:
 def leaf_uses(network: Einet) -> Tensor:
     """How often each leaf entry is used, in expectation, over the rows whose gradients have been accumulated: (L, K).
 
-    A leaf entry (i) is used as often as the weights above it: n_i = sum over parents, k and j of W_kij dlogP/dW_kij.
+    A leaf entry is used as often as the weights above it, which is the weights times their gradients (`input_uses`).
 
     Paper: Section 3.5, the denominators of Eq. (7)
     Chapter: book/07_em
@@ -205,17 +206,9 @@ def leaf_uses(network: Einet) -> Tensor:
     leaves = network.leaves
     uses = leaves.parts[0].phi.new_zeros(leaves.num_nodes, leaves.num_entries)
     for level in network.levels:
-        for layer, sides in zip(level.einsums, level.children_of, strict=True):
-            if not any(side.at_leaves for side in sides):
-                continue
-            pairs = layer.weights.new_empty(len(layer.weights), layer.num_left, layer.num_right)
-            for nodes in _slices(layer.weights):
-                counts = layer.weights[nodes] * layer.weights.grad[nodes]
-                torch.sum(counts.unflatten(2, pairs.shape[1:]), 1, out=pairs[nodes])
-            entries = [pairs.sum(2), pairs.sum(1)]
-            for side, uses_of_side in zip(sides, entries if len(sides) == 2 else [torch.cat(entries)], strict=True):
-                if side.at_leaves:
-                    uses += side.sums_at_leaves(uses_of_side)
+        for layer, children in zip(level.einsums, level.children_of, strict=True):
+            if children.at_leaves:
+                uses += children.sums_at_leaves(layer.input_uses())
     return uses
 
 

@@ -11,29 +11,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from einet.layers import CACHE, Scaled
+from einet.layers import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
+from einet.scaled import Gathered, Scaled
 from einet.trees import (
-    PORTION,
     Passed,
     as_evidence,
     as_labels,
     check_evidence,
     descend,
-    left_and_right,
     networks_of,
     portions,
     result_dtype,
-    slices,
     upward,
     values,
 )
 
 # e^-45 is less than half the last bit of a float64, for a thousand networks together.
 NEGLIGIBLE = 45.0
-# Of so many pairs of entries or more, those that can be largest are looked for; so many are tried first.
-MANY_PAIRS, FIRST = 2**12, 128
 
 
 class Explanation(NamedTuple):
@@ -101,7 +97,7 @@ class _Part(NamedTuple):
 def _part(network: Einet, log_weight: float, x: Tensor, observed: Tensor, labels: Tensor) -> _Part:
     leaves = network.leaves(x, observed)
     modes = _with_modes(network, leaves, observed)
-    passed = upward(network, Scaled(*(torch.cat(pair, -1) for pair in zip(leaves, modes, strict=True))))
+    passed = upward(network, Scaled.joined([leaves, modes], -1))
     base = network.leaves.log_base(x, observed) + log_weight
     score, bound = _at_root(passed, labels.repeat(2)).chunk(2)
     return _Part(network, log_weight, modes, passed, base, score + base, bound + base)
@@ -124,13 +120,18 @@ def _explained(model, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tens
     return found[better], log_density, bound, evidence
 
 
+def maximum(layer: SumLayer, *inputs: Scaled | Gathered) -> Scaled:
+    """The operation of a pass of maxima."""
+    return layer.maximum(*inputs)
+
+
 def _by_maxima(parts: list[_Part], labels: Tensor) -> Tensor:
     """The modes of the best tree of all, (B, D, C). A network whose bound is below a tree that was found has none."""
     best, found = torch.full_like(parts[0].bound, -torch.inf), _empty(parts, labels)
     for part in parts:
         if (part.bound <= best).all():
             continue
-        passed = upward(part.network, part.modes, _max_einsum, _max_mixing)
+        passed = upward(part.network, part.modes, maximum)
         score = _at_root(passed, labels) + part.base
         rows = (score > best).nonzero()[:, 0]
         if len(rows):
@@ -182,56 +183,10 @@ def _with_modes(network: Einet, leaves: Scaled, observed: Tensor) -> Scaled:
         for rows, pairs, variables in part.groups():
             own = at_mode[pairs].unflatten(0, variables.shape).transpose(1, 2)  # (L, K, s)
             total.index_add_(0, rows, (own @ (~observed[variables]).double()).expand(-1, -1, total.shape[2]))
-    return Scaled.from_log(total, leaves.value.dtype)
+    return type(leaves).from_log(total, leaves.value.dtype)
 
 
 def _decoded(network: Einet, passed: Passed, labels: Tensor, column: Tensor) -> Tensor:
     """The modes of the leaves of the tree that follows the largest odds, in these columns of a pass: (N, D, C)."""
     visits = descend(network, labels, lambda odds, which: odds.argmax(1)[which], passed, column)
     return values(network, visits, len(labels), lambda family, phi: family.mode(phi))
-
-
-def _max_einsum(layer, *children: Scaled) -> Scaled:
-    """max_ij W_kij left_i right_j, scaled to a largest entry of 1: (L, K_out, B)."""
-    left, right = left_and_right(children)
-    (num_nodes, _, batch), (num_out, num_pairs) = left.value.shape, layer.weights.shape[1:]
-    maxima = left.value.new_empty(num_nodes, num_out, batch)
-    largest = _all_products if num_pairs < MANY_PAIRS or maxima.is_cuda else _likely_products
-    for nodes in slices(num_nodes, CACHE // (num_pairs * batch)):
-        for rows in slices(batch, PORTION // num_pairs):
-            outer = left.value[nodes, :, None, rows] * right.value[nodes, None, :, rows]
-            largest(layer.weights[nodes], outer.flatten(1, 2), maxima[nodes, :, rows])
-    scale = maxima.amax(1).clamp_min(torch.finfo(maxima.dtype).tiny)
-    return Scaled(maxima / scale[:, None], left.log_scale + right.log_scale + torch.log(scale.double()))
-
-
-def _all_products(weights: Tensor, outer: Tensor, maxima: Tensor) -> None:
-    """maxima_kb = max_p W_kp outer_pb, the plain way: weights (L, K_out, P), outer (L, P, B), maxima (L, K_out, B)."""
-    for k in range(weights.shape[1]):
-        maxima[:, k] = (weights[:, k, :, None] * outer).amax(1)
-
-
-def _likely_products(weights: Tensor, outer: Tensor, maxima: Tensor) -> None:
-    """The same, without the products that are too small for any row: a few percent of them are left as a rule.
-
-    In no row W_kp outer_pb is above its bound, W_kp max_b outer_pb. The pairs with the largest bounds are tried first,
-    and whichever have bounds below all maxima that these reach need no trial.
-    """
-    for node, pairs in enumerate(outer):
-        largest = pairs.amax(1)
-        for k, own in enumerate(weights[node]):
-            bound = own * largest
-            first = bound.topk(FIRST).indices
-            reached = (own[first, None] * pairs.index_select(0, first)).amax(0)  # (B,)
-            left = (bound >= reached.min()).nonzero()[:, 0]
-            maxima[node, k] = (own[left, None] * pairs.index_select(0, left)).amax(0)
-
-
-def _max_mixing(layer, partitions: Scaled) -> Scaled:
-    """max_p w_p S_p, (M, K, B)."""
-    shape = layer.weights.shape[:2]
-    scales = partitions.log_scale.unflatten(0, shape)
-    log_scale = scales.amax(1)
-    relative = torch.exp(scales - log_scale[:, None]).to(layer.weights.dtype)
-    mixed = partitions.value.unflatten(0, shape) * relative[:, :, None] * layer.weights[..., None]
-    return Scaled(mixed.amax(1), log_scale)

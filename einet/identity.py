@@ -29,13 +29,13 @@ REMEDY = (
 )
 
 
-def identity(graph: RegionGraph, families: Mapping[ExponentialFamily, Sequence[int]], **sizes: int) -> dict:
+def identity(graph: RegionGraph, families: Mapping[ExponentialFamily, Sequence[int]], **settings: int | str) -> dict:
     """What must be equal for two models of one class to be the same density with the same parameters.
 
     A grid's shape is not among it, nor are settings of a family that have their default value.
     """
     listed = [f"{_told(family)} of {_shortened(_ranges(variables))}" for family, variables in families.items()]
-    return {"graph": f"{graph!r} {graph.digest[:16]}", "families": listed, **sizes}
+    return {"graph": f"{graph!r} {graph.digest[:16]}", "families": listed, **settings}
 
 
 def as_tensor(content: dict) -> Tensor:

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from einet.exponential_family import ExponentialFamily
-from einet.layers import Scaled
+from einet.layers import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries import conditional_marginals, log_marginal
 from einet.sampling import sample
-from einet.trees import PORTION, check_model, left_and_right, networks_of, upward
+from einet.scaled import Gathered, Scaled, fetched
+from einet.scratch import PORTION
+from einet.trees import check_model, networks_of, upward
 
 # Enumerating more joint values than this is a mistake, not a question.
 MOST_WORLDS = 2**16
@@ -130,24 +132,13 @@ def _entropies(network: Einet) -> Tensor:
         for rows, pairs, variables in part.groups():
             zeros.index_add_(0, rows, of_pair[pairs].unflatten(0, variables.shape).sum(1))
     leaves = Scaled(zeros[..., None].repeat(1, 1, 2), zeros.new_zeros(len(zeros), 2))
-    root = upward(network, leaves, _sum_of_pairs, _sum_of_partitions).outputs[-1].value[0, 0]
-    # The empty child of a root that is a leaf has value 1, its density; its entropy is 0.
-    return root - 1 if network.graph.root in network.graph.leaves else root
+    return upward(network, leaves, _entropies_of).outputs[-1].value[0, 0]
 
 
-def _sum_of_pairs(layer, *children: Scaled) -> Scaled:
-    left, right = left_and_right(children)
-    weights = layer.weights.double().unflatten(2, (layer.num_left, layer.num_right))
-    entropies = weights.sum(3) @ left.value + weights.sum(2) @ right.value
-    entropies[..., 1] -= torch.xlogy(weights, weights).sum((2, 3))
-    return Scaled(entropies, left.log_scale)
-
-
-def _sum_of_partitions(layer, partitions: Scaled) -> Scaled:
-    weights = layer.weights.double()
-    entropies = (weights[..., None] * partitions.value.unflatten(0, weights.shape[:2])).sum(1)
-    entropies[..., 1] -= torch.xlogy(weights, weights).sum(1)
-    return Scaled(entropies, partitions.log_scale[: len(weights)])
+def _entropies_of(layer: SumLayer, *inputs: Scaled | Gathered) -> Scaled:
+    """The operation of a pass of entropies, which stand where densities do; they have no scale."""
+    entropies = layer.entropies(*(each.value for each in fetched(inputs)))
+    return Scaled(entropies, entropies.new_zeros(len(entropies), 2))
 
 
 def _entropy_of(family: ExponentialFamily, phi: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def einsum(
     rows      where in its pool each node's left child is, and its right child: int64, (L,) each
     segments  for each pool (order, offsets): which of its children, all left ones before all right ones if it is
               shared, are row n: order[offsets[n]:offsets[n + 1]]. None where child c is row c.
-    again     `layers.gradients_of_sums`, for gradients that are differentiated again
+    again     `einsum.gradients_of_sums`, for gradients that are differentiated again
 
     -> value (L, K_out, B), log_scale (L, B) in float64
 

@@ -1,17 +1,8 @@
-"""The sum layers of an Einsum Network: einsum layers and mixing layers.
+"""The sum layers of an Einsum Network: einsum layers, thin layers of products entry by entry, and mixing layers.
 
 Every region holds a vector of K densities, and a layer the vectors of L regions for a batch of B rows, the batch last
 and contiguous: (L, K, B). Between layers densities travel scaled, as `value * exp(log_scale)` with the largest of each
-vector at 1, so that nothing underflows. It is the paper's log-einsum-exp trick (Eq. 4), with one saving: the logarithm
-at the end of a layer and the exponential at the start of the next cancel, so both are left out, but for one logarithm
-a vector.
-
-Scales are constants to autograd. That is exact: the circuit's output is the same when a factor moves from `value` to
-`log_scale`, so whatever gradient the choice of scale would have sums to zero. So it is for every order of derivative,
-since the output as a function of the parameters is the same one for any scales that are held.
-
-The fast ways work in place, which is nothing that autograd could differentiate. Gradients that are differentiated in
-turn (`create_graph=True`), and all that `torch.func` transforms, go by plain operations: right, and slow.
+vector at 1, so that nothing underflows. All that a pass, a query or EM needs to know of a layer is in `SumLayer`.
 
 Paper: Section 3.2 and 3.3
 Chapter: book/03_einsum_layer
@@ -19,273 +10,114 @@ Chapter: book/03_einsum_layer
 
 from __future__ import annotations
 
-import math
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, reduce
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-# Temporaries of about this many numbers stay in the cache of one core; 2^17 floats are half a megabyte.
-CACHE = 2**17
-# A GPU is busy with many more at once. Few slices are few launches; 2^24 floats are 64 megabytes.
-GPU_SLICE = 2**24
-# More bytes than these, for each core that works on a slice, are not kept for the next one.
-MOST_KEPT = 2**23
-
-
-class _Kept(threading.local):
-    """A thread's scratch buffer; None while it is in use."""
-
-    bytes: Tensor | None = None
-
-
-_kept = _Kept()
+from einet.derivatives import transformed
+from einet.einsum import gradients_of_sums, scaled, scaled_sums
+from einet.scaled import Gathered, Scaled, fetched
+from einet.scratch import CACHE, PORTION, node_slices, slices
 
 # How the kernels for GPUs multiply two float32: see `set_precision`.
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
+# Of so many pairs of entries or more, those that can be largest are looked for; so many are tried first.
+MANY_PAIRS, FIRST = 2**12, 128
 
 
-class Scaled(NamedTuple):
-    """Vectors of densities value * exp(log_scale): value (L, K, B), log_scale (L, B) in float64."""
+class Weighted(nn.Module):
+    """A module with one parameter `weights`, non-negative, which sums to 1 along `weight_dim`: EM moves them all."""
 
-    value: Tensor
-    log_scale: Tensor
-
-    @classmethod
-    def from_log(cls, log_density: Tensor, dtype: torch.dtype) -> Scaled:
-        """From log-densities (L, K, B). The scale is subtracted before `dtype` rounds."""
-        log_scale = log_density.detach().amax(1).clamp_min(torch.finfo(log_density.dtype).min)
-        return cls(exp((log_density - log_scale[:, None]).to(dtype)), log_scale.double())
-
-    def log(self) -> Tensor:
-        """The log-densities (L, K, B), in float64."""
-        return torch.log(self.value.double()) + self.log_scale[:, None]
+    weights: nn.Parameter
+    weight_dim: int
 
 
-class Gathered(NamedTuple):
-    """Rows of a pool of vectors, not fetched yet: on a GPU, the kernel of the einsum layer fetches them itself.
+class SumLayer(Weighted):
+    """Sums of one layer: every entry of every node is a mixture of some choices, weighted by `weights`.
 
-    rows      (n,), or None for all rows in their order
-    segments  (order, offsets), where not all rows are taken in their order: row m of the pool was taken by those
-              children that are order[offsets[m]:offsets[m + 1]]
+    It maps its inputs, vectors of its children (L, K, B), the left ones first, to (L, K_out, B). Whoever walks through
+    a circuit asks the layer for what the weights mean; none but the layer knows how choices are laid out in them.
+
+        layer(*inputs)            the sums
+        maximum(*inputs)          the largest weighted choice in place of their sum
+        odds(inputs, ...)         how likely each choice is, given the inputs
+        split(node, entry, ...)   what a choice takes of each input
+        entropies(*inputs)        of the choices and all below them
+        input_uses()              how often each entry of each input was used, by the gradient of the weights
     """
 
-    pool: Scaled
-    rows: Tensor | None = None
-    segments: tuple[Tensor, Tensor] | None = None
+    def forward(self, *inputs: Scaled | Gathered) -> Scaled:
+        raise NotImplementedError
 
-    def fetch(self) -> Scaled:
-        """The vectors, as a tensor of their own."""
-        return self.pool if self.segments is None else Scaled(*(part.index_select(0, self.rows) for part in self.pool))
+    @property
+    def num_choices(self) -> int:
+        return self.weights.shape[self.weight_dim]
 
+    def maximum(self, *inputs: Scaled | Gathered) -> Scaled:
+        """max over the choices of weight * density, scaled as the sums are: (L, K_out, B)."""
+        raise NotImplementedError
 
-def exp(log: Tensor) -> Tensor:
-    """e^log for log <= 0, and 0 where that is less than the smallest normal number: there MKL is ten times slower."""
-    tiny = torch.finfo(log.dtype).tiny
-    return nn.functional.threshold(torch.exp(log.clamp_min(math.log(tiny) + 0.5)), 2 * tiny, 0)
+    def odds(self, inputs: Sequence[Scaled] | None, node: Tensor, entry: Tensor, column: Tensor) -> Tensor:
+        """weight * density of each choice, up to a factor, for U visits to an entry of a node: (U, num_choices).
 
+        Densities are those of a column of the batch; without inputs they are all 1.
+        """
+        raise NotImplementedError
 
-def exp_(log: Tensor) -> Tensor:
-    """The same in place, which autograd does not see."""
-    tiny = torch.finfo(log.dtype).tiny
-    return nn.functional.threshold_(log.clamp_min_(math.log(tiny) + 0.5).exp_(), 2 * tiny, 0)
+    def split(self, node: Tensor, entry: Tensor, choice: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
+        """What each visit uses of each input, once it has chosen: its row there, and the entry."""
+        raise NotImplementedError
 
+    def entropies(self, *inputs: Tensor) -> Tensor:
+        """From the entropies of the children's entries to those of the layer's: (L, K, 2) -> (L, K_out, 2).
 
-def node_slices(num_nodes: int, numbers: int, tensor: Tensor) -> list[slice]:
-    """Slices of nodes, about equally large, where each node needs a temporary of so many numbers, beside `tensor`."""
-    threads = 1 if tensor.is_cuda else torch.get_num_threads()
-    at_once = threads * max(1, (GPU_SLICE if tensor.is_cuda else CACHE) // numbers)
-    count = max(1, round(num_nodes / at_once))
-    step = math.ceil(num_nodes / count / threads) * threads  # as many nodes for each thread
-    return [slice(start, min(start + step, num_nodes)) for start in range(0, num_nodes, step)]
+        The first column is given what was chosen, here and below; the second includes the choices.
+        """
+        weights = self.weights.double()
+        entropies = self.expectation(weights, *inputs)
+        entropies[..., 1] -= torch.xlogy(weights, weights).sum(self.weight_dim)
+        return entropies
 
+    def expectation(self, weights: Tensor, *inputs: Tensor) -> Tensor:
+        """The mean over the choices, for each entry, of what they take of all inputs, added up: (L, K, n)."""
+        raise NotImplementedError
 
-@contextmanager
-def room(numbers: int, like: Tensor) -> Iterator[Tensor]:
-    """Scratch memory for so many numbers of a kind.
-
-    A CPU gets the same memory each time: fresh from the system it would cost more than what is computed in it. While
-    one uses the buffer it is not in its thread's slot, so that whoever comes in between, such as a signal handler,
-    makes one of its own. Only plain tensors are kept: what a fake-tensor mode makes has no numbers.
-    """
-    size = numbers * like.element_size()
-    keeps = like.device.type == "cpu" and type(like) is Tensor and size <= MOST_KEPT * torch.get_num_threads()
-    if not keeps or torch.compiler.is_compiling():
-        yield like.new_empty(numbers)
-        return
-    buffer = vars(_kept).pop("bytes", None)  # at once: nothing can come in between
-    if buffer is None or buffer.numel() < size:
-        with torch.inference_mode(False):  # a tensor that is born there could not be written to outside
-            buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
-    yield buffer[:size].view(like.dtype)
-    if type(buffer) is Tensor:
-        _kept.bytes = buffer
+    def input_uses(self) -> Sequence[Tensor]:
+        """For each input (L, K): how often an entry is used, the sum of weight * gradient over all choices of it."""
+        raise NotImplementedError
 
 
-# Derivatives
-
-
-def transformed() -> bool:
-    """Whether a transform of `torch.func` is at work: it takes plain operations alone."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-
-
-def differentiable(plain: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
-    """The gradients of `inputs`, given that of `plain(*inputs)`, which may be differentiated in turn; None where not
-    wanted."""
-    with torch.enable_grad():
-        inputs = [each.view_as(each) for each in inputs]  # each by itself, where one tensor comes twice
-        wanted = [each for each in inputs if each.requires_grad]
-        found = iter(torch.autograd.grad(plain(*inputs), wanted, gradient, create_graph=True))
-        return [next(found) if each.requires_grad else None for each in inputs]
-
-
-def ordinary(tensor: Tensor) -> Tensor:
-    """The same, or a copy of a tensor that was born in inference mode, which autograd could not keep."""
-    return tensor.clone() if tensor.is_inference() and torch.is_grad_enabled() else tensor
-
-
-# Sums of products
-
-
-def log_einsum_exp(weights: Tensor, left: Tensor, right: Tensor, fast: bool = True) -> Tensor:
-    """A layer of sums over all pairs of children, from log-densities to log-densities, in nats.
-
-        log S_k = a + a' + log sum_ij W_kij exp(N_i - a) exp(N'_j - a'),   a = max_i N_i,   a' = max_j N'_j
-
-    weights (L, K_out, K, K'), left (L, K, B), right (L, K', B) -> (L, K_out, B). `fast=False` spells the formula out in
-    one `torch.einsum`; the fast way never holds all outer products at once. Both may be differentiated any number of
-    times.
-
-    Paper: Section 3.2, Eq. (4) and (5)
-    Chapter: book/02_log_einsum_exp
-    """
-    if fast:
-        scaled_left, scaled_right = (Scaled.from_log(child, weights.dtype) for child in (left, right))
-        sums, log_scale = _scaled_sums(weights.flatten(2), scaled_left.value, scaled_right.value)
-        log_scale = log_scale + scaled_left.log_scale + scaled_right.log_scale
-        return Scaled(sums, log_scale).log().to(left.dtype)
-    a, b = left.detach().amax(1, keepdim=True), right.detach().amax(1, keepdim=True)
-    sums = torch.einsum("lkij,lib,ljb->lkb", weights, torch.exp(left - a), torch.exp(right - b))
-    return a + b + torch.log(sums)
-
-
-def _plain_sums(weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """S_k = sum_ij W_kij left_i right_j, by the formula."""
-    weights = weights.unflatten(2, (left.shape[1], right.shape[1]))
-    return torch.einsum("lkij,lib,ljb->lkb", weights, left, right)
-
-
-def _scaled_sums(weights: Tensor, *children: Tensor) -> tuple[Tensor, Tensor]:
-    if not transformed():
-        return _EinsumFunction.apply(weights, *children)
-    sums = _plain_sums(weights, *_left_and_right(children))
-    scale = sums.detach().amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
-    return sums / scale[:, None], torch.log(scale.double())
-
-
-class _EinsumFunction(torch.autograd.Function):
-    """S_k = sum_ij W_kij left_i right_j, scaled to a largest entry of 1: (S / max S, log max S).
-
-    The outer products (L, K * K', B) exist for a few nodes at a time only, in one buffer that is used again and again,
-    and are formed anew in the backward pass: between the passes nothing but the (L, K, B) vectors is kept.
-    """
-
-    @staticmethod
-    def forward(ctx, weights: Tensor, *children: Tensor) -> tuple[Tensor, Tensor]:
-        left, right = _left_and_right(children)
-        sums = left.new_empty(len(weights), weights.shape[1], left.shape[2])
-        for nodes, outer, _ in _outer_products(left, right):
-            torch.bmm(weights[nodes], outer, out=sums[nodes])
-        scale = sums.amax(1).clamp_min_(torch.finfo(sums.dtype).tiny)
-        sums.div_(scale[:, None])
-        log_scale = torch.log(scale.double())
-        ctx.save_for_backward(weights, scale, *children)
-        ctx.mark_non_differentiable(log_scale)
-        return sums, log_scale
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-        weights, scale, *children = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the caller asks for gradients that can be differentiated
-            return (*gradients_of_sums(scale, _left_and_right, (weights, *children), gradient),)
-        left, right = _left_and_right(children)
-        gradient = gradient / scale[:, None]
-        grad_weights, grad_children = torch.empty_like(weights), [torch.empty_like(child) for child in children]
-        grad_left, grad_right = _left_and_right(grad_children)
-        for nodes, outer, other in _outer_products(left, right, rooms=2):
-            torch.bmm(gradient[nodes], outer.transpose(1, 2), out=grad_weights[nodes])
-            torch.bmm(weights[nodes].transpose(1, 2), gradient[nodes], out=outer)
-            pairs, terms = (each.view(len(each), left.shape[1], right.shape[1], -1) for each in (outer, other))
-            torch.sum(torch.mul(pairs, right[nodes, None], out=terms), 2, out=grad_left[nodes])
-            torch.sum(pairs.mul_(left[nodes, :, None]), 1, out=grad_right[nodes])
-        return grad_weights, *grad_children
-
-
-def gradients_of_sums(scale: Tensor, fetch: Callable, inputs: Sequence[Tensor], gradient: Tensor) -> list:
-    """Gradients of the `inputs` of S / scale, weights and pools, which may be differentiated in turn.
-
-    `fetch` takes the left and the right children out of the pools.
-    """
-
-    def plain(weights: Tensor, *pools: Tensor) -> Tensor:
-        return _plain_sums(weights, *fetch(pools)) / scale[:, None]
-
-    return differentiable(plain, inputs, gradient)
-
-
-def _left_and_right(children: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Two tensors as they are; one tensor is all left children and, below them, all right children."""
-    return children if len(children) == 2 else children[0].chunk(2)
-
-
-def _outer_products(left: Tensor, right: Tensor, rooms: int = 1):
-    """Slices of nodes, their outer products (nodes, K * K', B), and as much room again if `rooms` is 2."""
-    (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
-    slices = node_slices(num_nodes, num_left * num_right * batch, left)
-    shape = (rooms, slices[0].stop, num_left * num_right, batch)
-    with room(math.prod(shape), left) as buffer:
-        buffers = buffer.view(shape)
-        for nodes in slices:
-            outer, other = (buffers[i, : nodes.stop - nodes.start] for i in (0, -1))
-            pairs = outer.view(len(outer), num_left, num_right, batch)
-            torch.mul(left[nodes, :, None], right[nodes, None], out=pairs)
-            yield nodes, outer, other
-
-
-class EinsumLayer(nn.Module):
+class EinsumLayer(SumLayer):
     """L sum nodes of K_out entries each, every entry a mixture of all products of a left and a right child's entries.
 
     weights (L, K_out, K * K'), non-negative, the last axis summing to 1. Maps the children's vectors (L, K, B) and
-    (L, K', B), or both as one (2 L, K, B), to (L, K_out, B).
+    (L, K', B) to (L, K_out, B).
 
     Paper: Section 3.2, Eq. (5)
     Chapter: book/03_einsum_layer
     """
+
+    weight_dim = 2
+    precision: str | None = "ieee"  # of the products on a GPU: see `set_precision`
 
     def __init__(self, num_nodes: int, num_out: int, num_left: int, num_right: int):
         super().__init__()
         self.num_left, self.num_right = num_left, num_right
         self.weights = nn.Parameter(torch.empty(num_nodes, num_out, num_left * num_right, dtype=torch.float32))
 
-    weight_dim = 2
-    precision: str | None = "ieee"  # of the products on a GPU: see `set_precision`
-
     def forward(self, *children: Scaled | Gathered) -> Scaled:
         weights = self.weights  # once: where they are parametrized, every look computes them
         kernels = None if transformed() else self.kernels(weights)
-        if kernels is not None:
-            return self._fused(kernels, weights, [c if isinstance(c, Gathered) else Gathered(c) for c in children])
-        children = [c.fetch() if isinstance(c, Gathered) else c for c in children]
-        sums, log_scale = _scaled_sums(weights, *(child.value for child in children))
-        left, right = _left_and_right([child.log_scale for child in children])
-        return Scaled(sums, log_scale + left + right)
+        if kernels is not None:  # they fetch the children, multiply and scale in one go, and hold no products
+            pools, rows, segments = Gathered.of(children).by_side()
+            return Scaled(*kernels.einsum(weights, pools, rows, segments, self.precision, gradients_of_sums))
+        left, right = fetched(children)
+        sums, log_scale = scaled_sums(weights, left.value, right.value)
+        return Scaled(sums, log_scale + left.log_scale + right.log_scale)
 
     def kernels(self, weights: Tensor) -> ModuleType | None:
         """`einet.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
@@ -293,19 +125,194 @@ class EinsumLayer(nn.Module):
         kernels = _import_kernels() if on_gpu and self.precision else None
         return kernels if kernels and kernels.serves(weights, self.num_left, self.num_right) else None
 
-    def _fused(self, kernels: ModuleType, weights: Tensor, children: list[Gathered]) -> Scaled:
-        """The same by a kernel that fetches the children, multiplies and scales in one go, and holds no products."""
-        pools, rows, segments = zip(*children, strict=True)
-        rows = [
-            torch.arange(len(pool.value), device=weights.device) if own is None else own
-            for pool, own in zip(pools, rows, strict=True)
-        ]
-        return Scaled(
-            *kernels.einsum(weights, pools, _left_and_right(rows), segments, self.precision, gradients_of_sums)
-        )
+    def maximum(self, *children: Scaled | Gathered) -> Scaled:
+        left, right = fetched(children)
+        (num_nodes, _, batch), (num_out, num_pairs) = left.value.shape, self.weights.shape[1:]
+        maxima = left.value.new_empty(num_nodes, num_out, batch)
+        largest = _all_choices if num_pairs < MANY_PAIRS or maxima.is_cuda else _likely_choices
+        for nodes in slices(num_nodes, CACHE // (num_pairs * batch)):
+            for rows in slices(batch, PORTION // num_pairs):
+                outer = left.value[nodes, :, None, rows] * right.value[nodes, None, :, rows]
+                largest(self.weights[nodes], outer.flatten(1, 2), maxima[nodes, :, rows])
+        value, log_scale = scaled(maxima)
+        return Scaled(value, left.log_scale + right.log_scale + log_scale)
+
+    def odds(self, inputs: Sequence[Scaled] | None, node: Tensor, entry: Tensor, column: Tensor) -> Tensor:
+        odds = self.weights[node, entry]
+        if inputs is None:
+            return odds
+        left, right = (child.value[node, :, column] for child in inputs)
+        return (self._as_pairs(odds) * left[:, :, None] * right[:, None]).flatten(1)
+
+    def split(self, node: Tensor, entry: Tensor, choice: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
+        return (node, choice // self.num_right), (node, choice % self.num_right)
+
+    def expectation(self, weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        weights = self._as_pairs(weights)
+        return weights.sum(3) @ left + weights.sum(2) @ right
+
+    def input_uses(self) -> Sequence[Tensor]:
+        pairs = self.weights.new_empty(len(self.weights), self.num_left, self.num_right)
+        for nodes in node_slices(len(self.weights), self.weights[0].numel(), self.weights):
+            torch.sum(self._as_pairs(self.weights[nodes] * self.weights.grad[nodes]), 1, out=pairs[nodes])
+        return pairs.sum(2), pairs.sum(1)
+
+    def _as_pairs(self, weights: Tensor) -> Tensor:
+        return weights.unflatten(-1, (self.num_left, self.num_right))
 
     def extra_repr(self) -> str:
         return f"nodes={len(self.weights)}, {self.num_left} x {self.num_right} -> {self.weights.shape[1]}"
+
+
+def _all_choices(weights: Tensor, choices: Tensor, maxima: Tensor) -> None:
+    """maxima_kb = max_p W_kp choices_pb, plainly: weights (L, K_out, P), choices (L, P, B), maxima (L, K_out, B)."""
+    for k in range(weights.shape[1]):
+        maxima[:, k] = (weights[:, k, :, None] * choices).amax(1)
+
+
+def _likely_choices(weights: Tensor, choices: Tensor, maxima: Tensor) -> None:
+    """The same, without the products that are too small for any row: a few percent of them are left as a rule.
+
+    In no row W_kp choices_pb is above its bound, W_kp max_b choices_pb. Those with the largest bounds are tried first,
+    and whichever have bounds below all maxima that these reach need no trial.
+    """
+    for node, pairs in enumerate(choices):
+        largest = pairs.amax(1)
+        for k, own in enumerate(weights[node]):
+            bound = own * largest
+            first = bound.topk(FIRST).indices
+            reached = (own[first, None] * pairs.index_select(0, first)).amax(0)  # (B,)
+            left = (bound >= reached.min()).nonzero()[:, 0]
+            maxima[node, k] = (own[left, None] * pairs.index_select(0, left)).amax(0)
+
+
+class CPLayer(SumLayer):
+    """L sum nodes of K_out entries each, every entry a mixture of the K products of children's entries of one number.
+
+        S_k = sum_i W_ki N_i N'_i ...        weights (L, K_out, K)
+
+    The thin layer: no pairs of different entries, so K_out * K weights a node. Any number of children, whose vectors
+    have one length; with a single child it is a mixture of its entries.
+
+    Paper: not in it; there called CP, after the canonical polyadic decomposition of the weights of Eq. (5)
+    Chapter: book/13_past_the_paper
+    """
+
+    weight_dim = 2
+
+    def __init__(self, num_nodes: int, num_out: int, *lengths: int):
+        super().__init__()
+        if len(set(lengths)) != 1:
+            raise ValueError(
+                "a cp layer multiplies vectors entry by entry, so children must have equally long ones, got lengths "
+                f"{' and '.join(map(str, lengths))}: num_leaves must be num_sums"
+            )
+        self.num_children = len(lengths)
+        self.weights = nn.Parameter(torch.empty(num_nodes, num_out, lengths[0], dtype=torch.float32))
+
+    def forward(self, *children: Scaled | Gathered) -> Scaled:
+        weights, products = self.weights, _products(fetched(children), self.weights.dtype)
+        sums, log_scale = scaled(torch.bmm(weights, products.value))
+        return Scaled(sums, log_scale + products.log_scale)
+
+    def maximum(self, *children: Scaled | Gathered) -> Scaled:
+        products = _products(fetched(children), self.weights.dtype)
+        maxima = products.value.new_empty(*self.weights.shape[:2], products.value.shape[2])
+        _all_choices(self.weights, products.value, maxima)
+        value, log_scale = scaled(maxima)
+        return Scaled(value, log_scale + products.log_scale)
+
+    def odds(self, inputs: Sequence[Scaled] | None, node: Tensor, entry: Tensor, column: Tensor) -> Tensor:
+        odds = self.weights[node, entry]
+        if inputs is None:
+            return odds
+        visited = [type(c)(c.value[node, :, column, None], c.log_scale[node, column, None]) for c in inputs]
+        return odds * _products(visited, odds.dtype).value[..., 0]
+
+    def split(self, node: Tensor, entry: Tensor, choice: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
+        return ((node, choice),) * self.num_children
+
+    def expectation(self, weights: Tensor, *inputs: Tensor) -> Tensor:
+        return weights @ sum(inputs)
+
+    def input_uses(self) -> Sequence[Tensor]:
+        return ((self.weights * self.weights.grad).sum(1),) * self.num_children
+
+    def extra_repr(self) -> str:
+        nodes, num_out, length = self.weights.shape
+        return f"nodes={nodes}, {self.num_children} children, {length} -> {num_out}"
+
+
+def _products(children: Sequence[Scaled], dtype: torch.dtype) -> Scaled:
+    """The product of all children's vectors, entry by entry.
+
+    By logarithms, in which nothing underflows, where that could happen: of more than two vectors, or where the children
+    come as logarithms. Sums of one layer differ by no more than their weights, so two of them can be multiplied.
+    """
+    log_scale = sum(child.log_scale for child in children)
+    if len(children) <= 2 and all(type(child) is Scaled for child in children):
+        return Scaled(reduce(torch.mul, [child.value for child in children]), log_scale)
+    value, scale = Scaled.from_log(sum(child.relative() for child in children), dtype)
+    return Scaled(value, log_scale + scale)
+
+
+# By the name of the sums over products: `Einet` takes one.
+SUM_PRODUCTS = {"tucker": EinsumLayer, "cp": CPLayer}
+
+
+class MixingLayer(SumLayer):
+    """M regions with the same number P of partitions: entry k mixes entry k of the P partitions.
+
+    weights (M, P, K), non-negative, the middle axis summing to 1. Maps (M * P, K, B), a region's partitions side by
+    side, to (M, K, B). Regions with other numbers of partitions have a mixing layer of their own, so nothing is padded
+    and no padding can carry mass.
+
+    Paper: Section 3.3
+    Chapter: book/04_layers
+    """
+
+    weight_dim = 1
+
+    def __init__(self, num_nodes: int, num_partitions: int, num_out: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(num_nodes, num_partitions, num_out, dtype=torch.float32))
+
+    def forward(self, partitions: Scaled) -> Scaled:
+        weighted, log_scale = self._weighted(partitions)
+        return Scaled(weighted.sum(1), log_scale)
+
+    def maximum(self, partitions: Scaled) -> Scaled:
+        weighted, log_scale = self._weighted(partitions)
+        return Scaled(weighted.amax(1), log_scale)
+
+    def _weighted(self, partitions: Scaled) -> tuple[Tensor, Tensor]:
+        """w_p S_p (M, P, K, B), relative to the largest scale of a region's partitions, and that (M, B)."""
+        weights = self.weights
+        value, scales = partitions.map(lambda tensor: tensor.unflatten(0, weights.shape[:2]))
+        log_scale = scales.amax(1).clamp_min(torch.finfo(scales.dtype).min)  # where all are impossible
+        relative = torch.exp(scales - log_scale[:, None]).to(weights.dtype)
+        return value * relative[:, :, None] * weights[..., None], log_scale
+
+    def odds(self, inputs: Sequence[Scaled] | None, node: Tensor, entry: Tensor, column: Tensor) -> Tensor:
+        odds = self.weights[node, :, entry]
+        if inputs is None:
+            return odds
+        value, scales = inputs[0].map(lambda tensor: tensor.unflatten(0, self.weights.shape[:2]))
+        scales = scales[node, :, column]
+        relative = torch.exp(scales - scales.amax(1, keepdim=True)).to(odds.dtype)
+        return odds * relative * value[node, :, entry, column]
+
+    def split(self, node: Tensor, entry: Tensor, choice: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
+        return ((node * self.num_choices + choice, entry),)
+
+    def expectation(self, weights: Tensor, partitions: Tensor) -> Tensor:
+        return (weights[..., None] * partitions.unflatten(0, weights.shape[:2])).sum(1)
+
+    def input_uses(self) -> Sequence[Tensor]:
+        return ((self.weights * self.weights.grad).flatten(0, 1),)
+
+    def extra_repr(self) -> str:
+        return f"nodes={len(self.weights)}, partitions={self.weights.shape[1]}, {self.weights.shape[2]}"
 
 
 def set_precision(model: nn.Module, precision: str | None) -> None:
@@ -332,36 +339,6 @@ def _import_kernels() -> ModuleType | None:
     except ImportError:
         return None
     return kernels
-
-
-class MixingLayer(nn.Module):
-    """M regions with the same number P of partitions: entry k mixes entry k of the P partitions.
-
-    weights (M, P, K), non-negative, the middle axis summing to 1. Maps (M * P, K, B), a region's partitions side by
-    side, to (M, K, B). Regions with other numbers of partitions have a mixing layer of their own, so nothing is padded
-    and no padding can carry mass.
-
-    Paper: Section 3.3
-    Chapter: book/04_layers
-    """
-
-    def __init__(self, num_nodes: int, num_partitions: int, num_out: int):
-        super().__init__()
-        self.weights = nn.Parameter(torch.empty(num_nodes, num_partitions, num_out, dtype=torch.float32))
-
-    weight_dim = 1
-
-    def forward(self, partitions: Scaled) -> Scaled:
-        weights = self.weights
-        shape = weights.shape[:2]
-        scales = partitions.log_scale.unflatten(0, shape)
-        log_scale = scales.amax(1).clamp_min(torch.finfo(scales.dtype).min)  # where all are impossible
-        relative = torch.exp(scales - log_scale[:, None]).to(weights.dtype)
-        values = partitions.value.unflatten(0, shape) * relative[:, :, None]
-        return Scaled((values * weights[..., None]).sum(1), log_scale)
-
-    def extra_repr(self) -> str:
-        return f"nodes={len(self.weights)}, partitions={self.weights.shape[1]}, {self.weights.shape[2]}"
 
 
 def normalized_(weights: Tensor, dim: int, generator: torch.Generator) -> None:

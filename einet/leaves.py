@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from einet.derivatives import differentiable, transformed
 from einet.exponential_family import ExponentialFamily
-from einet.layers import Scaled, differentiable, exp_, node_slices, room, transformed
+from einet.scaled import Scaled
+from einet.scratch import exp_, node_slices, room
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -25,7 +27,8 @@ class LeafLayer(nn.Module):
         log L_k(x) = sum over variables d of the region:  T(x_d) . theta_dk - A(theta_dk)
 
     `scopes` are the regions' variables; `families` maps each family to the variables that follow it. The base measure
-    log h(x) is the same for every entry, so the network adds it once, at the root (`log_base`).
+    log h(x) is the same for every entry, so the network adds it once, at the root (`log_base`). `kind` is what comes
+    out: `Scaled`, or `LogScaled` for a network of products entry by entry.
 
     Paper: Section 3.4
     Chapter: book/06_leaves
@@ -36,9 +39,10 @@ class LeafLayer(nn.Module):
         scopes: Sequence[Sequence[int]],
         families: dict[ExponentialFamily, Sequence[int]],
         num_entries: int,
+        kind: type[Scaled] = Scaled,
     ):
         super().__init__()
-        self.num_nodes, self.num_entries = len(scopes), num_entries
+        self.num_nodes, self.num_entries, self.kind = len(scopes), num_entries, kind
         self.parts = nn.ModuleList(
             FamilyLeaves(family, variables, scopes, num_entries) for family, variables in families.items()
         )
@@ -46,12 +50,12 @@ class LeafLayer(nn.Module):
     def forward(self, x: Tensor, observed: Tensor | None) -> Scaled:
         """x (D, C, B), observed (D, B) or (D, 1), or None for all -> densities (L, K, B), less the base measure."""
         if len(self.parts) == 1:
-            return self.parts[0].densities(x, observed)
+            return self.parts[0].densities(x, observed, self.kind)
         total = torch.zeros(self.num_nodes, self.num_entries, x.shape[-1], dtype=torch.float64, device=x.device)
         for part in self.parts:
             for rows, log_density in part.log_densities(x, observed):
                 total = total.index_add(0, rows, log_density.double())
-        return Scaled.from_log(total, self.parts[0].phi.dtype)
+        return self.kind.from_log(total, self.parts[0].phi.dtype)
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
         """The sum of log h(x_d) over the observed variables, (B,)."""
@@ -107,16 +111,16 @@ class FamilyLeaves(nn.Module):
             values = values.gather(3, chosen.expand(*values.shape[:3], entries)).movedim(3, 0)  # (K, L, s, C)
             self.phi[:, pairs] = self.family.start(values).movedim(1, 4).flatten(1, 2).to(self.phi.dtype)
 
-    def densities(self, x: Tensor, observed: Tensor | None) -> Scaled:
+    def densities(self, x: Tensor, observed: Tensor | None, kind: type[Scaled]) -> Scaled:
         """The vectors of all regions, where this is their only family."""
         dtype = self.phi.dtype
-        if self.looks_up(x):
-            groups = [Scaled.from_log(log_density, dtype) for _, log_density in self._look_up(x, observed)]
+        if kind is not Scaled or self.looks_up(x):
+            groups = [kind.from_log(log_density, dtype) for _, log_density in self.log_densities(x, observed)]
         else:
             groups = [Scaled(*densities) for _, densities in self._multiply(x, observed, dtype)]
         if len(groups) == 1:
             return groups[0]
-        return Scaled(*(torch.cat(part).index_select(0, self.order) for part in zip(*groups, strict=True)))
+        return Scaled.joined(groups).map(lambda tensor: tensor.index_select(0, self.order))
 
     def looks_up(self, x: Tensor) -> bool:
         """Whether T(x) . theta is looked up in a table: where T(x) is an indicator. On a GPU the gradient of a look-up

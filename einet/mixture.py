@@ -14,10 +14,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from einet.layers import Weighted
 from einet.network import Einet
 
 
-class Mixture(nn.Module):
+class Mixture(Weighted):
     """`weights` (C,), positive and summing to 1, over `components`, networks over the same variables.
 
     `model(x, observed)` is the log-density in nats, (B,), as of one network. For each row a query weighs the components
@@ -28,7 +29,7 @@ class Mixture(nn.Module):
     Chapter: book/10_images
     """
 
-    weight_dim = 0  # along which the weights sum to 1, as in the sum layers: EM moves them all alike
+    weight_dim = 0
     num_classes = 1
 
     @torch.inference_mode(False)  # parameters that are born there could not be trained

@@ -19,12 +19,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from einet.children import Children
+from einet.derivatives import transformed
 from einet.exponential_family import ExponentialFamily, refuse
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import MODEL_DTYPES, as_float, batch_last, check_device, checked_families, mask_last
-from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled, normalized_, transformed
+from einet.layers import SUM_PRODUCTS, CPLayer, MixingLayer, SumLayer, normalized_
 from einet.leaves import LeafLayer
+from einet.scaled import LogScaled, Scaled
 
 
 class Einet(nn.Module):
@@ -36,6 +39,8 @@ class Einet(nn.Module):
     num_leaves   length of the vectors of leaf regions; `num_sums` by default
     num_classes  roots: with more than one, the model is a density of x given each class, log p(x | class)
     seed         of the initial parameters; different in every call where None
+    sum_product  "tucker": sums over all products of a left and a right entry, K * K weights each (`EinsumLayer`); or
+                 "cp": over products of entries of one number, K weights each (`CPLayer`), of equally long vectors
 
     `model(x)` is the log-density in nats. Weights are probabilities, the leaves' phi expectation parameters: `em.EM`
     moves both. They are float32, whatever torch's default is, and on its default device; `model.double()` makes them
@@ -59,20 +64,26 @@ class Einet(nn.Module):
         num_leaves: int | None = None,
         num_classes: int = 1,
         seed: int | None = None,
+        sum_product: str = "tucker",
     ):
         super().__init__()
         num_leaves = num_sums if num_leaves is None else num_leaves
         for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if sum_product not in SUM_PRODUCTS:
+            raise ValueError(f"sum_product must be one of {', '.join(SUM_PRODUCTS)}, got {sum_product!r}")
         self.graph, self.families = graph, checked_families(leaf, graph.num_variables)
         self.num_sums, self.num_leaves, self.num_classes = num_sums, num_leaves, num_classes
+        self.sum_product = sum_product
         self.channels = next(iter(self.families)).channels
 
         device = torch.zeros(()).device
         with torch.device("cpu"):  # where indices are counted; memory for parameters is not touched yet
-            self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes)
-            self.leaves = LeafLayer([graph.regions[leaf].scope for leaf in self.leaf_order], self.families, num_leaves)
+            self.leaf_order, levels = _compile(graph, SUM_PRODUCTS[sum_product], num_sums, num_leaves, num_classes)
+            scopes = [graph.regions[leaf].scope for leaf in self.leaf_order]
+            kind = LogScaled if sum_product == "cp" else Scaled
+            self.leaves = LeafLayer(scopes, self.families, num_leaves, kind)
             self.levels = nn.ModuleList(levels)
         self.register_buffer(KEY, as_tensor(self._identity()))
         if device.type != "cpu":
@@ -102,9 +113,14 @@ class Einet(nn.Module):
             raise ValueError("on the meta device a model has lost its indices: build it anew, and load its parameters")
         return self
 
+    @property
+    def settings(self) -> dict[str, int | str]:
+        """The arguments beside graph and leaf: `sum_product` where it is not the one of einet 0.1.0."""
+        named = ("num_sums", "num_leaves", "num_classes", *(["sum_product"] if self.sum_product != "tucker" else []))
+        return {name: getattr(self, name) for name in named}
+
     def _identity(self) -> dict:
-        sizes = {name: getattr(self, name) for name in ("num_sums", "num_leaves", "num_classes")}
-        return identity(self.graph, self.families, **sizes)
+        return identity(self.graph, self.families, **self.settings)
 
     def check_state(self, state: dict[str, Tensor], prefix: str) -> bool:
         """Whether the part `prefix` of a state says whose it is. `RuntimeError` where that is another model."""
@@ -121,7 +137,7 @@ class Einet(nn.Module):
         state_dict.update({prefix + KEY: self.identity} if KEY in self._buffers else {})  # a pickle of 0.1.0 has none
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
-    def sum_layers(self) -> list[EinsumLayer | MixingLayer]:
+    def sum_layers(self) -> list[SumLayer]:
         """All layers with weights, from the leaves to the root."""
         return [layer for level in self.levels for layer in (*level.einsums, *level.mixings)]
 
@@ -195,16 +211,18 @@ class Einet(nn.Module):
 
 
 class Level(nn.Module):
-    """The inner regions of one topological layer: einsum layers for partitions, mixing layers for regions with several.
+    """The inner regions of one topological layer: sums over products for partitions, mixing layers for regions with
+    several.
 
-    There is an einsum layer for each pair of vector lengths, a mixing layer for each number of partitions. `counts` are
-    the numbers of partitions of the regions, ascending; `order` sorts the partitions of all einsum layers by region.
+    einsums    a layer for each combination of the children's vector lengths
+    children   where each of these layers finds its children
+    order      sorts the partitions of all these layers by region
+    counts     the numbers of partitions of the regions, ascending: there is a mixing layer for each that is not 1
     """
 
-    def __init__(self, einsums: list[EinsumLayer], children: list[list], order: list[int], counts: list[int]):
+    def __init__(self, einsums: list[SumLayer], children: list[Children], order: list[int], counts: list[int]):
         super().__init__()
-        self.einsums = nn.ModuleList(einsums)
-        self.children_of = nn.ModuleList(nn.ModuleList(sides) for sides in children)  # left and right, or both in one
+        self.einsums, self.children_of = nn.ModuleList(einsums), nn.ModuleList(children)
         self.num_single = counts.count(1)
         num_out = einsums[0].weights.shape[1]
         several = sorted(set(counts) - {1})
@@ -216,21 +234,21 @@ class Level(nn.Module):
         """The regions' vectors, from the outputs of the levels below, the leaves' first."""
         return self.regions(self.partitions(outputs))
 
-    # Queries pass with other sums than the layers' own, as of maxima: `einsum` and `mixing` take the layer, too.
+    # Queries pass with other operations than sums, as maxima: `operation` takes a layer and its inputs.
 
-    def partitions(self, outputs: list[Scaled], einsum: Callable = EinsumLayer.__call__) -> Scaled:
+    def partitions(self, outputs: list[Scaled], operation: Callable = SumLayer.__call__) -> Scaled:
         """The vectors of all partitions, those of a region side by side."""
         pairs = zip(self.einsums, self.children_of, strict=True)
-        sums = _joined([einsum(layer, *(side.gathered(outputs) for side in sides)) for layer, sides in pairs])
-        return sums if self.order is None else Scaled(*(part.index_select(0, self.order) for part in sums))
+        sums = Scaled.joined([operation(layer, children.gathered(outputs)) for layer, children in pairs])
+        return sums if self.order is None else sums.map(lambda tensor: tensor.index_select(0, self.order))
 
-    def regions(self, partitions: Scaled, mixing: Callable = MixingLayer.__call__) -> Scaled:
+    def regions(self, partitions: Scaled, operation: Callable = SumLayer.__call__) -> Scaled:
         """The vectors of all regions: their only partition's, or a mixture."""
         if not len(self.mixings):
             return partitions
         single, *groups = self.by_region(partitions)
-        mixed = [mixing(layer, group) for layer, group in zip(self.mixings, groups, strict=True)]
-        return _joined(([single] if self.num_single else []) + mixed)
+        mixed = [operation(layer, group) for layer, group in zip(self.mixings, groups, strict=True)]
+        return Scaled.joined(([single] if self.num_single else []) + mixed)
 
     def by_region(self, partitions: Scaled) -> list[Scaled]:
         """The regions with one partition, then what each mixing layer mixes."""
@@ -238,72 +256,15 @@ class Level(nn.Module):
         return [Scaled(*group) for group in zip(*(part.split(sizes) for part in partitions), strict=True)]
 
 
-class Children(nn.Module):
-    """Some regions of the levels below, as one tensor: where an einsum layer finds its children.
-
-    `places` are pairs (output, row). In a tree they are all of the output just below, which is then taken as it is.
-    """
-
-    def __init__(self, places: list[tuple[int, int]], sizes: list[int]):
-        super().__init__()
-        self.sources = sorted({source for source, _ in places})
-        first, pool = {}, 0
-        for source in self.sources:
-            first[source] = pool
-            pool += sizes[source]
-        numbers = [first[source] + row for source, row in places]
-        self.whole = numbers == list(range(pool))
-        rows = torch.tensor(numbers)
-        self.register_buffer("rows", rows, persistent=False)
-        # CSR: row m of the sources is the children order[offsets[m]:offsets[m + 1]], whose gradients it gets.
-        self.register_buffer("order", torch.argsort(rows, stable=True), persistent=False)
-        counts = torch.bincount(rows, minlength=pool)
-        self.register_buffer("offsets", nn.functional.pad(counts.cumsum(0), (1, 0)), persistent=False)
-        # The leaves, where there are any, are the first rows, and so the first of `order`.
-        self.at_leaves = sum(source == 0 for source, _ in places)  # so many children are leaf regions
-        self.num_leaves = sizes[0] if self.at_leaves else 0
-
-    @property
-    def leaf_users(self) -> Tensor:
-        """The children that are leaf regions, those of a leaf side by side: `sums_at_leaves` adds them up."""
-        return self.order[: self.at_leaves]
-
-    def sums_at_leaves(self, each: Tensor) -> Tensor:
-        """For each leaf region the sum over the children that it is, (n, K) -> (L, K), always in the same order."""
-        offsets = self.offsets[: self.num_leaves + 1]
-        return nn.functional.embedding_bag(self.leaf_users, each, offsets, mode="sum", include_last_offset=True)
-
-    def forward(self, outputs: list[Scaled]) -> Scaled:
-        return self.gathered(outputs).fetch()
-
-    def gathered(self, outputs: list[Scaled]) -> Gathered:
-        """The same, for a layer that may fetch the children itself."""
-        pool = _joined([outputs[source] for source in self.sources])
-        return Gathered(pool, self.rows, None if self.whole else (self.order, self.offsets))
-
-
-class Constant(nn.Module):
-    """The region about no variables, whose density is 1: the right child of a root that is itself a leaf."""
-
-    at_leaves = 0
-
-    def forward(self, outputs: list[Scaled]) -> Scaled:
-        value, log_scale = outputs[0]
-        return Scaled(torch.ones_like(value[:1, :1]), torch.zeros_like(log_scale[:1]))
-
-    gathered = forward
-
-
 # Compilation
 
 
 class _PlanOfLevel(NamedTuple):
-    """`groups` of partitions, one for each einsum layer: (the ranks of both lengths, the places of both children).
-
-    `order` and `counts` are those of `Level`.
+    """`groups` of partitions, one for each layer of sums over products: (the ranks of the lengths of the children's
+    vectors, their places), both side by side. `order` and `counts` are those of `Level`.
     """
 
-    groups: list[tuple[tuple[int, int], list[list[tuple[int, int]]]]]
+    groups: list[tuple[tuple[int, ...], list[list[tuple[int, int]]]]]
     order: list[int]
     counts: list[int]
 
@@ -312,11 +273,12 @@ class _PlanOfLevel(NamedTuple):
 _plans: WeakKeyDictionary[RegionGraph, dict] = WeakKeyDictionary()
 
 
-def _compile(graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: int) -> tuple[list[int], list[Level]]:
-    """The order of the leaf regions, and the levels above them."""
+def _compile(
+    graph: RegionGraph, layer: type[SumLayer], num_sums: int, num_leaves: int, num_classes: int
+) -> tuple[list[int], list[Level]]:
+    """The order of the leaf regions, and the levels above them, whose sums over products are of the class `layer`."""
     if graph.root in graph.leaves:  # one sum over the entries of the only region
-        root = EinsumLayer(1, num_classes, num_leaves, 1)
-        return [graph.root], [Level([root], [[Children([(0, 0)], [1]), Constant()]], [0], [1])]
+        return [graph.root], [Level([CPLayer(1, num_classes, num_leaves)], [Children([[(0, 0)]], [1])], [0], [1])]
     plans, rank = _plans.setdefault(graph, {}), (num_leaves > num_sums) - (num_leaves < num_sums)
     if rank not in plans:
         plans[rank] = _plan(graph, rank)
@@ -324,11 +286,8 @@ def _compile(graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: in
     length, sizes, levels = {0: num_sums, rank: num_leaves}, [len(leaf_order)], []
     for groups, order, counts in plan:
         num_out = num_sums if len(levels) < len(plan) - 1 else num_classes
-        einsums = [
-            EinsumLayer(sum(map(len, sides)) // 2, num_out, length[left], length[right])
-            for (left, right), sides in groups
-        ]
-        children = [[Children(side, sizes) for side in sides] for _, sides in groups]
+        einsums = [layer(len(sides[0]), num_out, *(length[rank] for rank in ranks)) for ranks, sides in groups]
+        children = [Children(sides, sizes, shared=len(set(ranks)) == 1) for ranks, sides in groups]
         levels.append(Level(einsums, children, order, counts))
         sizes.append(len(counts))
     return list(leaf_order), levels
@@ -377,13 +336,8 @@ def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[i
 def _plan_of_level(graph: RegionGraph, regions: list[int], groups: dict, place: dict) -> _PlanOfLevel:
     found = []
     for ranks, group in groups.items():
-        left, right = [place[p.left] for p in group], [place[p.right] for p in group]
-        found.append((ranks, [left + right] if ranks[0] == ranks[1] else [left, right]))
+        found.append((ranks, [[place[p.left] for p in group], [place[p.right] for p in group]]))
     position = {region: i for i, region in enumerate(regions)}
     computed = [position[p.region] for group in groups.values() for p in group]
     order = sorted(range(len(computed)), key=computed.__getitem__)
     return _PlanOfLevel(found, order, [len(graph.partitions_of[region]) for region in regions])
-
-
-def _joined(parts: list[Scaled]) -> Scaled:
-    return parts[0] if len(parts) == 1 else Scaled(*map(torch.cat, zip(*parts, strict=True)))

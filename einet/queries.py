@@ -20,18 +20,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from einet.layers import ordinary
+from einet.derivatives import ordinary
 from einet.mixture import Mixture
 from einet.network import Einet
+from einet.scratch import PORTION, slices
 from einet.trees import (
-    PORTION,
     as_evidence,
     as_labels,
     check_evidence,
     check_model,
     networks_of,
     portions,
-    slices,
     table_of,
     values_of,
 )
@@ -262,7 +261,7 @@ def _marginals(model, x: Tensor, observed: Tensor, labels):
 
 
 def _uses(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    """value * d log P / d value of every leaf entry of every network: (L, K, B)."""
+    """d log P / d log L of every leaf entry of every network: (L, K, B)."""
     with torch.inference_mode(False):  # and gradients again, in whatever mode the caller is
         if next(model.parameters()).is_inference():
             model = copy.deepcopy(model)  # autograd could not keep what was born in inference mode
@@ -278,4 +277,4 @@ def _uses(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor) -
             total = torch.logsumexp(torch.stack(log_densities, 1) + torch.log(model.weights.detach().double()), 1)
         check_evidence(total)
         gradients = torch.autograd.grad(total.sum(), [leaf.value for leaf in leaves])
-    return tuple(leaf.value.detach() * gradient for leaf, gradient in zip(leaves, gradients, strict=True))
+    return tuple(leaf.uses(gradient) for leaf, gradient in zip(leaves, gradients, strict=True))

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from einet.children import Children
 from einet.exponential_family import ExponentialFamily
-from einet.layers import EinsumLayer, Gathered, MixingLayer, Scaled
-from einet.network import Constant, Einet
-
-# Temporaries of a query hold about this many numbers; 2^22 doubles are 32 MiB.
-PORTION = 2**22
+from einet.layers import SumLayer
+from einet.network import Einet
+from einet.scaled import Scaled
+from einet.scratch import PORTION
 
 
 class Passed(NamedTuple):
@@ -50,28 +50,16 @@ Pick = Callable[[Tensor, Tensor], Tensor]
 # Upward
 
 
-def upward(
-    network: Einet,
-    leaves: Scaled,
-    einsum: Callable = EinsumLayer.__call__,
-    mixing: Callable = MixingLayer.__call__,
-) -> Passed:
-    """The vectors of all levels and partitions. Other sums than the layers' own make other passes, as of maxima.
+def upward(network: Einet, leaves: Scaled, operation: Callable = SumLayer.__call__) -> Passed:
+    """The vectors of all levels and partitions. Other operations than the layers' sums make other passes, as of maxima.
 
-    einsum(layer, *children) and mixing(layer, partitions) -> Scaled stand in for the layers where given. A root that is
-    a leaf has an empty right child, of density 1.
+    operation(layer, *inputs) -> Scaled stands in for the layers where given.
     """
     passed = Passed([leaves], [])
     for level in network.levels:
-        passed.partitions.append(level.partitions(passed.outputs, einsum))
-        passed.outputs.append(level.regions(passed.partitions[-1], mixing))
+        passed.partitions.append(level.partitions(passed.outputs, operation))
+        passed.outputs.append(level.regions(passed.partitions[-1], operation))
     return passed
-
-
-def left_and_right(children: Sequence[Scaled | Gathered]) -> Sequence[Scaled]:
-    """What an einsum layer gets: two sides, or one that is all left children and, below them, all right ones."""
-    children = [child.fetch() if isinstance(child, Gathered) else child for child in children]
-    return children if len(children) == 2 else list(map(Scaled, *(part.chunk(2) for part in children[0])))
 
 
 # Downward
@@ -82,8 +70,8 @@ def descend(
 ) -> Visits:
     """From the root's entry of each sample (N,) down one tree each; the leaves that are met, and in which entries.
 
-    The odds of a partition p are w_p S_p, and those of a pair W_kij left_i right_j, the values being those of `passed`
-    in its column `row` (N,), the evidence of each sample. Without evidence all values are 1, and no pass is needed.
+    The odds of a choice are its weight times its density, in the column `row` (N,) of `passed`, the evidence of each
+    sample. Without evidence all densities are 1, and no pass is needed.
     """
     descent = _Descent(network, pick, passed, row)
     nothing = torch.zeros_like(entry)
@@ -112,10 +100,10 @@ class _Descent:
         if level.order is not None:
             visits = visits._replace(row=level.order[visits.row])
         first = 0
-        for layer, sides in zip(level.einsums, level.children_of, strict=True):
+        for layer, children in zip(level.einsums, level.children_of, strict=True):
             inside = (visits.row >= first) & (visits.row < first + len(layer.weights))
             own = visits if len(level.einsums) == 1 else visits.of(inside.nonzero()[:, 0])
-            self._pairs(layer, sides, own._replace(row=own.row - first))
+            self._visit(layer, children, own._replace(row=own.row - first))
             first += len(layer.weights)
 
     def _partitions(self, depth: int, visits: Visits) -> Tensor:
@@ -126,75 +114,39 @@ class _Descent:
             groups = level.by_region(self.passed.partitions[depth])
         region = partition = level.num_single
         for mixing, group in zip(level.mixings, groups[1:], strict=True):
-            num_nodes, num_partitions, _ = mixing.weights.shape
+            num_nodes = len(mixing.weights)
             own = ((visits.row >= region) & (visits.row < region + num_nodes)).nonzero()[:, 0]
             here = visits.of(own)
-            here = here._replace(row=here.row - region)
-            choice = self._choose(here, num_partitions, lambda *key, m=mixing, g=group: _odds_of_partitions(m, g, *key))
-            chosen[own] = partition + here.row * num_partitions + choice
-            region, partition = region + num_nodes, partition + num_nodes * num_partitions
+            ((row, _),) = self._choose(mixing, group and [group], here._replace(row=here.row - region))
+            chosen[own] = partition + row
+            region, partition = region + num_nodes, partition + num_nodes * mixing.num_choices
         return chosen
 
-    def _pairs(self, layer, sides, visits: Visits) -> None:
-        """A pair of entries for each visit to a partition: its children are visited in them."""
+    def _visit(self, layer: SumLayer, children: Children, visits: Visits) -> None:
+        """A choice for each visit to a partition: its children are visited in the entries that it takes."""
         if not len(visits.row):
             return
-        left = right = None
-        if self.passed is not None:
-            children = [side(self.passed.outputs).value for side in sides]
-            left, right = children if len(children) == 2 else children[0].chunk(2)
-        width = layer.num_left * layer.num_right
-        pair = self._choose(visits, width, lambda *key: _odds_of_pairs(layer, left, right, *key))
-        below = len(layer.weights) if len(sides) == 1 else 0
-        self._visit(sides[0], visits._replace(entry=pair // layer.num_right))
-        self._visit(sides[-1], Visits(visits.row + below, visits.sample, pair % layer.num_right))
+        inputs = None if self.passed is None else children(self.passed.outputs)
+        for side, (node, entry) in enumerate(self._choose(layer, inputs, visits)):
+            for source, own, row in children.places(side, node):
+                if len(row):
+                    self.found[source].append(Visits(row, visits.sample[own], entry[own]))
 
-    def _visit(self, side, visits: Visits) -> None:
-        if isinstance(side, Constant):
-            return
-        visits, first = visits._replace(row=side.rows[visits.row]), 0
-        for source in side.sources:
-            inside = (visits.row >= first) & (visits.row < first + self.sizes[source])
-            own = visits if len(side.sources) == 1 else visits.of(inside.nonzero()[:, 0])
-            if len(own.row):
-                self.found[source].append(own._replace(row=own.row - first))
-            first += self.sizes[source]
-
-    def _choose(self, visits: Visits, width: int, odds: Callable) -> Tensor:
-        """One of `width` choices for each visit. Visits to one entry for one row of evidence share their odds."""
+    def _choose(self, layer: SumLayer, inputs: Sequence[Scaled] | None, visits: Visits):
+        """What each visit uses of the layer's inputs. Visits to one entry for one row of evidence share their odds."""
         entries, rows, evidence = max(self.network.num_sums, self.network.num_classes), 1, 0
         if self.row is not None:
             rows, evidence = self.passed.outputs[0].value.shape[2], self.row[visits.sample]
         key, order = ((visits.row * entries + visits.entry) * rows + evidence).sort()
         distinct, which, counts = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
         end, chosen = torch.cat((counts.new_zeros(1), counts.cumsum(0))), torch.empty_like(key)
-        step = max(1, PORTION // width)
+        step = max(1, PORTION // layer.num_choices)
         for start in range(0, len(distinct), step):
             some = distinct[start : start + step]
             visited = slice(end[start], end[start + len(some)])
-            table = odds(some // (entries * rows), some // rows % entries, some % rows)
-            chosen[order[visited]] = self.pick(table, which[visited] - start)
-        return chosen
-
-
-def _odds_of_partitions(layer, partitions: Scaled | None, node: Tensor, entry: Tensor, row: Tensor) -> Tensor:
-    """w_p S_p exp(its scale), relative to the largest scale: (U, P)."""
-    odds = layer.weights[node, :, entry]
-    if partitions is None:
-        return odds
-    shape = layer.weights.shape[:2]
-    scale = partitions.log_scale.unflatten(0, shape)[node, :, row]
-    relative = torch.exp(scale - scale.amax(1, keepdim=True)).to(odds.dtype)
-    return odds * relative * partitions.value.unflatten(0, shape)[node, :, entry, row]
-
-
-def _odds_of_pairs(layer, left: Tensor | None, right: Tensor | None, node: Tensor, entry: Tensor, row: Tensor):
-    """W_kij left_i right_j: (U, K * K')."""
-    odds = layer.weights[node, entry]
-    if left is None:
-        return odds
-    pairs = odds.view(-1, layer.num_left, layer.num_right) * left[node, :, row][:, :, None]
-    return (pairs * right[node, :, row][:, None]).flatten(1)
+            odds = layer.odds(inputs, some // (entries * rows), some // rows % entries, some % rows)
+            chosen[order[visited]] = self.pick(odds, which[visited] - start)
+        return layer.split(visits.row, visits.entry, chosen)
 
 
 # At the leaves
@@ -286,12 +238,6 @@ def portions(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice,
         some = slice(start, min(start + step, x.shape[2]))
         same = observed is None or observed.shape[1] == 1
         yield some, x[:, :, some], observed if same else observed[:, some]
-
-
-def slices(size: int, step: int) -> list[slice]:
-    """`step` things at a time, of `size`; one by one where not even one fits."""
-    step = max(1, step)
-    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def networks_of(model) -> list[Einet]:

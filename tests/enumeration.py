@@ -40,6 +40,7 @@ MODELS = {
     "no depth": lambda: Einet(random_binary_trees(6, 0, 1), MIXED, num_sums=3, seed=0),
     "classes": lambda: _binary(num_classes=3),
     "mixture": _mixture,
+    "thin": lambda: Einet(UNEVEN, MIXED, num_sums=3, sum_product="cp", seed=0),
 }
 
 

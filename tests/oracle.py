@@ -15,6 +15,7 @@ import torch
 from scipy.special import digamma, gammaln, logsumexp, xlogy
 
 from einet import Bernoulli, Binomial, Categorical, Exponential, Gamma, Geometric, LogNormal, Normal, Poisson
+from einet.layers import EinsumLayer
 
 # Tensors of a few numbers: a second thread only waits, and where the cores are busy it waits long.
 torch.set_num_threads(1)
@@ -242,11 +243,10 @@ def _sums(model, of):
     sums, mixings, rows = {}, {}, [list(model.leaf_order)]
     for level in model.levels:
         nodes = []
-        for layer, sides in zip(level.einsums, level.children_of, strict=True):
-            weights = _numpy(of(layer.weights)).reshape(len(layer.weights), -1, layer.num_left, layer.num_right)
-            children = [region for side in sides for region in _regions_of(side, rows)]
-            left, right = children[: len(weights)], children[len(weights) :]
-            nodes += map(Sum, left, right or [None], weights)
+        for layer, children in zip(level.einsums, level.children_of, strict=True):
+            sides = [_regions_of(children, side, len(layer.weights), rows) for side in range(children.num_sides)]
+            sides += [[None] * len(layer.weights)] * (2 - len(sides))
+            nodes += map(Sum, *sides, map(_as_pairs(layer), _numpy(of(layer.weights))))
         if level.order is not None:
             nodes = [nodes[i] for i in level.order]
         groups = [([nodes.pop(0)], None) for _ in range(level.num_single)]
@@ -266,12 +266,22 @@ def _sums(model, of):
     return sums, mixings
 
 
-def _regions_of(side, rows):
-    """The regions that one side of an einsum layer names; none, where it is the constant 1."""
-    if not hasattr(side, "sources"):
-        return []
-    pool = [region for source in side.sources for region in rows[source]]
-    return [pool[i] for i in side.rows]
+def _as_pairs(layer):
+    """Weights (K_out, choices) of a node -> (K_out, K, K'): of a thin layer, those of equal entries, all others 0."""
+    if isinstance(layer, EinsumLayer):
+        return lambda weights: weights.reshape(-1, layer.num_left, layer.num_right)
+    if layer.num_children == 1:
+        return lambda weights: weights[:, :, None]
+    return lambda weights: weights[:, :, None] * np.eye(weights.shape[1])
+
+
+def _regions_of(children, side, num_nodes, rows):
+    """The regions that are the nodes' children on one side."""
+    found = [None] * num_nodes
+    for source, own, row in children.places(side, torch.arange(num_nodes)):
+        for node, i in zip(torch.arange(num_nodes)[own], row, strict=True):
+            found[node] = rows[source][i]
+    return found
 
 
 def _region_of(graph, group, taken):

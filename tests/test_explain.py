@@ -15,12 +15,14 @@ from einet import (
     Mixture,
     Normal,
     explain,
+    layers,
     mpe,
     poon_domingos,
     random_binary_trees,
     sample,
     trees,
 )
+from einet.layers import EinsumLayer
 
 # Passes without gradients, as inside `mpe`.
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -100,7 +102,7 @@ def test_networks_that_are_skipped_could_not_have_won(monkeypatch):
     for network, weight in zip(networks, model.weights, strict=True):
         inside, mask = model.as_input(x, observed)
         modes = explain._with_modes(network, network.leaves(inside, mask), mask)
-        passed = trees.upward(network, modes, explain._max_einsum, explain._max_mixing)
+        passed = trees.upward(network, modes, explain.maximum)
         completed = torch.where(observed, x, decoded(network, passed, torch.zeros(40).long()))
         by_maxima.append((passed.outputs[-1].log()[0, 0] + weight.log(), completed))
     scores, rows = map(torch.stack, zip(*by_maxima, strict=True))
@@ -108,8 +110,8 @@ def test_networks_that_are_skipped_could_not_have_won(monkeypatch):
 
     maxima, sums = [], []
     layers = sum(len(level.einsums) for level in networks[0].levels)
-    einsum = explain._max_einsum
-    monkeypatch.setattr(explain, "_max_einsum", lambda *given: maxima.append(1) or einsum(*given))
+    einsum = EinsumLayer.maximum
+    monkeypatch.setattr(EinsumLayer, "maximum", lambda *given: maxima.append(1) or einsum(*given))
     hooks = [network.register_forward_hook(lambda *_: sums.append(1)) for network in networks]
     found = [mpe(model, row[None], observed) for row in x]
     assert len(maxima) / layers < 2 * 40 and len(sums) < 4 * 40, (len(maxima) / layers, len(sums))
@@ -148,7 +150,7 @@ def test_better_than_either_decoding_alone():
     usual = argmax_of_the_sum_pass(model, x, observed)
     inside, mask = model.as_input(x, observed)
     modes = explain._with_modes(model, model.leaves(inside, mask), mask)
-    passed = trees.upward(model, modes, explain._max_einsum, explain._max_mixing)
+    passed = trees.upward(model, modes, explain.maximum)
     by_maxima = torch.where(observed, x, decoded(model, passed, torch.zeros(64).long()))
     assert (log_density >= model(by_maxima) - 1e-12).all()
     torch.testing.assert_close(log_density, torch.maximum(usual, model(by_maxima)).detach(), **CLOSE)
@@ -162,7 +164,7 @@ def test_maxima_are_those_of_the_best_tree(model, seed):
     circuit = Circuit(model)
     if circuit.num_trees() < 2000:
         inside, _ = model.as_input(x, None)
-        passed = trees.upward(model, model.leaves(inside, None), explain._max_einsum, explain._max_mixing)
+        passed = trees.upward(model, model.leaves(inside, None), explain.maximum)
         log_base = model.leaves.log_base(inside, None)
         for label in range(model.num_classes):
             found = passed.outputs[-1].log()[0, label] + log_base
@@ -203,6 +205,6 @@ def test_portions_change_nothing(monkeypatch):
     x, observed = table.worlds[:100], torch.arange(8) < 3
     whole = mpe(model, x, observed)
     monkeypatch.setattr(trees, "PORTION", 50)
-    monkeypatch.setattr(explain, "CACHE", 50)
+    monkeypatch.setattr(layers, "CACHE", 50)
     for one, other in zip(mpe(model, x, observed), whole, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)

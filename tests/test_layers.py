@@ -10,10 +10,12 @@ from oracle import log_density
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import einet.layers
+import einet.scratch
 from einet import Bernoulli, Binomial, Categorical, Normal, log_einsum_exp
-from einet.layers import EinsumLayer, MixingLayer, Scaled, node_slices, normalized_, room
+from einet.layers import EinsumLayer, MixingLayer, normalized_
 from einet.leaves import LeafLayer
+from einet.scaled import Gathered, Scaled
+from einet.scratch import node_slices, room
 
 
 def random_weights(*shape, over):
@@ -125,12 +127,12 @@ def test_einsum_layer_is_the_formula(num_left, num_right):
     torch.testing.assert_close(out.value.amax(1), torch.ones(5, 7, dtype=torch.float64))
 
 
-def test_einsum_layer_finds_both_children_in_one_tensor():
+def test_einsum_layer_fetches_both_children_from_one_pool():
     layer = EinsumLayer(5, 3, 4, 4).double()
     with torch.no_grad():
         layer.weights.copy_(random_weights(5, 3, 16, over=2))
     left, right = random_scaled(5, 4, 7), random_scaled(5, 4, 7)
-    both = Scaled(*map(torch.cat, zip(left, right, strict=True)))
+    both = Gathered([Scaled.joined([left, right])], [torch.arange(10)], [None], 2)
     torch.testing.assert_close(log(layer(both)), log(layer(left, right)))
 
 
@@ -270,7 +272,7 @@ def test_node_slices_are_all_nodes_once_and_about_equally_many(num_nodes, number
     assert nodes == list(range(num_nodes))
     lengths = [len(range(num_nodes)[part]) for part in slices]
     assert lengths[0] == max(lengths) and all(length % threads == 0 for length in lengths[:-1])
-    most = threads * max(1, einet.layers.CACHE // numbers)
+    most = threads * max(1, einet.scratch.CACHE // numbers)
     assert max(lengths) <= 1.5 * most + threads
 
 
@@ -293,7 +295,7 @@ def test_memory_is_used_again_by_its_thread_alone():
     with room(10, torch.empty(0)) as memory:
         assert memory.data_ptr() == first
         assert in_a_new_thread(lambda: place(10, torch.empty(0))) != first
-        assert einet.layers._kept.bytes is None
+        assert einet.scratch._kept.bytes is None
 
 
 def test_memory_in_use_is_its_users_alone():
@@ -311,7 +313,7 @@ def test_memory_in_use_is_its_users_alone():
 
 
 def test_memory_of_a_use_that_ends_in_an_error_is_not_kept():
-    kept = in_a_new_thread(lambda: (pytest.raises(KeyError, fails_in_a_room), einet.layers._kept.bytes))[1]
+    kept = in_a_new_thread(lambda: (pytest.raises(KeyError, fails_in_a_room), einet.scratch._kept.bytes))[1]
     assert kept is None
 
 
@@ -321,10 +323,10 @@ def fails_in_a_room():
 
 
 def test_much_memory_is_not_kept():
-    much = einet.layers.MOST_KEPT // 4 * torch.get_num_threads() + 1
+    much = einet.scratch.MOST_KEPT // 4 * torch.get_num_threads() + 1
     kept = place(10, torch.empty(0))
     with room(much, torch.empty(0)) as memory:
-        assert memory.data_ptr() != kept and einet.layers._kept.bytes is not None
+        assert memory.data_ptr() != kept and einet.scratch._kept.bytes is not None
     assert place(10, torch.empty(0)) == kept
 
 
@@ -344,7 +346,7 @@ def test_a_fake_tensor_mode_leaves_no_fake_memory():
             model(x, check=False)
             with room(10, torch.empty(0).new_empty(0)) as memory:
                 assert type(memory) is not torch.Tensor
-        assert einet.layers._kept.bytes is None
+        assert einet.scratch._kept.bytes is None
         return einet.log_density(model, x)
 
     assert torch.equal(in_a_new_thread(after_planning), right)
@@ -386,12 +388,16 @@ def test_a_thread_may_begin_in_inference_mode():
     einsum = EinsumLayer(1, 2, 2, 2)
     x = torch.randn(3, 1, 5)
 
+    def sums():
+        pool = layer(x, None)
+        return einsum(Gathered([pool], [torch.arange(2)], [None], 2)).value
+
     def both():
         with torch.inference_mode():
-            before = einsum(layer(x, None)).value.clone()
-        kept = einet.layers._kept.bytes
+            before = sums().clone()
+        kept = einet.scratch._kept.bytes
         assert kept is not None and not kept.is_inference()
-        return before, einsum(layer(x, None)).value
+        return before, sums()
 
     with torch.no_grad():
         layer.parts[0].phi.copy_(Normal().initial((6, 1, 2), torch.Generator().manual_seed(0)))

@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import einet
-from einet import explain, network, queries
+from einet import layers, network, queries
 from einet.em import leaf_uses
-from einet.layers import EinsumLayer, Scaled
+from einet.layers import EinsumLayer
+from einet.scaled import Scaled
 
 
 class Made(TorchDispatchMode):
@@ -179,10 +180,10 @@ def test_tables_of_children():
         table.append((size, sum(buffer.numel() for buffer in model.levels.buffers())))
         x = torch.randint(0, 2, (5, 2)).double()
         model(x).sum().backward()
-        (layer,), (side,) = model.levels[0].einsums, model.levels[0].children_of[0]
+        (layer,), (pool,) = model.levels[0].einsums, model.levels[0].children_of[0].pools
         counts = (layer.weights * layer.weights.grad).sum(1).view(size, 2, 2).detach()
         uses = torch.zeros(size + 1, 2, dtype=torch.float64)
-        uses.index_add_(0, side.rows, torch.cat((counts.sum(2), counts.sum(1))))
+        uses.index_add_(0, pool.rows, torch.cat((counts.sum(2), counts.sum(1))))
         with torch.no_grad():
             torch.testing.assert_close(leaf_uses(model), uses, rtol=1e-12, atol=1e-12)
     assert_proportional(table)
@@ -245,18 +246,18 @@ def test_maxima_of_long_vectors():
         network.normalized_(layer.weights, layer.weight_dim, generator)
         for spread in (0.1, 3):  # entries that differ little, and much
             logs = -spread * torch.rand(2, entries, 100, generator=generator)
-            children = Scaled.from_log(logs.double(), torch.float32)
+            left, right = (Scaled.from_log(part.double(), torch.float32) for part in logs.split(1))
             found = []
-            count = made(lambda: found.append(explain._max_einsum(layer, children)))  # noqa: B023
+            count = made(lambda: found.append(layer.maximum(left, right)))  # noqa: B023
             assert count.total < 4 * 0.4 * entries**3 * 100, (entries, spread)
-            outer = (children.value[:1, :, None] * children.value[1:, None]).flatten(1, 2)
+            outer = (left.value[:, :, None] * right.value[:, None]).flatten(1, 2)
             plain = torch.empty_like(found[0].value)
-            explain._all_products(layer.weights, outer, plain)
+            layers._all_choices(layer.weights, outer, plain)
             assert torch.equal(found[0].value, plain / plain.amax(1, keepdim=True))
 
 
 def test_maxima_where_nothing_is_possible():
     """All products are 0, so none can be left out; they are 0 all the same."""
     weights, outer, maxima = torch.rand(1, 2, 4096), torch.zeros(1, 4096, 3), torch.ones(1, 2, 3)
-    explain._likely_products(weights, outer, maxima)
+    layers._likely_choices(weights, outer, maxima)
     assert torch.equal(maxima, torch.zeros(1, 2, 3))

@@ -29,6 +29,7 @@ from einet import (
     sampling,
     trees,
 )
+from einet.layers import CPLayer, EinsumLayer, MixingLayer
 
 SEEDS, DRAWS = range(20), 20_000
 nan = float("nan")
@@ -118,32 +119,33 @@ def shuffled_weights(patch):
 
 
 def uniform_partitions(patch):
-    odds = trees._odds_of_partitions
-    patch(trees, "_odds_of_partitions", lambda *arguments: torch.ones_like(odds(*arguments)))
+    odds = MixingLayer.odds
+    patch(MixingLayer, "odds", lambda *arguments: torch.ones_like(odds(*arguments)))
 
 
 def partitions_without_evidence(patch):
-    odds = trees._odds_of_partitions
-    patch(trees, "_odds_of_partitions", lambda layer, partitions, *key: odds(layer, None, *key))
+    odds = MixingLayer.odds
+    patch(MixingLayer, "odds", lambda layer, inputs, *key: odds(layer, None, *key))
 
 
 def pairs_without_evidence(patch):
-    odds = trees._odds_of_pairs
-    patch(trees, "_odds_of_pairs", lambda layer, left, right, *key: odds(layer, None, None, *key))
+    for kind in (EinsumLayer, CPLayer):
+        odds = kind.odds
+        patch(kind, "odds", lambda layer, inputs, *key, odds=odds: odds(layer, None, *key))
 
 
 def pairs_that_see_the_left_alone(patch):
-    odds = trees._odds_of_pairs
+    odds = EinsumLayer.odds
 
-    def left_alone(layer, left, right, *key):
-        return odds(layer, left, None if right is None else torch.ones_like(right), *key)
+    def left_alone(layer, inputs, *key):
+        return odds(layer, inputs and [inputs[0], inputs[1].map(torch.ones_like)], *key)
 
-    patch(trees, "_odds_of_pairs", left_alone)
+    patch(EinsumLayer, "odds", left_alone)
 
 
 def first_row_for_all(patch):
-    odds = trees._odds_of_pairs
-    patch(trees, "_odds_of_pairs", lambda *arguments: odds(*arguments[:-1], torch.zeros_like(arguments[-1])))
+    odds = EinsumLayer.odds
+    patch(EinsumLayer, "odds", lambda *arguments: odds(*arguments[:-1], torch.zeros_like(arguments[-1])))
 
 
 def one_draw_for_a_node(patch):
@@ -191,6 +193,7 @@ def test_a_broken_sampler_fails(mutate, name, monkeypatch):
         (partitions_without_evidence, "uneven, mixed"),
         (pairs_without_evidence, "no depth"),
         (pairs_without_evidence, "trees"),
+        (pairs_without_evidence, "thin"),
         (pairs_that_see_the_left_alone, "trees"),
         (first_row_for_all, "trees"),
     ],

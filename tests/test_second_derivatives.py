@@ -9,8 +9,10 @@ from strategies import in_float64, rows
 
 import einet
 from einet import Bernoulli, Binomial, Categorical, Einet, Mixture, Normal, poon_domingos, random_binary_trees
+from einet.derivatives import parts
 from einet.exponential_family import ExponentialFamily
-from einet.layers import EinsumLayer, Scaled
+from einet.layers import EinsumLayer
+from einet.scaled import Scaled
 
 TREES = random_binary_trees(4, 2, 2, seed=0)
 GRID = poon_domingos((2, 2), 1)
@@ -211,3 +213,23 @@ def test_transforms_that_look_at_values_say_so():
     x = rows_of(model)
     found = torch.func.grad(lambda rows: model(rows).sum())(x)  # here values can be seen
     torch.testing.assert_close(found, torch.autograd.functional.jacobian(lambda rows: model(rows).sum(), x))
+
+
+@pytest.mark.parametrize("order, copied", [((0, 1), False), ((1, 0), True), ((0, 0), True)])
+def test_gradients_of_parts_come_together_in_their_order(order, copied):
+    """Made side by side in one buffer they are that buffer; otherwise they are copied to where they belong."""
+    buffer = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+
+    class Given(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, left, right):
+            return left + right
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return buffer[order[0]], buffer[order[1]]
+
+    whole = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(Given.apply(*parts(whole, 2)).sum(), whole)
+    assert gradient.tolist() == torch.cat([buffer[i] for i in order]).tolist()
+    assert (gradient.data_ptr() != buffer.data_ptr()) == copied

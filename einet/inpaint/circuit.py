@@ -24,12 +24,13 @@ import os
 import torch
 
 from einet.checkpoint import save
+from einet.children import Children
 from einet.continuous import Normal
 from einet.discrete import Bernoulli, Binomial, Categorical
 from einet.em import WEIGHT_FLOOR
 from einet.files import read, refusals, write
 from einet.mixture import Mixture
-from einet.network import Constant, Einet
+from einet.network import Einet
 from einet.trees import networks_of
 
 Range = tuple[float, float]
@@ -83,6 +84,9 @@ def check_images(model: Einet | Mixture, value_range: Range | None = None) -> Ra
         raise ValueError(
             f"the model must have 1 or 3 channels and one class, got {network.channels} and {model.num_classes}"
         )
+    foreign = [each.sum_product for each in networks_of(model) if each.sum_product != "tucker"]
+    if foreign:
+        raise ValueError(f"pages know sum_product='tucker' alone, got {foreign[0]!r}")
     families = {family for each in networks_of(model) for family in each.families}
     foreign = [family for family in families if type(family) not in ENGINE]
     if foreign:
@@ -125,9 +129,10 @@ def _pairs(part) -> dict:
 def _level(level, ranges: list[range]) -> list[dict]:
     """The regions of one level, in the order of its output."""
     partitions = []
-    for tensor, sides in enumerate(level.children_of):
-        left, right = _children(sides, ranges)
-        partitions += [[tensor, row, *pair] for row, pair in enumerate(zip(left, right, strict=True))]
+    for tensor, (layer, children) in enumerate(zip(level.einsums, level.children_of, strict=True)):
+        sides = [_regions(children, side, len(layer.weights), ranges) for side in range(children.num_sides)]
+        sides += [[-1] * len(layer.weights)] * (2 - len(sides))  # a root that is a leaf has no right child
+        partitions += [[tensor, row, *pair] for row, pair in enumerate(zip(*sides, strict=True))]
     if level.order is not None:
         partitions = [partitions[i] for i in level.order.tolist()]
     shapes = [layer.weights.shape for layer in level.mixings]
@@ -138,16 +143,9 @@ def _level(level, ranges: list[range]) -> list[dict]:
     return [{"mixing": mixing, "partitions": each} for mixing, each in zip(mixings, own, strict=True)]
 
 
-def _children(sides, ranges: list[range]) -> tuple[list[int], list[int]]:
-    """The numbers of the regions that are left and right children."""
-    found = []
-    for side in sides:
-        if isinstance(side, Constant):
-            found.append([-1] * len(found[0]))
-        else:
-            pool = [region for source in side.sources for region in ranges[source]]
-            found.append([pool[row] for row in side.rows.tolist()])
-    if len(found) == 2:
-        return found[0], found[1]
-    half = len(found[0]) // 2
-    return found[0][:half], found[0][half:]
+def _regions(children: Children, side: int, num_nodes: int, ranges: list[range]) -> list[int]:
+    """The numbers of the regions that are the nodes' children on one side."""
+    node, found = torch.arange(num_nodes), torch.empty(num_nodes, dtype=torch.int64)
+    for source, own, row in children.places(side, node):
+        found[own] = row + ranges[source].start
+    return found.tolist()

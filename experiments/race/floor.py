@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 
 import einet
-from einet.layers import node_slices
+from einet.scratch import node_slices
 from experiments.provenance import provenance
 from experiments.records import command_line, write_records
 

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 import einet
-from einet.layers import EinsumLayer, Gathered, Scaled
+from einet.layers import EinsumLayer
 from einet.rows import GraphedStep, Rows, step
+from einet.scaled import Scaled, fetched
 from experiments.race.contestants import LibCirkit
 
 FUSED = ("ieee", "tf32", "tf32x3", "bf16x3")
@@ -70,31 +71,24 @@ class OurNetwork:
 
 def outer_products_at_once(layer: EinsumLayer, *children) -> Scaled:
     """The plain path without slices: what a compiler may fuse."""
-    (left, right), log_scale = _fetched(children)
+    (left, log_left), (right, log_right) = fetched(children)
     outer = (left[:, :, None] * right[:, None]).flatten(1, 2)  # (L, K * K', B)
     sums = torch.bmm(layer.weights, outer)
     scale = sums.detach().amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
-    return Scaled(sums / scale[:, None], log_scale + torch.log(scale.double()))
+    return Scaled(sums / scale[:, None], log_left + log_right + torch.log(scale.double()))
 
 
 def log_sum_exp(layer: EinsumLayer, *children) -> Scaled:
     """log S_k = log sum_p exp(log W_kp + log l_i + log r_j): K_out * K * K' exponentials a node and row."""
-    (left, right), log_scale = _fetched(children)
+    (left, log_left), (right, log_right) = fetched(children)
     left, right = (torch.log(child.clamp_min(torch.finfo(child.dtype).tiny)) for child in (left, right))
     products = (left[:, :, None] + right[:, None]).flatten(1, 2)  # (L, K * K', B)
     sums = torch.logsumexp(products[:, None] + torch.log(layer.weights)[..., None], 2)  # (L, K_out, B)
     scaled = Scaled.from_log(sums, layer.weights.dtype)
-    return Scaled(scaled.value, log_scale + scaled.log_scale)
+    return Scaled(scaled.value, log_left + log_right + scaled.log_scale)
 
 
 OTHER_SCHEMES = {"at-once": outer_products_at_once, "compiled": outer_products_at_once, "log-domain": log_sum_exp}
-
-
-def _fetched(children) -> tuple[list[Tensor], Tensor]:
-    children = [child.fetch() if isinstance(child, Gathered) else child for child in children]
-    values = children[0].value.chunk(2) if len(children) == 1 else [child.value for child in children]
-    scales = children[0].log_scale.chunk(2) if len(children) == 1 else [child.log_scale for child in children]
-    return values, scales[0] + scales[1]
 
 
 class Cirkit:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from einet.layers import EinsumLayer, Scaled
+from einet.layers import EinsumLayer
+from einet.scaled import Scaled
 from experiments.provenance import provenance
 from experiments.race.gpu import CASES, TINY, Stopwatch
 from experiments.race.gpu_contestants import FUSED, make
@@ -51,7 +52,7 @@ def work(model, batch: int) -> dict[str, tuple[float, float]]:
         total[name][1] += 4 * numbers
 
     for level in model.levels:
-        for layer, sides in zip(level.einsums, level.children_of, strict=True):
+        for layer, found in zip(level.einsums, level.children_of, strict=True):
             nodes, out, pairs = layer.weights.shape
             weights, products = nodes * out * pairs, nodes * pairs * batch
             children, sums = nodes * (layer.num_left + layer.num_right) * batch, nodes * out * batch
@@ -60,10 +61,10 @@ def work(model, batch: int) -> dict[str, tuple[float, float]]:
             add("_weight_gradients", products * (out + 1), children + sums + scales + weights)
             add("_child_gradients", products * (out + 2), weights + sums + scales + 2 * children)
             add("_moved", 0, 3 * weights)
-            for side in sides:
-                if not getattr(side, "whole", True):
-                    of_pool = (len(side.offsets) - 1) * (children / nodes / 2)
-                    add("_shared_sums", 0, len(side.rows) * (children / nodes / 2) + of_pool)
+            for pool in found.pools:
+                if not pool.whole:
+                    of_pool = (len(pool.offsets) - 1) * (children / nodes / 2)
+                    add("_shared_sums", 0, len(pool.rows) * (children / nodes / 2) + of_pool)
     return {name: (multiply_adds, size) for name, (multiply_adds, size) in total.items()}
 
 
@@ -94,14 +95,15 @@ def errors(device: str, sizes: tuple[int, ...]) -> list[dict]:
         with torch.no_grad():
             layer.weights.copy_(weights / weights.sum(2, keepdim=True))
         value = torch.rand(8, num_sums, 64, device=device)
-        children = Scaled(value / value.amax(1, keepdim=True), torch.zeros(8, 64, dtype=torch.float64, device=device))
-        left, right = children.value.double().chunk(2)
+        halves, scale = (value / value.amax(1, keepdim=True)).chunk(2), torch.zeros(4, 64, device=device).double()
+        children = [Scaled(half, scale) for half in halves]
+        left, right = (half.double() for half in halves)
         weights = layer.weights.detach().double().unflatten(2, (num_sums, -1))
         exact = torch.einsum("lkij,lib,ljb->lkb", weights, left, right).log()
         for precision in (None, *FUSED):
             layer.precision = precision
             with torch.no_grad():
-                worst = (layer(children).log() - exact).abs().max().item()
+                worst = (layer(*children).log() - exact).abs().max().item()
             found.append({"K": num_sums, "precision": precision or "plain", "nats": worst})
     return found
 

@@ -1,0 +1,68 @@
+"""What the layers' own derivatives need: which way autograd came, and gradients that are differentiated in turn.
+
+Paper: not in it
+Chapter: book/03_einsum_layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func` is at work: it takes plain operations alone."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def differentiable(plain: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
+    """The gradients of `inputs`, given that of `plain(*inputs)`, which may be differentiated in turn; None where not
+    wanted."""
+    with torch.enable_grad():
+        inputs = [each.view_as(each) for each in inputs]  # each by itself, where one tensor comes twice
+        wanted = [each for each in inputs if each.requires_grad]
+        found = iter(torch.autograd.grad(plain(*inputs), wanted, gradient, create_graph=True))
+        return [next(found) if each.requires_grad else None for each in inputs]
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The same, or a copy of a tensor that was born in inference mode, which autograd could not keep."""
+    return tensor.clone() if tensor.is_inference() and torch.is_grad_enabled() else tensor
+
+
+def parts(tensor: Tensor, count: int) -> Sequence[Tensor]:
+    """Views of `count` equal parts, one behind the other. Their gradients, made in one buffer, are not copied."""
+    if count == 1:
+        return (tensor,)
+    if transformed() or torch.compiler.is_compiling() or not tensor.requires_grad:
+        return tensor.chunk(count)
+    return _Parts.apply(tensor, count)
+
+
+class _Parts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor, count: int) -> tuple[Tensor, ...]:
+        ctx.shape = tensor.shape
+        return tensor.chunk(count)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
+        whole = gradients[0]._base
+        if torch.is_grad_enabled() or whole is None or not _are_parts(gradients, whole, ctx.shape):
+            whole = torch.cat(gradients)
+        return whole.view(ctx.shape), None
+
+
+def _are_parts(gradients: Sequence[Tensor], whole: Tensor, shape: torch.Size) -> bool:
+    """Whether the gradients are all that is in `whole`, in their order."""
+    places = [whole.storage_offset() + i * gradient.numel() for i, gradient in enumerate(gradients)]
+    return (
+        whole.is_contiguous()
+        and whole.numel() == shape.numel()
+        and all(
+            gradient._base is whole and gradient.is_contiguous() and gradient.storage_offset() == place
+            for gradient, place in zip(gradients, places, strict=True)
+        )
+    )
