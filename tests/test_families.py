@@ -431,6 +431,10 @@ class FamilyContract:
         (again,) = torch.autograd.grad(model(x, observed).sum(), x, create_graph=True)
         torch.testing.assert_close(again, x.grad)
         self.family.check(torch.tensor([self.family.placeholder]))
+        inside = x.detach().T[:, None].clone().requires_grad_()  # for the leaves alone, without the network's own mask
+        log_density = model.leaves(inside, observed.T).log().sum() + model.leaves.log_base(inside, observed.T)
+        log_density.sum().backward()
+        assert inside.grad.isfinite().all()
 
     def test_marginals_moments_and_modes(self):
         """Of one variable, given another: against the model's own density at every value."""

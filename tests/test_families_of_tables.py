@@ -218,6 +218,8 @@ def test_gamma_without_weights_is_scipys_fit():
 def test_shapes_are_found_from_one_bound_to_the_other():
     shape = torch.logspace(-2, 6, 300, dtype=torch.float64)
     torch.testing.assert_close(shape_of(gap_of(shape), 0.01, 1e6), shape, rtol=1e-8, atol=0)
+    few = shape[shape < 100]
+    torch.testing.assert_close(shape_of(gap_of(few), 0.01, 1e6), few, rtol=1e-11, atol=0)
     beyond = torch.tensor([-1.0, 0.0, 1e-9, 1e3, math.inf, -math.inf], dtype=torch.float64)
     assert shape_of(beyond, 0.01, 1e6).tolist() == pytest.approx([1e6, 1e6, 1e6, 0.01, 0.01, 1e6], rel=1e-8)
 
