@@ -103,7 +103,7 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
         colour, text, shape = PRODUCT, "×", "round4,pad=0.2"
         if kind == "region":
             leaf, scope = y == 0, graph.regions[index].scope
-            shown = [names[d] for d in scope]
+            shown = [str(names[d]) for d in scope]
             if len(shown) > 6:
                 shown[5:-1] = ["…"]
             colour, text, shape = LEAF if leaf else SUM, " ".join(shown), "round,pad=0.3"
