@@ -131,6 +131,18 @@ def test_what_is_impossible_stays_so_and_spoils_no_gradient():
         einet.sample_conditional(model, impossible, torch.ones(4).bool())
 
 
+def test_an_entry_of_density_0_has_no_gradient():
+    """Of a product of three vectors, which goes by logarithms."""
+    layer = CPLayer(1, 2, 2, 2, 2)
+    with torch.no_grad():
+        layer.weights.fill_(0.5)
+    value = torch.tensor([[[1.0], [0.0]]], requires_grad=True)
+    sums = layer(*[Scaled(value, torch.zeros(1, 1, dtype=torch.float64))] * 3).log()
+    assert sums.exp().flatten().tolist() == [0.5, 0.5]
+    sums.sum().backward()
+    assert value.grad.flatten().tolist() == [6.0, 0.0]
+
+
 # Derivatives, and training by them
 
 
