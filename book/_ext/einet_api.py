@@ -79,6 +79,8 @@ def methods(member, documents: set[str]) -> list[nodes.Node]:
 
 def call(member) -> str:
     """(x, observed=None): the parameters of a function, without `self` and without types, which the text gives."""
+    if isinstance(member, type) and issubclass(member, Exception):
+        return ""  # what is raised or warned of is not made by users
     parameters = [p.replace(annotation=p.empty) for p in inspect.signature(member).parameters.values()]
     return str(inspect.Signature([p for p in parameters if p.name not in ("self", "cls")]))
 
