@@ -165,7 +165,7 @@ class Columns:
             narrowest = _narrowest(part.family)
             variance = part.family.variance(part.phi.detach())  # (P, C, K), of standardised columns
             used = variance < UNUSED_VARIANCE
-            narrow = variance <= 2 * narrowest**2  # shrinkage keeps them off the bound itself
+            narrow = variance <= 1.2 * narrowest**2  # shrinkage keeps them off the bound itself
             for d in part.variables.tolist():
                 here = part.pairs == d
                 share = (narrow[here].sum() / used[here].sum().clamp_min(1)).item()

@@ -43,6 +43,7 @@ WEIGHT_FLOOR = 1e-12
 FEWEST_USES = 1e-20
 # How much of the usual number of a root's visits is the last step's: a moving average over some twenty steps.
 LAST_STEP = 0.05
+NO_GRADIENT = "there is no gradient: call model(x).sum().backward() before step()"
 # Numbers of statistics that are summed at once.
 MOST_AT_ONCE = 2**22
 
@@ -105,6 +106,12 @@ class EM(torch.optim.Optimizer):
         """All of it, for copies and pickles: torch's own would leave out which networks it moves."""
         return {**super().__getstate__(), "networks": self.networks, "weighted": self.weighted}
 
+    def __setstate__(self, state: dict) -> None:
+        """Also of einet 0.1.0, which had no `leaf_pseudocount`."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("leaf_pseudocount", 0.0)
+
     @torch.no_grad()
     def step(self, closure=None):
         """The M-step, from the gradients of `model(x).sum()`."""
@@ -118,6 +125,8 @@ class EM(torch.optim.Optimizer):
             raise ValueError(f"lr must be within [0, 1], got {lr}")
         for network in self.networks:
             _check_gradients(network)
+        if any(layer.weights.grad is None for layer in self.weighted):
+            raise ValueError(NO_GRADIENT)
         uses = [leaf_uses(network) for network in self.networks]  # of the old weights
         rates = {}  # of the layers, by their weights
         for network, uses_of_leaves in zip(self.networks, uses, strict=True):
@@ -180,7 +189,7 @@ def _check_gradients(network: Einet) -> None:
         raise ValueError("the model is parametrized for gradient training (see unconstrained): EM cannot move it")
     parameters = [*(layer.weights for layer in sums), *(part.phi for part in parts)]
     if any(parameter.grad is None for parameter in parameters):
-        raise ValueError("there is no gradient: call model(x).sum().backward() before step()")
+        raise ValueError(NO_GRADIENT)
     # What is wrong anywhere in a circuit is wrong at its root and its leaves.
     top = network.levels[-1]
     root = torch.cat([layer.weights.grad.flatten() for layer in (*top.einsums, *top.mixings)])

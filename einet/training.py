@@ -106,7 +106,7 @@ def fit(
     """
     check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
     if patience is not None and valid is None:
-        warnings.warn(f"patience={patience} has no effect without valid: nothing says when to stop", stacklevel=2)
+        warnings.warn(f"patience={patience} has no effect without valid: nothing says when to stop", stacklevel=3)
     train = Rows(model, x, observed, labels)
     train.check_resolution()
     check_movable(model)
@@ -114,7 +114,8 @@ def fit(
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     if optimizer is None:
-        optimizer = EM(model, lr, pseudocount, leaf_pseudocount, (train.x, train.observed))
+        # where the model is; the rows themselves may be elsewhere
+        optimizer = EM(model, lr, pseudocount, leaf_pseudocount, train.some(slice(None)) if leaf_pseudocount else None)
     run = _Run(model, optimizer, scheduler, GraphedStep(train, optimizer, batch_size) if cuda_graph else None)
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
@@ -151,7 +152,7 @@ class _Run:
     def waited(self, steps: int) -> float:
         """How many epochs, of so many steps each, have passed since the best one; of EM an epoch may count for less."""
         since = self.history.lr[self.history.best_epoch + 1 :]
-        return sum(min(1.0, lr * steps) for lr in since) if isinstance(self.optimizer, EM) else len(since)
+        return round(sum(min(1.0, lr * steps) for lr in since), 6) if isinstance(self.optimizer, EM) else len(since)
 
     def advance(self, train: Rows, held_out: Rows | None, batch_size: int | None, seed: int) -> None:
         start, history = time.perf_counter(), self.history
@@ -235,7 +236,7 @@ def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:
         warnings.warn(
             f"training ended after {epochs} epochs without leaving its start: validation went from {at_start:.4g} to "
             f"{best:.4g} nats. Where variables depend on each other, more patience or another seed may get further",
-            stacklevel=3,
+            stacklevel=4,  # of whoever called `fit`, which has a frame of torch around it
         )
 
 
@@ -257,7 +258,7 @@ def check_same(there: dict, here: dict) -> None:
     """`ValueError`, naming it, where a setting of the run on disk is not that of the run which wants to go on."""
     for name, value in here.items():
         if there.get(name) != value:
-            was, now = (f"{text[:60]}..." if len(text) > 60 else text for text in map(str, (there.get(name), value)))
+            was, now = (f"{text[:120]}..." if len(text) > 120 else text for text in map(str, (there.get(name), value)))
             raise ValueError(f"it is of another run: {name} was {was}, and is {now}")
 
 

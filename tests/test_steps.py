@@ -10,7 +10,7 @@ from test_em import statistics_of
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
 from einet.em import LAST_STEP, column_parameters
-from einet.estimator import EinetClassifier, EinetDensity
+from einet.estimator import EinetClassifier, EinetDensity, _folds
 
 SMALL = {"num_replicas": 3, "num_sums": 4, "random_state": 0}
 
@@ -138,14 +138,34 @@ def test_training_that_stays_where_it_started_is_said():
     x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0)).float()
     model = Einet(einet.random_binary_trees(4, 1, 1, seed=0), Bernoulli(), num_sums=2, seed=0)
     fit(model, x, epochs=30, progress=False)
-    with pytest.warns(UserWarning, match="without leaving its start"):
+    with pytest.warns(UserWarning, match="without leaving its start") as found:
         fit(model, x, valid=x[:50], epochs=100, patience=1, lr=0.01, progress=False)
+    assert found[0].filename == __file__
 
 
 def test_patience_without_validation_rows_is_said():
     model = Einet(einet.random_binary_trees(2, 1, 1, seed=0), Normal(), num_sums=2, seed=0)
-    with pytest.warns(UserWarning, match="patience=3 has no effect without valid"):
+    with pytest.warns(UserWarning, match="patience=3 has no effect without valid") as found:
         fit(model, torch.randn(20, 2), epochs=2, patience=3, progress=False)
+    assert found[0].filename == __file__
+
+
+def test_classes_of_few_rows_are_validated_by_folds():
+    """A tenth of nine rows of a class is none: a hundred such classes would hold nothing out."""
+    few = _folds(np.repeat(np.arange(100), 9), 0.1)
+    assert set(few) == set(range(5)) and np.bincount(few).min() > 150
+    assert set(_folds(np.zeros(600), 0.1)) == {0, -1} and set(_folds(np.zeros(600), 0.0)) == {-1}
+
+
+def test_a_mixture_without_gradient_is_refused_before_anything_moves():
+    model = einet.Mixture(
+        [Einet(einet.random_binary_trees(2, 1, 1, seed=s), Normal(), seed=s) for s in (0, 1)], [0.5, 0.5]
+    )
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    sum(component(torch.randn(5, 2)).sum() for component in model.components).backward()
+    with pytest.raises(ValueError, match="there is no gradient"):
+        EM(model, 0.5).step()
+    assert all(map(torch.equal, before, model.parameters()))
 
 
 @pytest.mark.parametrize("seed", [1, 7])
