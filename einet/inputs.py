@@ -21,10 +21,10 @@ WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torc
 
 
 def checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple[int, ...]]:
-    families = leaf if isinstance(leaf, dict) else {leaf: range(num_variables)}
-    for family in families:
+    for family in leaf if isinstance(leaf, dict) else [leaf]:  # which a list, say, could not be a key of
         if not isinstance(family, ExponentialFamily):
             raise ValueError(f"leaf must be a family such as einet.Normal(), or a dict of them, got {family!r}")
+    families = leaf if isinstance(leaf, dict) else {leaf: range(num_variables)}
     families = {family: tuple(sorted(variables)) for family, variables in families.items()}
     idle = [family for family, variables in families.items() if not variables]
     if idle:

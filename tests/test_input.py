@@ -189,6 +189,7 @@ def test_masks_of_images_of_the_wrong_shape(shape):
         (dict(num_classes=0), "num_classes .*at least 1, got 0"),
         (dict(leaf=Normal), "family such as .*got <class"),
         (dict(leaf="Normal"), "family such as .*got 'Normal'"),
+        (dict(leaf=[Normal(), Normal()]), "family such as .*got \\[Normal"),
         (dict(leaf={Normal(): [0, 1, 2]}), r"each variable from 0 to 3 once, got \[0, 1, 2\]"),
         (dict(leaf={Normal(): [0, 1, 2, 3, 4]}), r"from 0 to 3 once, got \[0, 1, 2, 3, 4\]"),
         (dict(leaf={Normal(): [0, 1], Bernoulli(): [1, 2, 3]}), r"once, got \[0, 1, 1, 2, 3\]"),
