@@ -286,11 +286,8 @@ def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) ->
         total = total + torch.where(seen[:, None], statistics, 0).sum(-1)
         count = count + seen.sum(-1, keepdim=True)
     place = torch.searchsorted(variables, part.pairs)
-    start, mean = part.phi.double().mean(-1), (total / count.clamp_min(1))[:, place]  # (T, P, C)
-    # One step of classical EM from anywhere arrives at the mean of the statistics.
-    score = family.score(start, mean, torch.ones_like(start[0]))
-    phi = family.project(family.step(start, family.natural_gradient(start, score)))
-    return torch.where(count[place] > 0, phi, start)[..., None].to(part.phi.dtype)
+    own = family.expecting((total / count.clamp_min(1))[:, place])  # (T, P, C)
+    return torch.where(count[place] > 0, own, part.phi.double().mean(-1))[..., None].to(part.phi.dtype)
 
 
 # Gradient training, to compare with
