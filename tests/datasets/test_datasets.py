@@ -8,14 +8,13 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
 import torch
+from project import ROOT
 
 from einet.datasets import Source, binary, debd, debd_sources, disk
 
-ROOT = Path(__file__).parents[2]
 TEXT = b"0,1,1\n1,0,0\n"
 VALUES = [[0, 1, 1], [1, 0, 0]]
 

@@ -6,15 +6,13 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from project import PYPROJECT
+from project import PYPROJECT, ROOT
 
 import einet
 from einet.families import FAMILIES
 
-ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "einet").rglob("*.py"))
 TREES = {f: ast.parse(f.read_text(encoding="utf-8")) for f in FILES}
 
