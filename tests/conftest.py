@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-pytest.register_assert_rewrite("contract", "enumeration", "helpers", "inpainter", "oracle", "strategies")
+pytest.register_assert_rewrite("contract", "enumeration", "helpers", "inpainter", "oracle", "strategies", "work")
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # without it, and pandas, scikit-learn skips some of its checks

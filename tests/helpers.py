@@ -10,10 +10,19 @@ import pytest
 import torch
 from oracle import expected_statistics
 
-from einet import EM, Einet, Mixture, Normal, random_binary_trees
+from einet import EM, Einet, Mixture, Normal, RegionGraph, random_binary_trees
 from einet.files import read
 
 TREES = random_binary_trees(6, 2, 2, seed=0)
+
+# One layer holds {0,1,2} with three partitions, {3,4,5} with two and {6,7} with one.
+COUNTS = RegionGraph(
+    [{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}]  # 0 to 6
+    + [{3}, {4}, {5}, {3, 4}, {4, 5}, {3, 4, 5}]  # 7 to 12
+    + [{6}, {7}, {6, 7}, {0, 1, 2, 3, 4, 5}, range(8)],  # 13 to 17
+    [(6, 0, 5), (6, 1, 4), (6, 2, 3), (3, 0, 1), (4, 0, 2), (5, 1, 2)]
+    + [(12, 7, 11), (12, 10, 9), (10, 7, 8), (11, 8, 9), (15, 13, 14), (16, 6, 12), (17, 16, 15)],
+)
 
 
 def seeded(seed):

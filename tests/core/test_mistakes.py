@@ -7,10 +7,9 @@ import math
 
 import pytest
 import torch
-from helpers import each_of, em_step, network
+from helpers import COUNTS, each_of, em_step, network
 from oracle import worlds
 from strategies import ZERO_OR_ONE, in_float64
-from test_graph import COUNTS
 
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, RegionGraph, poon_domingos, random_binary_trees

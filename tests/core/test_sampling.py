@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Circuit
 from strategies import examples, in_float64, masks, models, rows
-from test_proportional import assert_proportional, made
+from work import assert_proportional, made
 
 from einet import (
     Bernoulli,
