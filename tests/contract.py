@@ -10,13 +10,7 @@ import pytest
 import torch
 
 import einet
-from einet import (
-    Einet,
-    ExponentialFamily,
-    Normal,
-    RegionGraph,
-    random_binary_trees,
-)
+from einet import Einet, ExponentialFamily, Normal, RegionGraph, random_binary_trees
 from einet.em import column_parameters
 from einet.estimator import EinetDensity
 from einet.families import FAMILIES
