@@ -25,7 +25,7 @@ from einet.exponential_family import ExponentialFamily, refuse
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import MODEL_DTYPES, as_float, batch_last, check_device, checked_families, mask_last
-from einet.layers import SUM_PRODUCTS, CPLayer, MixingLayer, SumLayer, normalized_
+from einet.layers import SUM_PRODUCTS, CPLayer, EinsumLayer, MixingLayer, SumLayer, normalized_
 from einet.leaves import LeafLayer
 from einet.scaled import LogScaled, Scaled
 
@@ -80,7 +80,7 @@ class Einet(nn.Module):
 
         device = torch.zeros(()).device
         with torch.device("cpu"):  # where indices are counted; memory for parameters is not touched yet
-            self.leaf_order, levels = _compile(graph, SUM_PRODUCTS[sum_product], num_sums, num_leaves, num_classes)
+            self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes, SUM_PRODUCTS[sum_product])
             scopes = [graph.regions[leaf].scope for leaf in self.leaf_order]
             kind = LogScaled if sum_product == "cp" else Scaled
             self.leaves = LeafLayer(scopes, self.families, num_leaves, kind)
@@ -274,7 +274,7 @@ _plans: WeakKeyDictionary[RegionGraph, dict] = WeakKeyDictionary()
 
 
 def _compile(
-    graph: RegionGraph, layer: type[SumLayer], num_sums: int, num_leaves: int, num_classes: int
+    graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: int, layer: type[SumLayer] = EinsumLayer
 ) -> tuple[list[int], list[Level]]:
     """The order of the leaf regions, and the levels above them, whose sums over products are of the class `layer`."""
     if graph.root in graph.leaves:  # one sum over the entries of the only region

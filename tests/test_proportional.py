@@ -180,7 +180,7 @@ def test_tables_of_children():
         table.append((size, sum(buffer.numel() for buffer in model.levels.buffers())))
         x = torch.randint(0, 2, (5, 2)).double()
         model(x).sum().backward()
-        (layer,), (pool,) = model.levels[0].einsums, model.levels[0].children_of[0].pools
+        (layer,), (pool,) = model.levels[0].einsums, model.levels[0].children_of[0]
         counts = (layer.weights * layer.weights.grad).sum(1).view(size, 2, 2).detach()
         uses = torch.zeros(size + 1, 2, dtype=torch.float64)
         uses.index_add_(0, pool.rows, torch.cat((counts.sum(2), counts.sum(1))))
