@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 from einet.layers import EinsumLayer, SumLayer, Weighted
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
@@ -288,63 +288,3 @@ def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) ->
     place = torch.searchsorted(variables, part.pairs)
     own = family.expecting((total / count.clamp_min(1))[:, place])  # (T, P, C)
     return torch.where(count[place] > 0, own, part.phi.double().mean(-1))[..., None].to(part.phi.dtype)
-
-
-# Gradient training, to compare with
-
-
-@torch.inference_mode(False)  # parameters that are born there could not be trained
-def unconstrained(model: Einet) -> Einet:
-    """Reparametrize `model`, in place, so that any gradient optimizer may train it: softmax weights, free leaves.
-
-    Afterwards `model.parameters()` are unconstrained and `torch.optim.Adam` applies; `constrained(model)` goes back to
-    plain probabilities and expectation parameters. Returns the model. `ValueError` where it is unconstrained already.
-
-    Paper: Section 3.5
-    Chapter: book/07_em
-    """
-    if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError("the model is parametrized for gradient training already")
-    for layer in model.sum_layers():
-        parametrize.register_parametrization(layer, "weights", _Softmax(layer.weight_dim))
-    for part in model.leaves.parts:
-        parametrize.register_parametrization(part, "phi", _Constrain(part.family))
-    return model
-
-
-@torch.inference_mode(False)  # parameters that are born there could not be trained
-def constrained(model: Einet) -> Einet:
-    """Undo `unconstrained`, keeping the density. Returns the model.
-
-    Paper: Section 3.5
-    Chapter: book/07_em
-    """
-    for layer in model.sum_layers():
-        parametrize.remove_parametrizations(layer, "weights")
-    for part in model.leaves.parts:
-        parametrize.remove_parametrizations(part, "phi")
-    return model
-
-
-class _Softmax(nn.Module):
-    def __init__(self, dim: int):
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return torch.softmax(raw, self.dim)
-
-    def right_inverse(self, weights: Tensor) -> Tensor:
-        return torch.log(weights.clamp_min(WEIGHT_FLOOR))
-
-
-class _Constrain(nn.Module):
-    def __init__(self, family: ExponentialFamily):
-        super().__init__()
-        self.family = family
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return self.family.constrain(raw)
-
-    def right_inverse(self, phi: Tensor) -> Tensor:
-        return self.family.unconstrain(phi)

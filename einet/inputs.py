@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from einet.derivatives import ordinary
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 
 # Parameters in fewer bits lose mass by EM, and densities in float16 are soon 0.
 MODEL_DTYPES = (torch.float32, torch.float64)

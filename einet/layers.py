@@ -120,7 +120,7 @@ class EinsumLayer(SumLayer):
         return Scaled(sums, log_scale + left.log_scale + right.log_scale)
 
     def kernels(self, weights: Tensor) -> ModuleType | None:
-        """`einet.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
+        """`einet.gpu.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
         on_gpu = weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"  # the latter imitates one, for tests
         kernels = _import_kernels() if on_gpu and self.precision else None
         return kernels if kernels and kernels.serves(weights, self.num_left, self.num_right) else None
@@ -316,7 +316,7 @@ class MixingLayer(SumLayer):
 
 
 def set_precision(model: nn.Module, precision: str | None) -> None:
-    """How the einsum layers of `model` multiply on a GPU, where the fused kernels of `einet.kernels` serve them.
+    """How the einsum layers of `model` multiply on a GPU, where the fused kernels of `einet.gpu.kernels` serve them.
 
     "ieee", the default, multiplies in float32. The others use the tensor cores: "tf32" rounds every factor to 11
     significant bits, "tf32x3" and "bf16x3" split each in two and add three products. None leaves the kernels out, for
@@ -335,7 +335,7 @@ def set_precision(model: nn.Module, precision: str | None) -> None:
 @cache
 def _import_kernels() -> ModuleType | None:
     try:
-        from einet import kernels  # here, so that `import einet` needs no Triton
+        from einet.gpu import kernels  # here, so that `import einet` needs no Triton
     except ImportError:
         return None
     return kernels

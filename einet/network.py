@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from einet.children import Children
 from einet.derivatives import transformed
-from einet.exponential_family import ExponentialFamily, refuse
+from einet.family import ExponentialFamily, refuse
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import MODEL_DTYPES, as_float, batch_last, check_device, checked_families, mask_last

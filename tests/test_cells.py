@@ -12,8 +12,8 @@ import pandas
 import pytest
 import torch
 
-from einet.cells import floats
-from einet.estimator import EinetClassifier, EinetDensity
+from einet.tables import EinetClassifier, EinetDensity
+from einet.tables.cells import floats
 
 SMALL = {"num_replicas": 2, "num_sums": 2, "epochs": 2, "random_state": 0}
 NAT = np.datetime64("NaT")

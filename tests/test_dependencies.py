@@ -111,7 +111,7 @@ import sys
 import sklearn.utils.validation
 sklearn.__version__ = "1.5.2"
 del sklearn.utils.validation.validate_data
-import einet.estimator
+import einet.tables
 """
 
 
@@ -121,5 +121,5 @@ def test_an_old_scikit_learn_is_told_which_one_is_needed():
     (table,) = PROJECT["optional-dependencies"]["tables"]
     floor = re.fullmatch(r"scikit-learn>=([\d.]+)", table)[1]
     done = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.stderr.splitlines()[-1].startswith("ImportError: einet.estimator needs scikit-learn")
+    assert done.stderr.splitlines()[-1].startswith("ImportError: einet.tables needs scikit-learn")
     assert f"scikit-learn {floor} or later, this one is 1.5.2" in done.stderr

@@ -24,10 +24,10 @@ from einet import (
     random_binary_trees,
 )
 from einet.em import column_parameters
-from einet.estimator import EinetDensity
-from einet.exponential_family import refuse
 from einet.families import FAMILIES
+from einet.family import refuse
 from einet.leaves import LeafLayer
+from einet.tables import EinetDensity
 
 torch.set_num_threads(1)  # as in oracle.py: a second thread would only wait
 
@@ -492,7 +492,7 @@ class FamilyContract:
         einet.save(model, tmp_path / "model", families=known)
         assert torch.equal(einet.load(tmp_path / "model", families=known)(x, observed), model(x, observed))
 
-    @pytest.mark.filterwarnings("ignore::einet.columns.TableWarning")  # where the family's own bound is a wide one
+    @pytest.mark.filterwarnings("ignore::einet.tables.TableWarning")  # where the family's own bound is a wide one
     def test_it_is_a_column_of_a_table(self):
         model = self._model(2)
         x, _ = self._rows(model)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from einet import Bernoulli, Binomial, Einet, Mixture, Normal, RegionGraph, load, random_binary_trees, save
-from einet.files import read
+from einet.storage.archive import read
 
 GRAPH = random_binary_trees(8, 2, 3, seed=0)
 

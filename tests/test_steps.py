@@ -10,7 +10,7 @@ from test_em import statistics_of
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
 from einet.em import LAST_STEP, column_parameters
-from einet.estimator import EinetClassifier, EinetDensity, _folds
+from einet.tables.estimator import EinetClassifier, EinetDensity, _folds
 
 SMALL = {"num_replicas": 3, "num_sums": 4, "random_state": 0}
 

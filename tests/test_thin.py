@@ -12,9 +12,9 @@ from enumeration import MIXED, UNEVEN, small_model
 
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, random_binary_trees
-from einet.checkpoint import description
 from einet.layers import CPLayer, EinsumLayer
 from einet.scaled import LogScaled, Scaled
+from einet.storage.checkpoint import description
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 

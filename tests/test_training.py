@@ -30,8 +30,8 @@ from einet import (
     save,
     unconstrained,
 )
-from einet.clusters import start
-from einet.files import read
+from einet.clustered.clusters import start
+from einet.storage.archive import read
 
 GRAPH = random_binary_trees(6, 2, 2, seed=0)
 X = torch.randn(60, 6, generator=torch.Generator().manual_seed(1))

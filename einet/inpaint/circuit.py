@@ -23,15 +23,15 @@ import os
 
 import torch
 
-from einet.checkpoint import save
 from einet.children import Children
-from einet.continuous import Normal
-from einet.discrete import Bernoulli, Binomial, Categorical
 from einet.em import WEIGHT_FLOOR
-from einet.files import read, refusals, write
+from einet.families.continuous import Normal
+from einet.families.discrete import Bernoulli, Binomial, Categorical
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.trees import networks_of
+from einet.passes import networks_of
+from einet.storage.archive import read, refusals, write
+from einet.storage.checkpoint import save
 
 Range = tuple[float, float]
 # The families that engine.js has, which a name entered in `families.FAMILIES` does not change.

@@ -9,9 +9,9 @@ Chapter: book/06_leaves
 
 from __future__ import annotations
 
-from einet.continuous import Exponential, Gamma, LogNormal, Normal
-from einet.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
-from einet.exponential_family import ExponentialFamily
+from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
+from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.family import ExponentialFamily
 
 FAMILIES: dict[str, type[ExponentialFamily]] = {
     family.__name__: family

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from einet.exponential_family import ExponentialFamily, check_bounds, refuse
+from einet.family import ExponentialFamily, check_bounds, refuse
 
 # Stands in for a positive number that a float cannot hold: 0 would be outside the support. A float32, too, holds it.
 SMALLEST = torch.finfo(torch.float32).tiny

@@ -19,14 +19,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from einet.data import Rows, check_positive
 from einet.em import EM
-from einet.exponential_family import ExponentialFamily
-from einet.files import read, refusals, write
+from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.rows import Rows, check_positive
-from einet.training import check_same, fit, progress_bar
+from einet.storage.archive import read, refusals, write
+from einet.storage.resume import check_same
+from einet.training import fit, progress_bar
 
 STARTING_ROWS = 1000  # from which leaves draw the rows that they begin with
 

@@ -25,14 +25,14 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from einet.em import WEIGHT_FLOOR
-from einet.exponential_family import ExponentialFamily
 from einet.families import FAMILIES
-from einet.files import read, refusals, write
+from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
 from einet.layers import Weighted
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
+from einet.storage.archive import read, refusals, write
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
 # How far off 1 the weights of a sum may be, and a leaf's parameters, relatively, off what their family allows.

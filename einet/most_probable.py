@@ -14,8 +14,7 @@ from torch import Tensor
 from einet.layers import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.scaled import Gathered, Scaled
-from einet.trees import (
+from einet.passes import (
     Passed,
     as_evidence,
     as_labels,
@@ -27,6 +26,7 @@ from einet.trees import (
     upward,
     values,
 )
+from einet.scaled import Gathered, Scaled
 
 # e^-45 is less than half the last bit of a float64, for a thousand networks together.
 NEGLIGIBLE = 45.0

@@ -20,10 +20,10 @@ import torch
 from sklearn.utils import check_array
 from torch import Tensor
 
-from einet.cells import floats, names_of
-from einet.continuous import Normal
-from einet.discrete import Bernoulli, Categorical
-from einet.exponential_family import ExponentialFamily
+from einet.families.continuous import Normal
+from einet.families.discrete import Bernoulli, Categorical
+from einet.family import ExponentialFamily
+from einet.tables.cells import floats, names_of
 
 # leaf="auto": the smallest variance of a standardised column, and when a column of integers is one of categories.
 MIN_VARIANCE = 0.01

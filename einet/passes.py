@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from einet.children import Children
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 from einet.layers import SumLayer
 from einet.network import Einet
 from einet.scaled import Scaled

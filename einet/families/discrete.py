@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from einet.exponential_family import ExponentialFamily, check_bounds, refuse
+from einet.family import ExponentialFamily, check_bounds, refuse
 
 # The entropy of a Poisson variable of a rate up to this is a sum over its values, else the asymptotic series.
 FEW, MOST_VALUES = 100.0, 260
