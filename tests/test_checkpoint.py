@@ -231,11 +231,6 @@ def test_the_old_file_stays_when_writing_fails(tmp_path, monkeypatch):
 
     targets = (("secrets", "token_hex"), ("einet.storage.archive", "_memory"), ("os", "fsync"), ("os", "replace"))
     for module, name in targets:
-        ("secrets", "token_hex"),
-        ("einet.storage.archive", "_memory"),
-        ("os", "fsync"),
-        ("os", "replace"),
-    ):
         with monkeypatch.context() as patch:
             patch.setattr(f"{module}.{name}", fail)
             with pytest.raises(KeyboardInterrupt):
