@@ -19,7 +19,7 @@ share gets the sum of their gradients from one program, `_shared_sums`.
     "bf16x3"    the same with parts of 8 bits, which the tensor cores multiply twice as fast
 
 `layers.EinsumLayer` calls `einsum` where `serves` says yes, and takes its plain path where not; the two are compared in
-tests/test_kernels.py. Letters: B rows, K entries of a vector (K_OUT, K_LEFT, K_RIGHT), p = i * K_RIGHT + j a pair.
+tests/gpu/test_kernels.py. Letters: B rows, K entries of a vector (K_OUT, K_LEFT, K_RIGHT), p = i * K_RIGHT + j a pair.
 
 Paper: Section 3.2, Eq. (4) and (5)
 Chapter: book/13_past_the_paper

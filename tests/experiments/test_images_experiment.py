@@ -12,7 +12,7 @@ from experiments.images import command as experiment
 from experiments.images import recipes, training
 from experiments.images.recipes import Images, Recipe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 FAMILIES = ["Normal", "Binomial", "Categorical"]
 

@@ -15,7 +15,7 @@ import torch
 
 from einet.datasets import Source, binary, debd, debd_sources, disk
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT = b"0,1,1\n1,0,0\n"
 VALUES = [[0, 1, 1], [1, 0, 0]]
 

@@ -24,7 +24,7 @@ from statistics import median
 import nbformat
 import pytest
 
-BOOK = Path(__file__).parents[1] / "book"
+BOOK = Path(__file__).parents[2] / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 CHAPTERS = [f for f in NOTEBOOKS if re.match(r"\d\d_", f.name)]
 

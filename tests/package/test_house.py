@@ -14,7 +14,7 @@ from project import PYPROJECT
 import einet
 from einet.families import FAMILIES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "einet").rglob("*.py"))
 TREES = {f: ast.parse(f.read_text(encoding="utf-8")) for f in FILES}
 

@@ -1,7 +1,7 @@
 """What einet 0.1.0 (commit a33eb23) answered, it answers still: a fixed set of models, all that is asked, a saved file.
 
     git worktree add FOLDER a33eb23
-    PYTHONPATH=FOLDER python tests/test_same_numbers.py --write
+    PYTHONPATH=FOLDER python tests/storage/test_same_numbers.py --write
 
 wrote `data/same_numbers.safetensors`. Numbers that a mend of a fault changed on purpose are written anew by the version
 that has the mend, and the commit says so.

@@ -19,7 +19,7 @@ from pages import served
 import einet
 from einet.inpaint.pages import page_name
 
-HTML, BOOK = (Path(__file__).parents[1] / name for name in ("_build/html", "book"))
+HTML, BOOK = (Path(__file__).parents[2] / name for name in ("_build/html", "book"))
 PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))

@@ -10,7 +10,7 @@ from docutils import nodes
 
 import einet
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("einet_api", ROOT / "book" / "_ext" / "einet_api.py")
 api = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(api)

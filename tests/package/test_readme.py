@@ -14,7 +14,7 @@ from project import PYPROJECT
 
 from book import readme
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)

@@ -15,7 +15,7 @@ try:
 except ImportError:  # Python 3.10, for which pytest brings it under its older name
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "debd": "experiments.debd.command",
     "images": "experiments.images.command",

@@ -6,11 +6,11 @@ from pathlib import Path
 import nbformat
 import torch
 from scipy import stats
-from test_families import Discrete
 
 import einet
+from tests.core.test_families import Discrete
 
-BOOK = Path(__file__).parents[1] / "book"
+BOOK = Path(__file__).parents[2] / "book"
 
 
 def solution(chapter, defines, **given):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from project import PYPROJECT
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROJECT = PYPROJECT["project"]
 OLDEST_PYTHON = tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)", PROJECT["requires-python"]).groups()))
 # Modules that need more than the core does; kernels needs triton, for GPUs.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "book" / "_static"
 NAMES = sorted(f.stem for f in STATIC.glob("*.js") if "einetFigure(" in f.read_text("utf-8") and f.stem != "figure")
 CSS = re.sub(r"/\*.*?\*/", "", (STATIC / "figures.css").read_text("utf-8"), flags=re.S)

@@ -14,7 +14,7 @@ import einet
 from einet import layers
 from experiments.records import python_path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (Linux on x86-64 only)")
 
 
@@ -27,7 +27,7 @@ def run(*arguments, **environment):
 @pytest.mark.slow
 def test_in_the_interpreter():
     """All of interpreted.py, in a process of its own: the interpreter is chosen when Triton is imported."""
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted.py", TRITON_INTERPRET="1")
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/interpreted.py", TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout
 

@@ -133,6 +133,6 @@ def test_files_have_the_parameters_alone(tmp_path):
 
 
 def test_files_of_0_1_0_are_read():
-    for path in (Path(__file__).parents[1] / "book" / "models").glob("*.safetensors"):
+    for path in (Path(__file__).parents[2] / "book" / "models").glob("*.safetensors"):
         model = load(path)
         model.load_state_dict(model.state_dict())

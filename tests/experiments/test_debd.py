@@ -19,7 +19,7 @@ from experiments.debd import table as debd_table
 from experiments.debd import training as debd_training
 from experiments.debd.search import Candidate, Result, Size
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 VARIABLES, ROWS = 6, {"train": 60, "valid": 30, "test": 40}
 

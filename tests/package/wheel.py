@@ -1,4 +1,4 @@
-"""Try a wheel where nothing else is: `python tests/wheel.py dist/einet-0.1.0-py3-none-any.whl`, the end of `make dist`.
+"""Try a wheel where nothing else is: `python tests/package/wheel.py dist/*.whl`, the end of `make dist`.
 
 A virtual environment gets the wheel and what it declares, at the versions of requirements.txt, and runs the README's
 first example, then a save and a load, far from the checkout.
@@ -12,7 +12,7 @@ import zipfile
 from email.parser import BytesParser
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SAVE_AND_LOAD = """

@@ -13,6 +13,7 @@ from einet import EM, Bernoulli, Categorical, Einet, Mixture, Normal, load, rand
 from experiments.records import python_path
 
 HERE = Path(__file__).parent
+EXAMPLE = HERE.parents[1] / "experiments" / "distributed_em.py"
 GRAPH = random_binary_trees(6, 2, 3, seed=0)
 LEAVES = {Normal(): (0, 1, 2), Bernoulli(): (3,), Categorical(categories=3): (4, 5)}
 
@@ -119,7 +120,7 @@ def test_the_pseudocount_would_tell(folder):
 @pytest.mark.slow
 def test_the_example(tmp_path):
     path = tmp_path / "model.safetensors"
-    printed = torchrun(HERE.parent / "experiments" / "distributed_em.py", "--shares", 700, 310, "--save", path)
+    printed = torchrun(EXAMPLE, "--shares", 700, 310, "--save", path)
     x = (torch.rand(1010, 16, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     x[:, 8:] = x[:, :8]
     single = Einet(random_binary_trees(16, 2, 5, seed=0), Bernoulli(), num_sums=5, seed=0)
@@ -129,4 +130,4 @@ def test_the_example(tmp_path):
 
 
 def test_the_example_is_short():
-    assert len((HERE.parent / "experiments" / "distributed_em.py").read_text().splitlines()) <= 60
+    assert len(EXAMPLE.read_text().splitlines()) <= 60
