@@ -104,8 +104,13 @@ class EinsumLayer(SumLayer):
     weight_dim = 2
     precision: str | None = "ieee"  # of the products on a GPU: see `set_precision`
 
-    def __init__(self, num_nodes: int, num_out: int, num_left: int, num_right: int):
+    def __init__(self, num_nodes: int, num_out: int, num_left: int, num_right: int, *others: int):
         super().__init__()
+        if others:
+            raise ValueError(
+                f"an einsum layer multiplies pairs, got a partition into {2 + len(others)}: graph.binary() is the same "
+                "graph with two children a partition, and sum_product='cp' takes any number"
+            )
         self.num_left, self.num_right = num_left, num_right
         self.weights = nn.Parameter(torch.empty(num_nodes, num_out, num_left * num_right, dtype=torch.float32))
 

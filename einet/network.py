@@ -12,7 +12,7 @@ Chapter: book/04_layers
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -214,7 +214,7 @@ class Level(nn.Module):
     """The inner regions of one topological layer: sums over products for partitions, mixing layers for regions with
     several.
 
-    einsums    a layer for each combination of the children's vector lengths
+    einsums    a layer for each number of children and each combination of the lengths of their vectors
     children   where each of these layers finds its children
     order      sorts the partitions of all these layers by region
     counts     the numbers of partitions of the regions, ascending: there is a mixing layer for each that is not 1
@@ -261,7 +261,7 @@ class Level(nn.Module):
 
 class _PlanOfLevel(NamedTuple):
     """`groups` of partitions, one for each layer of sums over products: (the ranks of the lengths of the children's
-    vectors, their places), both side by side. `order` and `counts` are those of `Level`.
+    vectors, their places), both child by child. `order` and `counts` are those of `Level`.
     """
 
     groups: list[tuple[tuple[int, ...], list[list[tuple[int, int]]]]]
@@ -310,7 +310,7 @@ def _plan(graph: RegionGraph, rank: int) -> tuple[list[int], list[_PlanOfLevel]]
         regions = sorted(asked, key=lambda region: len(graph.partitions_of[region]))
         groups = _by_lengths([p for region in regions for p in graph.partitions_of[region]], ranks)
         for group in groups.values():
-            for child in [p.left for p in group] + [p.right for p in group]:
+            for child in (child for side in _sides(group) for child in side):
                 wanted[layer_of[child]][child] = None
         arranged.append((regions, groups))
 
@@ -324,19 +324,24 @@ def _plan(graph: RegionGraph, rank: int) -> tuple[list[int], list[_PlanOfLevel]]
     return leaf_order, plan
 
 
-def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[int, int], list[Partition]]:
-    """Partitions by the lengths of their children's vectors, the shorter one on the left."""
-    groups: dict[tuple[int, int], list[Partition]] = {}
-    for region, left, right in partitions:
-        left, right = sorted((left, right), key=lambda child: lengths[child])
-        groups.setdefault((lengths[left], lengths[right]), []).append(Partition(region, left, right))
+def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[int, ...], list[Partition]]:
+    """Partitions by how many children they have, and by the lengths of their vectors, the shorter ones first."""
+    groups: dict[tuple[int, ...], list[Partition]] = {}
+    for region, *children in partitions:
+        children.sort(key=lengths.__getitem__)
+        groups.setdefault(tuple(lengths[child] for child in children), []).append(Partition(region, *children))
     return groups
+
+
+def _sides(group: list[Partition]) -> Iterator[tuple[int, ...]]:
+    """The first children of all partitions of a group, then the second ones, and so on."""
+    return zip(*(partition.children for partition in group), strict=True)
 
 
 def _plan_of_level(graph: RegionGraph, regions: list[int], groups: dict, place: dict) -> _PlanOfLevel:
     found = []
     for ranks, group in groups.items():
-        found.append((ranks, [[place[p.left] for p in group], [place[p.right] for p in group]]))
+        found.append((ranks, [[place[child] for child in side] for side in _sides(group)]))
     position = {region: i for i, region in enumerate(regions)}
     computed = [position[p.region] for group in groups.values() for p in group]
     order = sorted(range(len(computed)), key=computed.__getitem__)

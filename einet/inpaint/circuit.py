@@ -9,7 +9,7 @@ The file is one that `einet.load` reads. Beside the description of the model, it
     leaves     for each family: {"regions", "variables"}, a leaf region and a variable for each pair of phi
     levels     for each level its regions, for each region {"mixing", "partitions"}
     mixing     [tensor, row] of the weights over the partitions, null where there is only one
-    partitions [tensor, row, left, right] each: the weights, and the regions of the children
+    partitions [tensor, row, left, right] each, or more children: the weights, and the regions of the children
 
 Regions count through: the leaves first, then level by level. A right child of -1 is the region about no variables.
 

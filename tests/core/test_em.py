@@ -72,7 +72,7 @@ def test_step_is_the_convex_combination_with_the_statistics_by_hand(case, lr):
     new = Circuit(em_step(*case, lr=lr))
     for region, nodes in sums.items():
         for counts, before, after in zip(nodes, old.sums[region], new.sums[region], strict=True):
-            total = counts.weights.sum((1, 2), keepdims=True)
+            total = counts.weights.sum(1, keepdims=True)
             expected = (1 - lr) * before.weights + lr * counts.weights / np.maximum(total, 1e-300)
             np.testing.assert_allclose(after.weights, np.where(total > 1e-9, expected, before.weights), atol=1e-9)
     for region, counts in mixing.items():
@@ -227,7 +227,7 @@ def test_a_pseudocount_is_so_many_uses_more(case):
     new = Circuit(em_step(*case, pseudocount=0.5))
     for region, nodes in sums.items():
         for counts, after in zip(nodes, new.sums[region], strict=True):
-            expected = (counts.weights + 0.5) / (counts.weights + 0.5).sum((1, 2), keepdims=True)
+            expected = (counts.weights + 0.5) / (counts.weights + 0.5).sum(1, keepdims=True)
             np.testing.assert_allclose(after.weights, expected, atol=1e-9)
     for region, counts in mixing.items():
         np.testing.assert_allclose(new.mixing[region], (counts + 0.5) / (counts + 0.5).sum(0), atol=1e-9)
