@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
 from einet.em import LAST_STEP, column_parameters
 from einet.estimator import EinetClassifier, EinetDensity, _folds
+from einet.training import History
 
 SMALL = {"num_replicas": 3, "num_sums": 4, "random_state": 0}
 
@@ -228,6 +230,101 @@ def test_the_columns_own_density():
 def test_bad_leaf_pseudocounts(arguments, reason):
     with pytest.raises(ValueError, match=reason):
         EM(Einet(einet.random_binary_trees(2, 1, 1, seed=0), Normal(), seed=0), **arguments)
+
+
+# Folds
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What estimators ask of `fit`, which here trains nothing and says which epoch was best: keyword arguments."""
+    calls, module, best = [], sys.modules[EinetDensity.__module__], (3, 5, 4, 9, 7, 0)
+    start = module.start_from_rows
+
+    def starts(model, x, observed, seed):
+        calls.append({"start": x, "model": model})
+        start(model, x, observed, seed)
+
+    def fits(model, x, observed, labels=None, **arguments):
+        assert model is calls[-1]["model"]
+        calls[-1] |= {"x": x, "labels": labels, **arguments}
+        return History(train=[0.0], best_epoch=best[len(calls) - 1])
+
+    monkeypatch.setattr(module, "start_from_rows", starts)
+    monkeypatch.setattr(module, "fit", fits)
+    return calls
+
+
+def rows_of(estimator, x):
+    """Which rows these are: the first column counts them."""
+    return set(estimator.columns_.decode(x)[:, 0].round().astype(int))
+
+
+def counting(rows):
+    return np.c_[np.arange(rows), np.random.RandomState(0).randn(rows)]
+
+
+@pytest.mark.parametrize("labels", [None, np.arange(120) < 20])
+def test_folds_hold_each_row_out_once_and_then_all_rows_train(asked, labels):
+    settings = {"batch_size": 50, "pseudocount": 0.6, "leaf_pseudocount": 1.2, "patience": 3, "epochs": 44}
+    make = EinetDensity if labels is None else EinetClassifier
+    estimator, everything = make(**SMALL, **settings).fit(counting(120), labels), set(range(120))
+    *folds, last = asked
+    held_out = [rows_of(estimator, fold["valid"][0]) for fold in folds]
+    assert len(held_out) == 5 and set.union(*held_out) == everything and sum(map(len, held_out)) == 120
+    for fold, rows in zip(folds, held_out, strict=True):
+        assert rows_of(estimator, fold["x"]) == rows_of(estimator, fold["start"]) == everything - rows
+        assert (fold["epochs"], fold["patience"]) == (44, 3)
+        assert (fold["pseudocount"], fold["leaf_pseudocount"]) == (0.6 / 2, 1.2 / 2)  # 96 rows are two steps
+        if labels is not None:
+            assert fold["valid"][2].sum() == 4 and fold["labels"].sum() == 16
+    assert rows_of(estimator, last["x"]) == rows_of(estimator, last["start"]) == everything
+    # The best epochs were, in the median, the sixth, of two steps; all rows take three steps an epoch.
+    assert (last["valid"], last["patience"], last["epochs"]) == (None, None, 6 * 2 // 3)
+    assert (last["pseudocount"], last["leaf_pseudocount"]) == (0.6 / 3, 1.2 / 3)
+    assert estimator.model_ is last["model"] and len({id(each["model"]) for each in asked}) == 6
+
+
+def test_folds_are_drawn_at_random(asked):
+    first = [
+        rows_of(EinetDensity(**{**SMALL, "random_state": seed}).fit(counting(60)), asked[0]["valid"][0])
+        for seed in (0, 1)
+        if not asked.clear()
+    ]
+    assert first[0] != first[1] and len(first[0]) == len(first[1]) == 12
+
+
+def test_where_rows_are_many_a_share_is_held_out(asked):
+    labels = np.arange(600) < 100
+    estimator = EinetClassifier(**SMALL, epochs=44, batch_size=100).fit(counting(600), labels)
+    (call,) = asked
+    rows, held_out = rows_of(estimator, call["x"]), rows_of(estimator, call["valid"][0])
+    assert len(held_out) == 60 and rows | held_out == set(range(600)) and not rows & held_out
+    assert rows_of(estimator, call["start"]) == rows
+    assert call["valid"][2].sum() == 10  # a tenth of each class
+    assert (call["epochs"], call["patience"]) == (44, 5) and call["pseudocount"] == 1e-3 / 6
+
+
+@pytest.mark.parametrize("rows, share", [(9, 0.1), (600, 0.0)])
+def test_all_rows_train_where_none_are_held_out(asked, rows, share):
+    estimator = EinetDensity(**SMALL, validation=share, epochs=44).fit(counting(rows))
+    (call,) = asked
+    assert rows_of(estimator, call["x"]) == set(range(rows))
+    assert (call["valid"], call["patience"], call["epochs"]) == (None, None, 44)
+
+
+@pytest.mark.parametrize("rows, folds", [(499, 6), (500, 1)])
+def test_fifty_rows_can_decide_alone(asked, rows, folds):
+    EinetDensity(**SMALL).fit(counting(rows))
+    assert len(asked) == folds
+
+
+def test_a_fold_that_stays_where_it_started_is_not_said():
+    """Independent columns: one of these folds gets no further than its start, which is the right answer."""
+    X = np.random.RandomState(1).randn(60, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EinetDensity(num_replicas=2, num_sums=2, patience=1, random_state=0).fit(X)
 
 
 # Settings, modes and types that change on the way
