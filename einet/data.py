@@ -178,5 +178,5 @@ def check_positive(**settings: int | None) -> None:
     for name, value in settings.items():
         if value is None and name in ("batch_size", "patience"):
             continue
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

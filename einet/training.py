@@ -20,6 +20,7 @@ from torch import Tensor
 from einet.data import Rows, check_positive, epoch, graphed_step, steps_of_epoch
 from einet.em import EM, check_movable
 from einet.gpu.graphed_step import GraphedStep
+from einet.inputs import as_parts
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.storage.checkpoint import parameters_of, set_parameters
@@ -77,7 +78,7 @@ def fit(
     batch_size  at most so many rows a step, in a new random order every epoch: an epoch's batches differ by at most one
                 row in size. None is full-batch: one step an epoch
     lr, pseudocount, leaf_pseudocount   of `EM`, where no `optimizer` is given
-    scheduler   of the `optimizer`, stepped after every epoch
+    scheduler   of the `optimizer`, which must be given then; stepped after every epoch
     patience    stop after this many epochs without a better validation; None never stops early. An epoch of EM in which
                 `lr` and the number of steps multiply to less than 1 counts as that much of an epoch only, since EM may
                 stay on a plateau for 1 / lr steps. A warning says where training ended as good as it started
@@ -103,12 +104,13 @@ def fit(
     train = Rows(model, x, observed, labels)
     train.check_resolution()
     check_movable(model)
-    held_out = None if valid is None else Rows(model, *(valid if isinstance(valid, tuple) else (valid,)))
+    held_out = None if valid is None else Rows(model, *as_parts("valid", valid, "x", "observed", "labels"))
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     if optimizer is None:
         # where the model is; the rows themselves may be elsewhere
         optimizer = EM(model, lr, pseudocount, leaf_pseudocount, train.some(slice(None)) if leaf_pseudocount else None)
+    _check_optimizer(model, optimizer, scheduler)
     run = _Run(model, optimizer, scheduler, graphed_step(train, optimizer, batch_size) if cuda_graph else None)
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
@@ -148,7 +150,7 @@ class _Run:
 
     def advance(self, train: Rows, held_out: Rows | None, batch_size: int | None, seed: int) -> None:
         start, history = time.perf_counter(), self.history
-        history.lr.append(self.optimizer.param_groups[0]["lr"])
+        history.lr.append(float(self.optimizer.param_groups[0]["lr"]))
         history.train.append(epoch(train, self.optimizer, batch_size, seed + self.epoch, self.graph))
         if self.scheduler is not None:
             self.scheduler.step()
@@ -196,6 +198,19 @@ class _Run:
         if self.file is not None:
             is_best = self.history.best_epoch == self.epoch - 1
             self.file.write(asdict(self.history), None if is_best else self.best)
+
+
+def _check_optimizer(model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler) -> None:
+    """`ValueError` for what would train another model, or nothing, without a word."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optimizer must be an optimizer of torch, made for the model, got {optimizer!r}")
+    own = {id(parameter) for parameter in model.parameters()}
+    if own.isdisjoint(id(parameter) for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError(
+            f"optimizer must be made for this model's parameters, {type(optimizer).__name__} has none of them"
+        )
+    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError("scheduler must be made for the optimizer that is given: it drives no other")
 
 
 def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:

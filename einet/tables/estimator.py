@@ -29,6 +29,7 @@ from torch import Tensor
 
 from einet.data import check_positive, log_density, steps_of_epoch
 from einet.family import ExponentialFamily
+from einet.inputs import as_number, as_pseudocount
 from einet.network import Einet
 from einet.queries import conditional_marginals
 from einet.sampling import sample
@@ -93,6 +94,7 @@ class _EinetEstimator(BaseEstimator):
 
     def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int):
         """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ..."""
+        self._check_settings()
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
         depth = _depth(X.shape[1]) if isinstance(self.depth, str) and self.depth == "auto" else self.depth
@@ -115,13 +117,18 @@ class _EinetEstimator(BaseEstimator):
         self.model_, self.columns_, self.history_ = model, columns, history
         return self
 
+    def _check_settings(self) -> None:
+        """All at once, as they were given, whether or not this table needs them: `ValueError`."""
+        check_positive(**{name: _integer(getattr(self, name)) for name in ("epochs", "batch_size", "patience")})
+        for name in ("pseudocount", "leaf_pseudocount"):
+            as_pseudocount(name, getattr(self, name))
+
     def _trained(self, model: Einet, columns: Columns, data: tuple, seed: int, rows, held_out=None, *, epochs: int):
         """A copy of `model`, started at and trained on some rows; others, if held out, choose the epoch."""
         model = copy.deepcopy(model)
         start_from_rows(model, data[0][rows], data[1][rows], seed)
         _settle(model, columns.constant)
         batch_size = _integer(self.batch_size)
-        check_positive(batch_size=batch_size)
         steps = steps_of_epoch(len(rows), batch_size)  # among which an epoch's pseudocounts are shared out
         history = fit(
             model,
@@ -315,8 +322,7 @@ def _folds(labels: np.ndarray, share: float) -> np.ndarray:
 
     One part where `share` of the rows is enough to decide when to stop, several, of all rows, where these are few.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"validation must be a share within [0, 1), got {share}")
+    share = as_number("validation", share, "a share within [0, 1)", lambda number: 0 <= number < 1)
     rank, size = np.zeros(len(labels)), np.zeros(len(labels))
     for label in np.unique(labels):
         own = labels == label
