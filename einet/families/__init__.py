@@ -1,7 +1,7 @@
 """The exponential families of the package, by name: what `einet.load` finds again.
 
 A family of your own is one more frozen dataclass with the methods of `ExponentialFamily`; the contract is in
-`tests/core/test_families.py`, and an exercise of the chapter writes one.
+`tests/contract.py`, and an exercise of the chapter writes one.
 
 Paper: Section 3.4
 Chapter: book/06_leaves

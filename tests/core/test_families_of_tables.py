@@ -6,16 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from contract import Discrete, FamilyContract, OverPositiveNumbers
 from enumeration import chi_square
 from scipy import optimize, special, stats
-from test_families import Discrete, FamilyContract, OverPositiveNumbers
 
 import einet
 from einet import Einet, Exponential, Gamma, Geometric, LogNormal, Poisson, RegionGraph
 from einet.families.continuous import SMALLEST, gap_of, shape_of
 from einet.family import ExponentialFamily
-
-torch.set_num_threads(1)
 
 
 class Counts(Discrete):

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from test_em import statistics_of
+from helpers import statistics_of
 
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
