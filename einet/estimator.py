@@ -88,7 +88,8 @@ class _EinetEstimator(BaseEstimator):
     def _validated(self, X, *y, reset: bool = False):
         """X as floats, and y where it is given; sets or compares the names and the number of the columns."""
         options = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "estimator": self}
-        checked = check_X_y(floats(X), *y, **options) if y else check_array(floats(X), input_name="X", **options)
+        cells = floats(X, training=reset)
+        checked = check_X_y(cells, *y, **options) if y else check_array(cells, input_name="X", **options)
         validate_data(self, X, skip_check_array=True, reset=reset)
         return checked
 

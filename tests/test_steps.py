@@ -68,6 +68,40 @@ def test_a_class_of_which_a_batch_has_few_rows_moves_less():
     assert rate[0] > 0.5 and rate[1] < 0.15
 
 
+def test_a_class_that_is_rare_in_every_step_moves_less_than_the_others():
+    """Its few rows say little, however usual that is: they are weighed against what classes have on average."""
+    x = (torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    graph = einet.random_binary_trees(6, 1, 1, seed=0)
+    model = Einet(graph, Bernoulli(), num_sums=3, num_classes=2, seed=0).double()
+    em, (weights,) = EM(model, lr=0.4), [e.weights for e in model.levels[-1].einsums]
+    labels = (torch.arange(40) == 0).long()
+    for _ in range(3):
+        before = weights.detach().clone()
+        em.zero_grad()
+        model(x).gather(1, labels[:, None]).sum().backward()
+        em.step()
+        counts = before * weights.grad
+        way = counts / counts.sum(2, keepdim=True) - before
+        rates = ((weights.detach() - before).norm(dim=2) / way.norm(dim=2))[0]
+        expected = [0.4, 0.4 * 1 / (0.4 * 1 + 0.6 * 20)]
+        torch.testing.assert_close(rates, torch.tensor(expected).double(), rtol=1e-6, atol=0)
+
+
+def test_the_weights_of_a_mixture_move_less_in_a_small_step():
+    x = rows_of_4(torch.float64)
+    model = einet.Mixture([tree().double(), Einet(tree().graph, Normal(), num_sums=3, seed=1).double()], [0.5, 0.5])
+    em, usual = EM(model, 0.4), 0.0
+    for number, batch in enumerate((x[:30], x[30:59], x[59:]), 1):
+        before = model.weights.detach().clone()
+        step(em, model, batch)
+        counts = before * model.weights.grad
+        usual = (1 - LAST_STEP) * usual + LAST_STEP * len(batch)
+        of_usual = usual / (1 - (1 - LAST_STEP) ** number)
+        rate = 0.4 * len(batch) / (0.4 * len(batch) + 0.6 * of_usual)
+        torch.testing.assert_close(model.weights.detach(), before + rate * (counts / len(batch) - before))
+    assert rate < 0.05
+
+
 @pytest.mark.parametrize(
     "rows, size, expected", [(501, 100, {83, 84}), (500, 100, {100}), (7, 10, {7}), (11, 10, {5, 6})]
 )
