@@ -51,6 +51,23 @@ def test_the_rate_of_a_node_follows_its_uses():
     assert rate < 0.02  # of the one row
 
 
+def test_leaves_and_inner_weights_move_by_the_same_rate():
+    """As far as `rate` on the way to where a step of `lr=1` would go."""
+    x = (torch.rand(161, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    model = Einet(einet.random_binary_trees(6, 2, 2, seed=0), Bernoulli(), num_sums=3, seed=0).double()
+    em, usual = EM(model, lr=0.4), 0.0
+    for number, batch in enumerate(x.split(80), 1):
+        before, there = copy.deepcopy(model), copy.deepcopy(model)
+        step(EM(there), there, batch)
+        step(em, model, batch)
+        usual = (1 - LAST_STEP) * usual + LAST_STEP * len(batch)
+        rate = 0.4 * len(batch) / (0.4 * len(batch) + 0.6 * usual / (1 - (1 - LAST_STEP) ** number))
+        for own, moved, far in zip(*(each.parameters() for each in (before, model, there)), strict=True):
+            # Bernoulli's phi is the expectation itself, but for a bound at 1e-6.
+            torch.testing.assert_close(moved, own + rate * (far - own), rtol=0, atol=1e-6)
+    assert rate < 0.02
+
+
 def test_a_class_of_which_a_batch_has_few_rows_moves_less():
     x = (torch.rand(400, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
     model = Einet(einet.random_binary_trees(6, 1, 2, seed=0), Bernoulli(), num_sums=3, num_classes=2, seed=0)
