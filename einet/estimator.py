@@ -201,8 +201,8 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     A limit: the random trees know nothing of the columns. They cut strongly correlated ones apart, and what is cut can
     only be put together again by sums of products. A mixture of normals with full covariances does not have to. On the
     30 columns of scikit-learn's breast cancer data, most of them sizes of the same cells, two such normals have 34 nats
-    a row of the test set and this density has 17, however large it is. Where many columns measure nearly the same and no
-    cell is missing, standardise and rotate them first (`sklearn.decomposition.PCA(whiten=True)`: 34 nats there, too).
+    a row of the test set and this density has 17, however large it is. Where many columns measure nearly the same and
+    no cell is missing, standardise and rotate them first: `sklearn.decomposition.PCA(whiten=True)` has 34 nats, too.
 
     Paper: Section 3 and 4.1
     Chapter: book/12_queries

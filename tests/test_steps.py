@@ -274,6 +274,27 @@ def test_the_columns_own_density():
     torch.testing.assert_close(found[1], torch.tensor([14 / 3, 0.25]).double(), rtol=1e-3, atol=0)
 
 
+def test_the_columns_own_density_in_portions(monkeypatch):
+    x, model = rows_of_4(torch.float64), tree().double()
+    (part,) = model.leaves.parts
+    rows, observed = model.as_input(x, torch.rand(60, 4, generator=torch.Generator().manual_seed(1)) < 0.5)
+    whole = column_parameters(part, rows, observed)
+    monkeypatch.setattr(sys.modules[EM.__module__], "MOST_AT_ONCE", 100)
+    torch.testing.assert_close(column_parameters(part, rows, observed), whole)
+    mean = torch.where(observed, rows[:, 0], 0).sum(1) / observed.sum(1)
+    torch.testing.assert_close(whole[0, :, 0, 0], mean[part.pairs])
+
+
+def test_a_column_without_a_value_is_shrunk_towards_its_leaves_as_they_are():
+    model = tree().double()
+    (part,) = model.leaves.parts
+    never = torch.tensor([False, True, True, True])
+    found = column_parameters(part, *model.as_input(rows_of_4(torch.float64), never))[..., 0]
+    here = part.pairs == 0
+    torch.testing.assert_close(found[:, here], part.phi.detach()[:, here].mean(-1))
+    assert not torch.allclose(found[:, ~here], part.phi.detach()[:, ~here].mean(-1))
+
+
 @pytest.mark.parametrize("arguments, reason", [
     ({"leaf_pseudocount": -1.0}, "leaf_pseudocount must be finite and at least 0, got -1.0"),
     ({"leaf_pseudocount": 1.0}, "needs data"),
