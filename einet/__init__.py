@@ -49,7 +49,7 @@ Paper: Peharz et al. (2020), "Einsum Networks: Fast and Scalable Learning of Tra
 Chapter: book/intro
 """
 
-from einet.clustered.clusters import fit_mixture
+from einet.clustered.mixtures import fit_mixture
 from einet.data import log_density
 from einet.einsum import log_einsum_exp
 from einet.em import EM
