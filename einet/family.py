@@ -8,8 +8,7 @@ is elementwise: statistics and parameters come with one leading axis of length |
 
     phi, theta, T(x)   (|T|, ...)       A, log h, mean, variance, samples   (...)
 
-Paper: Section 3.4
-Chapter: book/06_leaves
+Source: Section 3.4
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ DENSITY = {"statistics", "log_base", "natural", "log_normalizer", "log_density"}
 class ExponentialFamily:
     """What all families share. `channels` values (the colours of a pixel, say) make up a variable, independently.
 
-    Paper: Section 3.4, Eq. (7) and (9)
-    Chapter: book/06_leaves
+    Source: Section 3.4, Eq. (7) and (9)
     """
 
     channels: int = field(default=1, kw_only=True)

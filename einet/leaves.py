@@ -1,7 +1,6 @@
 """The leaf layer: exponential families over the variables of each leaf region.
 
-Paper: Section 3.4
-Chapter: book/06_leaves
+Source: Section 3.4
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ class LeafLayer(nn.Module):
     log h(x) is the same for every entry, so the network adds it once, at the root (`log_base`). `kind` is what comes
     out: `Scaled`, or `LogScaled` for a network of products entry by entry.
 
-    Paper: Section 3.4
-    Chapter: book/06_leaves
+    Source: Section 3.4
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """The most probable completion of a row, approximately, with a bound on how much better it could be.
 
-Paper: Section 2
-Chapter: book/12_queries
+Source: Section 2
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ NEGLIGIBLE = 45.0
 class Explanation(NamedTuple):
     """Completed rows, their log-densities (B,), and a bound (B,) that no completion exceeds; nats.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
 
     x: Tensor
@@ -54,8 +52,7 @@ def mpe(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | in
 
     Arguments as `conditional_marginals`; `x` comes back as from `sample_conditional`.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     return mpe_and_evidence(model, x, observed, labels)[0]
 

@@ -5,8 +5,7 @@ every sum, and go on at entry i on the left and entry j on the right, down to on
 sample is a tree drawn with its posterior probability, then its leaves drawn; an explanation is a tree chosen by maxima,
 then the modes of its leaves. Both walk down level by level, for all samples and all nodes of a level at once.
 
-Paper: Section 2
-Chapter: book/12_queries
+Source: Section 2
 """
 
 from __future__ import annotations

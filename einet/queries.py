@@ -7,8 +7,7 @@ and leaves nothing behind in it. A network with several classes is asked about o
 Any number of threads may ask one model, but not while another trains it: an answer would come from parameters half
 moved, or end in an error. Ask a `copy.deepcopy`, made between two steps.
 
-Paper: Section 2, Eq. (1)
-Chapter: book/12_queries
+Source: Section 2, Eq. (1)
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ def log_marginal(model: Einet | Mixture, x: Tensor, observed: Tensor | None = No
 
     `model(x, observed)` without gradients, in portions; errors are those of `Einet.forward`.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     check_model(model)
     inside, mask = model.as_input(x, observed)
@@ -61,8 +59,7 @@ def log_conditional(model: Einet | Mixture, x: Tensor, query: Tensor, evidence: 
 
     `ValueError` where query and evidence share a variable, and for evidence of density 0.
 
-    Paper: Section 2, Eq. (1)
-    Chapter: book/12_queries
+    Source: Section 2, Eq. (1)
     """
     query, evidence = _mask(model, x, query, "query"), _mask(model, x, evidence, "evidence")
     both = torch.atleast_2d(query & evidence).nonzero()
@@ -92,8 +89,7 @@ class Marginals:
 
     uses    for each of `networks`, (L, K, B): the posterior probability that a row's tree ends in this leaf entry
 
-    Paper: Section 2 and 3.5, Eq. (6)
-    Chapter: book/12_queries
+    Source: Section 2 and 3.5, Eq. (6)
     """
 
     networks: tuple[Einet, ...]
@@ -221,8 +217,7 @@ def conditional_marginals(
 
     `ValueError` for what `Einet.forward` refuses, and for evidence of density 0.
 
-    Paper: Section 2 and 3.5, Eq. (6)
-    Chapter: book/12_queries
+    Source: Section 2 and 3.5, Eq. (6)
     """
     found = list(_marginals(model, x, observed, labels))
     uses = tuple(torch.cat(parts, 2) for parts in zip(*(each.uses for each in found), strict=True))
@@ -233,8 +228,7 @@ def conditional_marginals(
 def conditional_mean(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | int | None = None) -> Tensor:
     """E[x | x_observed], in the shape of `x`; observed entries are their own mean. See `conditional_marginals`.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     return torch.cat([each.mean() for each in _marginals(model, x, observed, labels)])
 
@@ -244,8 +238,7 @@ def conditional_variance(
 ) -> Tensor:
     """Var[x_d | x_observed] of each variable, in the shape of `x`; 0 where observed. As `conditional_marginals`.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     return torch.cat([each.variance() for each in _marginals(model, x, observed, labels)])
 

@@ -4,8 +4,7 @@ Ancestral sampling: one upward pass with the evidence, then one downward pass th
 probability proportional to its weight times its value, for all samples and all nodes of a level at once. Every draw is
 independent and follows the model exactly; the cost is linear in the number of samples.
 
-Paper: Section 2
-Chapter: book/12_queries
+Source: Section 2
 """
 
 from __future__ import annotations
@@ -47,8 +46,7 @@ def sample(
 
     `ValueError` unless num_samples >= 1.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     check_model(model)
     _check_count(num_samples)
@@ -81,8 +79,7 @@ def sample_conditional(
     A mixture's component is drawn for each sample, with its posterior probability given the row's observed entries.
     `ValueError` for num_samples < 1, for what `Einet.forward` refuses, and for evidence of density 0.
 
-    Paper: Section 2, Eq. (1)
-    Chapter: book/12_queries
+    Source: Section 2, Eq. (1)
     """
     _check_count(num_samples)
     inside, mask = as_evidence(model, x, observed)

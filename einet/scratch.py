@@ -1,7 +1,6 @@
 """Memory for temporaries: slices that fit the cache, and a scratch buffer that is used again and again.
 
-Paper: not in it
-Chapter: book/03_einsum_layer
+Source: not in the paper
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
     x = debd("nltcs", "train")      # (16181, 16), uint8
 
-Paper: Section 4.2, "Binary data sets"
-Chapter: book/08_binary_datasets
+Source: Section 4.2, "Binary data sets"
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ def debd(name: str, split: str) -> Tensor:
     another checksum, or with a cell that is neither 0 nor 1. `FileNotFoundError` where a file is on no disk and cannot
     be downloaded: it names the file and the folder to put it in.
 
-    Paper: Section 4.2, Table 1
-    Chapter: book/08_binary_datasets
+    Source: Section 4.2, Table 1
     """
     source = debd_sources().get((name, split))
     if source is None:
@@ -61,8 +59,7 @@ def debd(name: str, split: str) -> Tensor:
 def debd_sources() -> dict[tuple[str, str], Source]:
     """All sixty files of the binary data sets by (name, split), in the order of the paper's table.
 
-    Paper: Table 1
-    Chapter: book/08_binary_datasets
+    Source: Table 1
     """
     sources = {}
     for line in (Path(__file__).parent / "debd.tsv").read_text(encoding="utf-8").splitlines():

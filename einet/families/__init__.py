@@ -3,8 +3,7 @@
 A family of your own is one more frozen dataclass with the methods of `ExponentialFamily`; the contract is in
 `tests/core/test_families.py`, and an exercise of the chapter writes one.
 
-Paper: Section 3.4
-Chapter: book/06_leaves
+Source: Section 3.4
 """
 
 from __future__ import annotations

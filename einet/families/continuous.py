@@ -1,7 +1,6 @@
 """Families of densities over real numbers: `Normal`, `LogNormal`, `Exponential` and `Gamma`.
 
-Paper: Section 3.4
-Chapter: book/06_leaves
+Source: Section 3.4
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ class Normal(ExponentialFamily):
     phi = (E[x], E[(x - E[x])^2]) = (mu, sigma^2): the same information as E[T(x)] = (mu, mu^2 + sigma^2), but a
     variance of 1e-6 would drown in the rounding of mu^2. These statistics have the covariance diag(sigma^2, 2 sigma^4).
 
-    Paper: Section 3.4
-    Chapter: book/06_leaves
+    Source: Section 3.4
     """
 
     min_variance: float = 1e-6
@@ -129,8 +127,7 @@ class LogNormal(Positive, Normal):
 
     T(x) = (log x, log^2 x), h(x) = 1 / x. The parameters, phi = (mu, sigma^2), and their bounds are the logarithm's.
 
-    Paper: not in it; Section 3.4 for exponential families
-    Chapter: book/06_leaves
+    Source: not in the paper; Section 3.4 for exponential families
     """
 
     def statistics(self, x):
@@ -161,8 +158,7 @@ class Exponential(ExponentialFamily):
 
     theta = -1 / phi, A(theta) = -log(-theta).
 
-    Paper: not in it; Section 3.4 for exponential families
-    Chapter: book/06_leaves
+    Source: not in the paper; Section 3.4 for exponential families
     """
 
     min_mean: float = 1e-6
@@ -211,8 +207,7 @@ class Gamma(Positive):
     The parameters kept are phi = (mean, shape), theta = (-shape / mean, shape - 1), and a direction is one of
     (x, log x - x / mean), uncorrelated statistics. A shape below 1 has no mode: `SMALLEST` stands in.
 
-    Paper: not in it; Section 3.4 for exponential families
-    Chapter: book/06_leaves
+    Source: not in the paper; Section 3.4 for exponential families
     """
 
     min_shape: float = 0.01

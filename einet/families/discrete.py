@@ -1,7 +1,6 @@
 """Families of densities over whole numbers: `Binomial`, `Bernoulli`, `Categorical`, `Poisson` and `Geometric`.
 
-Paper: Section 3.4
-Chapter: book/06_leaves
+Source: Section 3.4
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ class Binomial(ExponentialFamily):
 
     h(x) = total! / (x! (total - x)!), theta = log(p / (1 - p)), A(theta) = total log(1 + e^theta).
 
-    Paper: Section 3.4 and 4.2
-    Chapter: book/06_leaves
+    Source: Section 3.4 and 4.2
     """
 
     total: int = 255
@@ -93,8 +91,7 @@ class Binomial(ExponentialFamily):
 class Bernoulli(Binomial):
     """A variable that is 0 or 1, and 1 with probability phi: the binomial of one trial. phi within [floor, 1 - floor].
 
-    Paper: Section 3.4 and 4.1
-    Chapter: book/06_leaves
+    Source: Section 3.4 and 4.1
     """
 
     total: ClassVar[int] = 1  # no longer a field: `Bernoulli(floor=...)`
@@ -116,8 +113,7 @@ class Categorical(ExponentialFamily):
 
     theta = log phi, and A(theta) = log sum exp theta, which is 0.
 
-    Paper: Section 3.4
-    Chapter: book/06_leaves
+    Source: Section 3.4
     """
 
     categories: int = 2
@@ -227,8 +223,7 @@ class Poisson(Counts):
 
     h(x) = 1 / x!, theta = log phi, A(theta) = e^theta.
 
-    Paper: not in it; Section 3.4 for exponential families
-    Chapter: book/06_leaves
+    Source: not in the paper; Section 3.4 for exponential families
     """
 
     def log_base(self, x):
@@ -270,8 +265,7 @@ class Geometric(Counts):
 
     With the probability 1 / (1 + phi) of a success, theta = log(phi / (1 + phi)) and A(theta) = -log(1 - e^theta).
 
-    Paper: not in it; Section 3.4 for exponential families
-    Chapter: book/06_leaves
+    Source: not in the paper; Section 3.4 for exponential families
     """
 
     def natural(self, phi):

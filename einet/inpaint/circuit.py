@@ -13,8 +13,7 @@ The file is one that `einet.load` reads. Beside the description of the model, it
 
 Regions count through: the leaves first, then level by level. A right child of -1 is the region about no variables.
 
-Paper: Section 4.2
-Chapter: book/11_inpainting
+Source: Section 4.2
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range |
     `ValueError` for what `einet.save` refuses, for several classes, families that are not einet's own, variables that
     are no grid (H, W), other than 1 or 3 channels, and a range that is none.
 
-    Paper: Section 4.2
-    Chapter: book/11_inpainting
+    Source: Section 4.2
     """
     low, high = check_images(model, value_range)
     distinct: dict[int, dict] = {}

@@ -10,8 +10,7 @@ The metadata of the file are four texts:
 Nothing in such a file is ever executed. The format is written here, since what safetensors has for it opens the path
 itself, through a link that waits there, and needs numpy; reading, where bytes may be hostile, is left to safetensors.
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations

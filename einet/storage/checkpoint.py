@@ -7,8 +7,7 @@ The JSON has the networks' graphs, families and sizes, each once, and says which
 trusts none of it: what shapes the tensors must have is computed without memory for any, and compared with the file,
 before a model is built.
 
-Paper: not in it; a model is a graph and its parameters
-Chapter: book/12_queries
+Source: not in the paper; a model is a graph and its parameters
 """
 
 from __future__ import annotations
@@ -67,8 +66,7 @@ def save(
     The file has the graph, too, as `model.state_dict()` has not: this is the way to keep a model over a graph that was
     drawn without a seed.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     content = {"model": description(model, families)}
     if any(parametrize.is_parametrized(module) for module in model.modules()):
@@ -93,8 +91,7 @@ def load(path: str | os.PathLike, *, families: Families = ()) -> Einet | Mixture
     parameters that are no distribution: NaN, negative weights, weights whose sum is off 1 by more than 1e-3, a leaf
     outside its family's bounds.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     content, tensors = read(path)
     with refusals(path):
@@ -111,8 +108,7 @@ def load_optimizer(path: str | os.PathLike, optimizer: torch.optim.Optimizer) ->
 
     `ValueError`, with the path, where the file holds none, or one of another class.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     content, tensors = read(path)
     with refusals(path):

@@ -1,7 +1,6 @@
 """A training run on disk, replaced after every epoch, so that it goes on where it was interrupted.
 
-Paper: not in it
-Chapter: book/07_em
+Source: not in the paper
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
     floats(X)                 (B, D) float64 in which NaN is missing, from whatever scikit-learn takes for a table
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ WORDS = {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "<na>", "nat", "none", "n
 class CellError(ValueError, TypeError):
     """A cell that is no number. A `TypeError`, too, as scikit-learn demands it of an object that `float` refuses.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
 
 
@@ -37,8 +35,7 @@ def floats(X):
     `ValueError`, with the column and what to do, for any other cell, for infinities, and for names of columns that
     scikit-learn would not compare.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     names = names_of(X)
     if names is None:
@@ -58,8 +55,7 @@ def floats(X):
 def names_of(X) -> list | None:
     """The names of a table's columns; None for what has none, such as an array.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     if hasattr(X, "column_names"):  # pyarrow
         return list(X.column_names)

@@ -4,8 +4,7 @@
     z, seen, offset = columns.encode(X)        model(z, seen) + offset = log p(x), in the units of the table
     columns.decode(z)                          rows of the table again
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ MOST_AT_FLOOR, UNUSED_VARIANCE = 2 / 3, 0.9
 class TableWarning(UserWarning):
     """A column of the training data whose cells will be blurred: by outliers, or by the bound on variances.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
 
 
@@ -59,8 +57,7 @@ class Columns:
     without a value, and for a leaf that is no family or names a column that X does not have; a `TableWarning` for one
     whose outliers are so large that the bulk of its values is narrower than the narrowest leaf.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
 
     def __init__(
