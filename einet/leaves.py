@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from einet.derivatives import differentiable, transformed
 from einet.family import ExponentialFamily
 from einet.scaled import Scaled
-from einet.scratch import exp_, node_slices, room
+from einet.scratch import exp_, node_slices, scratch
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -304,7 +304,7 @@ def _gathered(features: Tensor, index: Tensor, entries: int):
     (num_nodes, width), batch = index.shape, features.shape[1]
     slices = node_slices(num_nodes, max(width, entries) * batch, features)
     sizes = [slices[0].stop * width, slices[0].stop * entries]
-    with room(sum(sizes) * batch, features) as memory:
+    with scratch(sum(sizes) * batch, features) as memory:
         buffer, other = memory.view(-1, batch).split(sizes)
         other = other.view(-1, entries, batch)
         for nodes in slices:

@@ -54,7 +54,7 @@ def node_slices(num_nodes: int, numbers: int, tensor: Tensor) -> list[slice]:
 
 
 @contextmanager
-def room(numbers: int, like: Tensor) -> Iterator[Tensor]:
+def scratch(numbers: int, like: Tensor) -> Iterator[Tensor]:
     """Scratch memory for so many numbers of a kind.
 
     A CPU gets the same memory each time: fresh from the system it would cost more than what is computed in it. While

@@ -23,7 +23,7 @@ ENTROPY_SERIES = (1 / 12, 1 / 24, 19 / 360, 9 / 80, 863 / 2520, 1375 / 1008)
 
 @dataclass(frozen=True)
 class Binomial(ExponentialFamily):
-    """Successes in `total` trials: T(x) = x, h(x) = total! / (x! (total - x)!), phi = total * p, theta = log(p / (1 - p)).
+    """Successes in `total` trials: T(x) = x, phi = total * p, theta = log(p / (1 - p)), A = total log(1 + e^theta).
 
     Args:
         total: number of trials, at least 1.
