@@ -23,7 +23,7 @@ from einet.passes import check_model, networks_of, upward
 from einet.queries import conditional_marginals, log_marginal
 from einet.sampling import sample
 from einet.scaled import Gathered, Scaled, fetched
-from einet.scratch import PORTION
+from einet.scratch import CHUNK_NUMEL
 
 # Enumerating more joint values than this is a mistake, not a question.
 MOST_WORLDS = 2**16
@@ -137,7 +137,7 @@ def _entropies_of(layer: SumLayer, *inputs: Scaled | Gathered) -> Scaled:
 
 def _entropy_of(family: ExponentialFamily, phi: Tensor) -> Tensor:
     """The entropy of each density of a family, phi (|T|, P, C, K) -> (P, C, K), in bounded memory."""
-    step = max(1, PORTION // ((family.num_values or 1) * phi[0, 0].numel()))
+    step = max(1, CHUNK_NUMEL // ((family.num_values or 1) * phi[0, 0].numel()))
     return torch.cat([family.entropy(some) for some in phi.split(step, 1)])
 
 

@@ -21,7 +21,7 @@ from einet.family import ExponentialFamily
 from einet.layers import SumLayer
 from einet.network import Einet
 from einet.scaled import Scaled
-from einet.scratch import PORTION
+from einet.scratch import CHUNK_NUMEL
 
 
 class Passed(NamedTuple):
@@ -139,7 +139,7 @@ class _Descent:
         key, order = ((visits.row * entries + visits.entry) * rows + evidence).sort()
         distinct, which, counts = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
         end, chosen = torch.cat((counts.new_zeros(1), counts.cumsum(0))), torch.empty_like(key)
-        step = max(1, PORTION // layer.num_choices)
+        step = max(1, CHUNK_NUMEL // layer.num_choices)
         for start in range(0, len(distinct), step):
             some = distinct[start : start + step]
             visited = slice(end[start], end[start + len(some)])
@@ -162,7 +162,7 @@ def values(network: Einet, visits: Visits, num_samples: int, value: Callable) ->
             node_of = rows.new_full((network.leaves.num_nodes,), -1)
             node_of[rows] = torch.arange(len(rows), device=rows.device)
             inside = (node_of[visits.row] >= 0).nonzero()[:, 0]
-            for own in map(visits.of, inside.split(max(1, PORTION // table[0].numel()))):
+            for own in map(visits.of, inside.split(max(1, CHUNK_NUMEL // table[0].numel()))):
                 node = node_of[own.row]
                 drawn = value(part.family, table[node * network.num_leaves + own.entry].movedim(1, 0))  # (A, s, C)
                 places = own.sample[:, None] * network.graph.num_variables + variables[node]
@@ -232,7 +232,7 @@ def portions(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice,
     for network in networks_of(model):
         weights = [layer.weights for level in network.levels for layer in level.einsums]
         a_row += network.leaves.num_nodes * network.num_leaves + sum(w.shape[:2].numel() for w in weights)
-    step = max(1, 4 * PORTION // a_row)
+    step = max(1, 4 * CHUNK_NUMEL // a_row)
     for start in range(0, x.shape[2], step):
         some = slice(start, min(start + step, x.shape[2]))
         same = observed is None or observed.shape[1] == 1

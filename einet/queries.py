@@ -32,7 +32,7 @@ from einet.passes import (
     table_of,
     values_of,
 )
-from einet.scratch import PORTION, slices
+from einet.scratch import CHUNK_NUMEL, slices
 
 # Eq. (1)
 
@@ -147,7 +147,7 @@ class Marginals:
         for part in parts:
             part.family.check(at[part.variables])
         numbers = sum(part.phi[0].numel() * (1 if part.family.indicator else len(part.phi)) for part in parts)
-        found = [self._log_density(at[..., some], some) for some in slices(batch, PORTION // numbers)]
+        found = [self._log_density(at[..., some], some) for some in slices(batch, CHUNK_NUMEL // numbers)]
         point = torch.where((at == self.x).all(1), 0.0, -torch.inf)
         return torch.where(self.observed, point, torch.cat(found, 1)).T.to(self.dtype)
 
@@ -178,8 +178,8 @@ class Marginals:
                 numbers = max(width + 1, len(part.phi)) * channels * max(part.phi.shape[-1], batch)
                 for rows, pairs, variables in part.groups():
                     phi = part.phi[:, pairs].unflatten(1, variables.shape)  # (T, L, s, C, K)
-                    own = slices(variables.shape[1], PORTION // numbers)  # of the variables of a region
-                    for nodes in slices(len(rows), PORTION // (numbers * variables.shape[1])):
+                    own = slices(variables.shape[1], CHUNK_NUMEL // numbers)  # of the variables of a region
+                    for nodes in slices(len(rows), CHUNK_NUMEL // (numbers * variables.shape[1])):
                         weights = uses[rows[nodes]].double()
                         for d in own:
                             values = function(part.family, phi[:, nodes, d].double())

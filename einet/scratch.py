@@ -20,7 +20,7 @@ GPU_SLICE = 2**24
 # More bytes than these, for each core that works on a slice, are not kept for the next one.
 MOST_KEPT = 2**23
 # Temporaries of a query hold about this many numbers; 2^22 doubles are 32 MiB.
-PORTION = 2**22
+CHUNK_NUMEL = 2**22
 
 
 class _Kept(threading.local):
