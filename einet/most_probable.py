@@ -20,7 +20,7 @@ from einet.passes import (
     check_evidence,
     descend,
     networks_of,
-    portions,
+    chunks,
     result_dtype,
     upward,
     values,
@@ -64,7 +64,7 @@ def mpe_and_evidence(
     """`mpe`, and log p(x_observed), (B,) in float64, which it needs on its way."""
     inside, mask = as_evidence(model, x, observed)
     labels = as_labels(model.num_classes, labels, len(x), inside.device)
-    parts = [_explained(model, *rows, labels[some]) for some, *rows in portions(model, inside, mask)]
+    parts = [_explained(model, *rows, labels[some]) for some, *rows in chunks(model, inside, mask)]
     found, log_density, bound, evidence = map(torch.cat, zip(*parts, strict=True))
     found = found.to(result_dtype(networks_of(model)[0], x))
     seen = mask.T[..., None]

@@ -226,8 +226,8 @@ def as_evidence(
     return model.as_input(x, observed, check, name)
 
 
-def portions(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """(rows, x, observed) in portions of rows whose upward passes fit a bounded memory. Inside layout, (D, C, B)."""
+def chunks(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """(rows, x, observed) in chunks of rows whose upward passes fit a bounded memory. Inside layout, (D, C, B)."""
     a_row = 0
     for network in networks_of(model):
         weights = [layer.weights for level in network.levels for layer in level.einsums]

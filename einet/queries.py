@@ -28,7 +28,7 @@ from einet.passes import (
     check_evidence,
     check_model,
     networks_of,
-    portions,
+    chunks,
     table_of,
     values_of,
 )
@@ -41,14 +41,14 @@ from einet.scratch import CHUNK_NUMEL, slices
 def log_marginal(model: Einet | Mixture, x: Tensor, observed: Tensor | None = None) -> Tensor:
     """log p(x_observed), all else integrated out: nats, (B,), or (B, num_classes) for a model with several classes.
 
-    `model(x, observed)` without gradients, in portions; errors are those of `Einet.forward`.
+    `model(x, observed)` without gradients, in chunks; errors are those of `Einet.forward`.
 
     Source: Section 2
     """
     check_model(model)
     inside, mask = model.as_input(x, observed)
     found = []
-    for _, rows, seen in portions(model, inside, mask):
+    for _, rows, seen in chunks(model, inside, mask):
         seen = None if seen is None else seen.T.expand(rows.shape[2], -1)
         found.append(model(rows.permute(2, 0, 1), seen, check=False))
     return torch.cat(found)
@@ -244,11 +244,11 @@ def conditional_variance(
 
 
 def _marginals(model, x: Tensor, observed: Tensor, labels):
-    """`Marginals` of portions of the rows."""
+    """`Marginals` of chunks of the rows."""
     inside, mask = as_evidence(model, x, observed)
     labels = as_labels(model.num_classes, labels, len(x), inside.device)
     dtype = x.dtype if x.is_floating_point() else next(model.parameters()).dtype
-    for some, rows, seen in portions(model, inside, mask):
+    for some, rows, seen in chunks(model, inside, mask):
         shape = (rows.shape[2], *x.shape[1:])
         yield Marginals(tuple(networks_of(model)), _uses(model, rows, seen, labels[some]), rows, seen, shape, dtype)
 

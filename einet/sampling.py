@@ -22,7 +22,7 @@ from einet.passes import (
     check_model,
     descend,
     networks_of,
-    portions,
+    chunks,
     result_dtype,
     upward,
     values,
@@ -87,7 +87,7 @@ def sample_conditional(
     draw = _Draw(generator, inside.device)
     found = [
         _complete(model, rows, seen, num_samples, draw, labels[some])
-        for some, rows, seen in portions(model, inside, mask)
+        for some, rows, seen in chunks(model, inside, mask)
     ]
     drawn = torch.cat(found, 1).to(result_dtype(networks_of(model)[0], x))
     seen = mask.T[..., None]  # (B or 1, D, 1)
