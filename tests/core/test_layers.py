@@ -78,7 +78,7 @@ def test_slices_of_nodes_do_not_show(monkeypatch, cache):
     """One node at a time, a few, or all in one: a last portion that is smaller than the others included."""
     arguments = einsum_arguments(7, 3, 4, 4, 5)
     expected = log_einsum_exp(*arguments, fast=False)
-    monkeypatch.setattr(einet.layers, "CACHE", cache)
+    monkeypatch.setattr(einet.layers, "CACHE_NUMEL", cache)
     torch.testing.assert_close(log_einsum_exp(*arguments), expected)
     for one, other in zip(
         torch.autograd.grad(log_einsum_exp(*arguments).sum(), arguments),
@@ -240,7 +240,7 @@ def test_slices_of_leaves_do_not_show(monkeypatch, cache):
         return out, *torch.autograd.grad((out * out).sum(), arguments)
 
     expected = value_and_gradients()
-    monkeypatch.setattr(einet.layers, "CACHE", cache)
+    monkeypatch.setattr(einet.layers, "CACHE_NUMEL", cache)
     for one, other in zip(value_and_gradients(), expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -272,7 +272,7 @@ def test_node_slices_are_all_nodes_once_and_about_equally_many(num_nodes, number
     assert nodes == list(range(num_nodes))
     lengths = [len(range(num_nodes)[part]) for part in slices]
     assert lengths[0] == max(lengths) and all(length % threads == 0 for length in lengths[:-1])
-    most = threads * max(1, einet.scratch.CACHE // numbers)
+    most = threads * max(1, einet.scratch.CACHE_NUMEL // numbers)
     assert max(lengths) <= 1.5 * most + threads
 
 
