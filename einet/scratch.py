@@ -16,7 +16,7 @@ from torch import Tensor, nn
 # Temporaries of about this many numbers stay in the cache of one core; 2^17 floats are half a megabyte.
 CACHE_NUMEL = 2**17
 # A GPU is busy with many more at once. Few slices are few launches; 2^24 floats are 64 megabytes.
-GPU_SLICE = 2**24
+GPU_SLICE_NUMEL = 2**24
 # More bytes than these, for each core that works on a slice, are not kept for the next one.
 MOST_KEPT = 2**23
 # Temporaries of a query hold about this many numbers; 2^22 doubles are 32 MiB.
@@ -47,7 +47,7 @@ def exp_(log: Tensor) -> Tensor:
 def node_slices(num_nodes: int, numbers: int, tensor: Tensor) -> list[slice]:
     """Slices of nodes, about equally large, where each node needs a temporary of so many numbers, beside `tensor`."""
     threads = 1 if tensor.is_cuda else torch.get_num_threads()
-    at_once = threads * max(1, (GPU_SLICE if tensor.is_cuda else CACHE_NUMEL) // numbers)
+    at_once = threads * max(1, (GPU_SLICE_NUMEL if tensor.is_cuda else CACHE_NUMEL) // numbers)
     count = max(1, round(num_nodes / at_once))
     step = math.ceil(num_nodes / count / threads) * threads  # as many nodes for each thread
     return [slice(start, min(start + step, num_nodes)) for start in range(0, num_nodes, step)]
