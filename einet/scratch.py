@@ -18,7 +18,7 @@ CACHE_NUMEL = 2**17
 # A GPU is busy with many more at once. Few slices are few launches; 2^24 floats are 64 megabytes.
 GPU_SLICE_NUMEL = 2**24
 # More bytes than these, for each core that works on a slice, are not kept for the next one.
-MOST_KEPT = 2**23
+MAX_KEPT_BYTES = 2**23
 # Temporaries of a query hold about this many numbers; 2^22 doubles are 32 MiB.
 CHUNK_NUMEL = 2**22
 
@@ -62,7 +62,7 @@ def scratch(numbers: int, like: Tensor) -> Iterator[Tensor]:
     makes one of its own. Only plain tensors are kept: what a fake-tensor mode makes has no numbers.
     """
     size = numbers * like.element_size()
-    keeps = like.device.type == "cpu" and type(like) is Tensor and size <= MOST_KEPT * torch.get_num_threads()
+    keeps = like.device.type == "cpu" and type(like) is Tensor and size <= MAX_KEPT_BYTES * torch.get_num_threads()
     if not keeps or torch.compiler.is_compiling():
         yield like.new_empty(numbers)
         return

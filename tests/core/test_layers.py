@@ -323,7 +323,7 @@ def fails_in_a_room():
 
 
 def test_much_memory_is_not_kept():
-    much = einet.scratch.MOST_KEPT // 4 * torch.get_num_threads() + 1
+    much = einet.scratch.MAX_KEPT_BYTES // 4 * torch.get_num_threads() + 1
     kept = place(10, torch.empty(0))
     with scratch(much, torch.empty(0)) as memory:
         assert memory.data_ptr() != kept and einet.scratch._kept.bytes is not None
