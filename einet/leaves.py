@@ -17,7 +17,7 @@ from einet.scaled import Scaled
 from einet.scratch import exp_, node_slices, scratch
 
 # Up to this many categories, a GPU multiplies by indicators.
-MULTIPLIED = 32
+MAX_ONE_HOT = 32
 
 
 class LeafLayer(nn.Module):
@@ -123,7 +123,7 @@ class FamilyLeaves(nn.Module):
     def looks_up(self, x: Tensor) -> bool:
         """Whether T(x) . theta is looked up in a table: where T(x) is an indicator. On a GPU the gradient of a look-up
         waits for the CPU, so that few categories are multiplied there, like the statistics of any family."""
-        return self.family.indicator and not (x.is_cuda and self.family.num_statistics <= MULTIPLIED)
+        return self.family.indicator and not (x.is_cuda and self.family.num_statistics <= MAX_ONE_HOT)
 
     def log_densities(self, x: Tensor, observed: Tensor | None):
         """(rows, log-densities (L, K, B)) of each group of regions, to be added to those of other families."""
