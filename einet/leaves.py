@@ -112,7 +112,7 @@ class FamilyLeaves(nn.Module):
     def densities(self, x: Tensor, observed: Tensor | None, kind: type[Scaled]) -> Scaled:
         """The vectors of all regions, where this is their only family."""
         dtype = self.phi.dtype
-        if kind is not Scaled or self.looks_up(x):
+        if kind is not Scaled or self.uses_table(x):
             groups = [kind.from_log(log_density, dtype) for _, log_density in self.log_densities(x, observed)]
         else:
             groups = [Scaled(*densities) for _, densities in self._multiply(x, observed, dtype)]
@@ -120,14 +120,14 @@ class FamilyLeaves(nn.Module):
             return groups[0]
         return Scaled.joined(groups).map(lambda tensor: tensor.index_select(0, self.order))
 
-    def looks_up(self, x: Tensor) -> bool:
+    def uses_table(self, x: Tensor) -> bool:
         """Whether T(x) . theta is looked up in a table: where T(x) is an indicator. On a GPU the gradient of a look-up
         waits for the CPU, so that few categories are multiplied there, like the statistics of any family."""
         return self.family.indicator and not (x.is_cuda and self.family.num_statistics <= MAX_ONE_HOT)
 
     def log_densities(self, x: Tensor, observed: Tensor | None):
         """(rows, log-densities (L, K, B)) of each group of regions, to be added to those of other families."""
-        return self._look_up(x, observed) if self.looks_up(x) else self._multiply(x, observed, None)
+        return self._look_up(x, observed) if self.uses_table(x) else self._multiply(x, observed, None)
 
     def _multiply(self, x: Tensor, observed: Tensor | None, dtype: torch.dtype | None):
         """(rows, what `_LeafFunction` returns) of each group, in float64 where float32 would cancel."""
