@@ -127,7 +127,7 @@ class FamilyLeaves(nn.Module):
 
     def log_densities(self, x: Tensor, observed: Tensor | None):
         """(rows, log-densities (L, K, B)) of each group of regions, to be added to those of other families."""
-        return self._look_up(x, observed) if self.uses_table(x) else self._multiply(x, observed, None)
+        return self._by_table(x, observed) if self.uses_table(x) else self._multiply(x, observed, None)
 
     def _multiply(self, x: Tensor, observed: Tensor | None, dtype: torch.dtype | None):
         """(rows, what `_LeafFunction` returns) of each group, in float64 where float32 would cancel."""
@@ -160,7 +160,7 @@ class FamilyLeaves(nn.Module):
             x = torch.where(observed[:, None], x, self.family.placeholder)
         return x, observed
 
-    def _look_up(self, x: Tensor, observed: Tensor | None):
+    def _by_table(self, x: Tensor, observed: Tensor | None):
         """Where T(x) is an indicator, T(x) . theta is the row of theta that x names; unobserved, a row of zeros."""
         table = torch.log(self.phi).permute(1, 2, 0, 3)  # (P, C, values, K)
         num_pairs, channels, values, entries = table.shape
