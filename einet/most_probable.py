@@ -14,7 +14,7 @@ from einet.layers import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import (
-    Passed,
+    UpwardPass,
     as_evidence,
     as_labels,
     check_evidence,
@@ -85,7 +85,7 @@ class _Part(NamedTuple):
     network: Einet
     log_weight: float
     modes: Scaled
-    passed: Passed
+    passed: UpwardPass
     base: Tensor
     score: Tensor
     bound: Tensor
@@ -163,7 +163,7 @@ def _empty(parts: list[_Part], labels: Tensor) -> Tensor:
     return network.leaves.parts[0].phi.new_zeros(len(labels), network.graph.num_variables, network.channels)
 
 
-def _at_root(passed: Passed, labels: Tensor) -> Tensor:
+def _at_root(passed: UpwardPass, labels: Tensor) -> Tensor:
     return passed.outputs[-1].log()[0].gather(0, labels[None])[0]
 
 
@@ -183,7 +183,7 @@ def _with_modes(network: Einet, leaves: Scaled, observed: Tensor) -> Scaled:
     return type(leaves).from_log(total, leaves.value.dtype)
 
 
-def _decoded(network: Einet, passed: Passed, labels: Tensor, column: Tensor) -> Tensor:
+def _decoded(network: Einet, passed: UpwardPass, labels: Tensor, column: Tensor) -> Tensor:
     """The modes of the leaves of the tree that follows the largest odds, in these columns of a pass: (N, D, C)."""
     visits = descend(network, labels, lambda odds, which: odds.argmax(1)[which], passed, column)
     return values(network, visits, len(labels), lambda family, phi: family.mode(phi))

@@ -24,7 +24,7 @@ from einet.scaled import Scaled
 from einet.scratch import CHUNK_NUMEL
 
 
-class Passed(NamedTuple):
+class UpwardPass(NamedTuple):
     """An upward pass: the vectors of every level, leaves first, and those of the partitions of every inner level."""
 
     outputs: list[Scaled]
@@ -49,12 +49,12 @@ Pick = Callable[[Tensor, Tensor], Tensor]
 # Upward
 
 
-def upward(network: Einet, leaves: Scaled, operation: Callable = SumLayer.__call__) -> Passed:
+def upward(network: Einet, leaves: Scaled, operation: Callable = SumLayer.__call__) -> UpwardPass:
     """The vectors of all levels and partitions. Other operations than the layers' sums make other passes, as of maxima.
 
     operation(layer, *inputs) -> Scaled stands in for the layers where given.
     """
-    passed = Passed([leaves], [])
+    passed = UpwardPass([leaves], [])
     for level in network.levels:
         passed.partitions.append(level.partitions(passed.outputs, operation))
         passed.outputs.append(level.regions(passed.partitions[-1], operation))
@@ -65,7 +65,7 @@ def upward(network: Einet, leaves: Scaled, operation: Callable = SumLayer.__call
 
 
 def descend(
-    network: Einet, entry: Tensor, pick: Pick, passed: Passed | None = None, row: Tensor | None = None
+    network: Einet, entry: Tensor, pick: Pick, passed: UpwardPass | None = None, row: Tensor | None = None
 ) -> Visits:
     """From the root's entry of each sample (N,) down one tree each; the leaves that are met, and in which entries.
 
@@ -83,7 +83,7 @@ def descend(
 class _Descent:
     """`found` collects, for each level, the visits that the levels above it make there."""
 
-    def __init__(self, network: Einet, pick: Pick, passed: Passed | None, row: Tensor | None):
+    def __init__(self, network: Einet, pick: Pick, passed: UpwardPass | None, row: Tensor | None):
         self.network, self.pick, self.passed, self.row = network, pick, passed, row
         inner = [level.num_single + sum(len(mixing.weights) for mixing in level.mixings) for level in network.levels]
         self.sizes = [network.leaves.num_nodes, *inner]
