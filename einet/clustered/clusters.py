@@ -25,7 +25,7 @@ from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.storage.archive import read, refusals, write
+from einet.storage.archive import read, as_value_error, write
 from einet.storage.resume import check_same
 from einet.training import fit, progress_bar
 
@@ -115,7 +115,7 @@ def _kept(folder: Path, settings: dict, rows: Rows) -> Tensor:
         write(path, {"clusters": settings}, {"labels": labels})
         return labels
     content, tensors = read(path)
-    with refusals(path):
+    with as_value_error(path):
         check_same(content["clusters"], settings)
         labels = tensors["labels"]
         if labels.dtype != torch.int64 or labels.shape != rows.x.shape[:1]:

@@ -29,7 +29,7 @@ from einet.families.discrete import Bernoulli, Binomial, Categorical
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import networks_of
-from einet.storage.archive import read, refusals, write
+from einet.storage.archive import read, as_value_error, write
 from einet.storage.checkpoint import save
 
 Range = tuple[float, float]
@@ -65,7 +65,7 @@ def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range |
 def value_range_of(path: str | os.PathLike) -> Range:
     """The range of values that is in a file. `ValueError` where it is damaged, or none that `export` wrote."""
     content, _ = read(path)
-    with refusals(path):
+    with as_value_error(path):
         if "image" not in content:
             raise ValueError("it was not written by einet.inpaint.export")
         return content["image"]["low"], content["image"]["high"]

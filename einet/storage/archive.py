@@ -72,7 +72,7 @@ def read(path: str | os.PathLike) -> tuple[dict, dict[str, Tensor]]:
     if not os.path.isfile(path):
         raise ValueError(f"cannot read {path}: {'a folder' if os.path.isdir(path) else 'there is no such file'}")
     _remove_left_overs(Path(path).resolve().parent)
-    with refusals(path):
+    with as_value_error(path):
         data, metadata = _measured(path)
         tensors = safetensors.torch.load(data)
         found = metadata.get("format"), metadata.get("version")
@@ -94,7 +94,7 @@ def digest(tensors: dict[str, Tensor], text: str = "") -> str:
 
 
 @contextmanager
-def refusals(path: str | os.PathLike) -> Iterator[None]:
+def as_value_error(path: str | os.PathLike) -> Iterator[None]:
     """Whatever a foreign file makes of the code that reads it comes out as one `ValueError` with its path."""
     try:
         yield

@@ -31,7 +31,7 @@ from einet.layers import Weighted
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.storage.archive import read, refusals, write
+from einet.storage.archive import read, as_value_error, write
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
 # How far off 1 the weights of a sum may be, and a leaf's parameters, relatively, off what their family allows.
@@ -94,7 +94,7 @@ def load(path: str | os.PathLike, *, families: Families = ()) -> Einet | Mixture
     Source: not in the paper
     """
     content, tensors = read(path)
-    with refusals(path):
+    with as_value_error(path):
         own = {name: tensor for name, tensor in tensors.items() if not name.startswith(EXTRA)}
         return _model(content["model"], own, _by_name(families))
 
@@ -111,7 +111,7 @@ def load_optimizer(path: str | os.PathLike, optimizer: torch.optim.Optimizer) ->
     Source: not in the paper
     """
     content, tensors = read(path)
-    with refusals(path):
+    with as_value_error(path):
         set_optimizer_state(optimizer, content["optimizer"], tensors)
 
 
