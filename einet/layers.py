@@ -128,7 +128,7 @@ class EinsumLayer(SumLayer):
         """`einet.gpu.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
         on_gpu = weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"  # the latter imitates one, for tests
         kernels = _import_kernels() if on_gpu and self.precision else None
-        return kernels if kernels and kernels.serves(weights, self.num_left, self.num_right) else None
+        return kernels if kernels and kernels.supports(weights, self.num_left, self.num_right) else None
 
     def maximum(self, *children: Scaled | Gathered) -> Scaled:
         left, right = fetched(children)

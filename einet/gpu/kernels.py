@@ -18,7 +18,7 @@ share gets the sum of their gradients from one program, `_shared_sums`.
     "tf32x3"    both split in two such parts, a = a0 + a1: a0 b0 + a0 b1 + a1 b0
     "bf16x3"    the same with parts of 8 bits, which the tensor cores multiply twice as fast
 
-`layers.EinsumLayer` calls `einsum` where `serves` says yes, and takes its plain path where not; the two are compared in
+`layers.EinsumLayer` calls `einsum` where `supports` says yes, and takes its plain path where not; the two are compared in
 tests/gpu/test_kernels.py. Letters: B rows, K entries of a vector (K_OUT, K_LEFT, K_RIGHT), p = i * K_RIGHT + j a pair.
 
 Source: Section 3.2, Eq. (4) and (5)
@@ -44,7 +44,7 @@ LONGEST = 64
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 
-def serves(weights: Tensor, num_left: int, num_right: int) -> bool:
+def supports(weights: Tensor, num_left: int, num_right: int) -> bool:
     """Whether the kernels take such a layer: float32, vectors of at most 64 entries, a card with tensor cores.
 
     Source: not in the paper; the limits are those of a GPU's registers
