@@ -40,7 +40,7 @@ from triton import next_power_of_2
 # Triton's interpreter runs on the CPU, where tensor cores and their number formats are only imitated.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # A tile spans all entries of a vector: of longer ones, a program could not keep its sums in registers.
-LONGEST = 64
+MAX_VECTOR_LENGTH = 64
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 
@@ -49,7 +49,7 @@ def supports(weights: Tensor, num_left: int, num_right: int) -> bool:
 
     Source: not in the paper; the limits are those of a GPU's registers
     """
-    fits = max(weights.shape[1], num_left, num_right) <= LONGEST
+    fits = max(weights.shape[1], num_left, num_right) <= MAX_VECTOR_LENGTH
     return weights.dtype == torch.float32 and fits and (INTERPRETED or _has_tensor_cores(weights.device))
 
 
