@@ -28,7 +28,7 @@ from einet.passes import (
 from einet.scaled import Gathered, Scaled
 
 # e^-45 is less than half the last bit of a float64, for a thousand networks together.
-NEGLIGIBLE = 45.0
+PRUNE_BELOW_NATS = 45.0
 
 
 class Explanation(NamedTuple):
@@ -152,7 +152,7 @@ def _log_density(parts: list[_Part], rows: Tensor, labels: Tensor) -> Tensor:
     """
     total, labels = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device), labels.repeat(2)
     for part in parts:
-        if (part.bound.repeat(2) > total - NEGLIGIBLE).any():
+        if (part.bound.repeat(2) > total - PRUNE_BELOW_NATS).any():
             log_density = part.network(rows, check=False)
             total = torch.logaddexp(total, _of_label(log_density, labels) + part.log_weight)
     return total.to(log_density.dtype)
