@@ -39,7 +39,7 @@ except ImportError:  # Windows, where left-overs of killed processes stay
 
 FORMAT, VERSION = "einet", "1"
 # What wrong JSON, wrong tensors and a wrong file format raise in the code that reads them.
-FOREIGN = (
+PARSING_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError, MemoryError,
     SafetensorError,
 )  # fmt: skip
@@ -98,7 +98,7 @@ def as_value_error(path: str | os.PathLike) -> Iterator[None]:
     """Whatever a foreign file makes of the code that reads it comes out as one `ValueError` with its path."""
     try:
         yield
-    except FOREIGN as error:
+    except PARSING_ERRORS as error:
         reason = error if isinstance(error, ValueError) else repr(error)
         if isinstance(error, (SafetensorError, UnicodeDecodeError, json.JSONDecodeError)):
             reason = f"{error}: it is not a file of einet.save, or is damaged"
