@@ -48,7 +48,7 @@ NAMES = {
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64", torch.int32: "I32",
     torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-LONGEST_HEADER = 100_000_000  # bytes, of safetensors' readers
+MAX_HEADER_BYTES = 100_000_000  # bytes, of safetensors' readers
 TEMPORARY = re.compile(r"\.einet-[0-9a-f]{16}\.tmp")
 
 
@@ -123,8 +123,8 @@ def _header(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > LONGEST_HEADER:
-        raise ValueError(f"the description of the model has {len(text)} bytes, a file at most {LONGEST_HEADER}")
+    if len(text) > MAX_HEADER_BYTES:
+        raise ValueError(f"the description of the model has {len(text)} bytes, a file at most {MAX_HEADER_BYTES}")
     return text
 
 
@@ -141,7 +141,7 @@ def _measured(path: str | os.PathLike) -> tuple[bytes, dict[str, str]]:
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= min(size - 8, LONGEST_HEADER):
+        if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
             raise ValueError(f"of its {size} bytes {length} should be a header: it is not a file of einet.save")
         header = json.loads(stream.read(length))
         ends = [each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"]
