@@ -37,7 +37,7 @@ DTYPES = (torch.float16, torch.float32, torch.float64)
 # How far off 1 the weights of a sum may be, and a leaf's parameters, relatively, off what their family allows.
 TOLERANCE = 1e-3
 # What a file may hold besides the parameters of its model.
-EXTRA = ("optimizer.", "training.")
+NON_MODEL_PREFIXES = ("optimizer.", "training.")
 
 Families = Iterable[type[ExponentialFamily]]
 
@@ -95,7 +95,7 @@ def load(path: str | os.PathLike, *, families: Families = ()) -> Einet | Mixture
     """
     content, tensors = read(path)
     with as_value_error(path):
-        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(EXTRA)}
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(NON_MODEL_PREFIXES)}
         return _model(content["model"], own, _by_name(families))
 
 
