@@ -18,7 +18,7 @@ from einet.datasets.disk import check_sha256, download, find, uncompressed
 
 DEBD_URL = "https://raw.githubusercontent.com/arranger1044/DEBD/850908666388f1b1c766a304b37dae14613f1e51/datasets/"
 SPLITS = ("train", "valid", "test")
-KEPT = 6  # files that stay in memory, as uint8: kdd's three are 15 MB
+NUM_CACHED_FILES = 6  # files that stay in memory, as uint8: kdd's three are 15 MB
 
 
 class Source(NamedTuple):
@@ -71,7 +71,7 @@ def debd_sources() -> dict[tuple[str, str], Source]:
 # What files hold
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=NUM_CACHED_FILES)
 def _read_table(file: Path, source: Source, changed: int, size: int) -> Tensor:
     """The cells of a file of comma-separated digits; `changed` and `size` have the file read again when it changes."""
     text = uncompressed(file, source.bytes)
