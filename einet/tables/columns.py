@@ -28,7 +28,7 @@ from einet.tables.cells import floats, names_of
 MIN_VARIANCE = 0.01
 MOST_CATEGORIES, ROWS_PER_CATEGORY = 10, 5
 # The probability that a column of categories, or a constant, holds a value that was not in the training data.
-UNSEEN = 1e-5
+UNSEEN_PROBABILITY = 1e-5
 # A column is constant where its values are as close as this, in units in the last place: more is not rounding. Times
 # in seconds since 1970 that differ by a microsecond differ by 4.
 ROUNDING = 3
@@ -111,7 +111,7 @@ class Columns:
                 continue
             place = np.searchsorted(values, X[:, d]).clip(max=len(values) - 1)
             seen = _is_close(values[place], X[:, d]) if len(values) == 1 else values[place] == X[:, d]
-            offset += np.where(observed[:, d], np.where(seen, math.log1p(-UNSEEN), math.log(UNSEEN)), 0.0)
+            offset += np.where(observed[:, d], np.where(seen, math.log1p(-UNSEEN_PROBABILITY), math.log(UNSEEN_PROBABILITY)), 0.0)
             observed[:, d] = seen & (len(values) > 1)
             z[:, d] = np.where(observed[:, d], place, np.nan)
         z, observed, offset = map(torch.as_tensor, (z, observed, offset))
