@@ -27,8 +27,8 @@ from einet.passes import (
     as_labels,
     check_evidence,
     check_model,
-    networks_of,
     chunks,
+    networks_of,
     table_of,
     values_of,
 )

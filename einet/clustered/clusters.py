@@ -25,7 +25,7 @@ from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.storage.archive import read, as_value_error, write
+from einet.storage.archive import as_value_error, read, write
 from einet.storage.resume import check_same
 from einet.training import fit, progress_bar
 

@@ -29,7 +29,7 @@ from einet.families.discrete import Bernoulli, Binomial, Categorical
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import networks_of
-from einet.storage.archive import read, as_value_error, write
+from einet.storage.archive import as_value_error, read, write
 from einet.storage.checkpoint import save
 
 Range = tuple[float, float]

@@ -31,7 +31,7 @@ from einet.layers import Weighted
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.storage.archive import read, as_value_error, write
+from einet.storage.archive import as_value_error, read, write
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
 # How far off 1 the weights of a sum may be, and a leaf's parameters, relatively, off what their family allows.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.storage.archive import digest, read, as_value_error, write
+from einet.storage.archive import as_value_error, digest, read, write
 from einet.storage.checkpoint import (
     check_dtype,
     check_state,
