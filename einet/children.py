@@ -1,7 +1,6 @@
 """Where the sum layers of a compiled network find their children.
 
-Paper: Section 3.3
-Chapter: book/04_layers
+Source: Section 3.3
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What the layers' own derivatives need: which way autograd came, and gradients that are differentiated in turn.
 
-Paper: not in it
-Chapter: book/03_einsum_layer
+Source: not in the paper
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a network is given, as it wants it: families, rows and masks, or a `ValueError` that names what is wrong.
 
-Paper: Section 3
-Chapter: book/04_layers
+Source: Section 3
 """
 
 from __future__ import annotations

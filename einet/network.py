@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from einet.children import Children
 from einet.derivatives import transformed
-from einet.family import ExponentialFamily, refuse
+from einet.family import ExponentialFamily, raise_where
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import MODEL_DTYPES, as_float, batch_last, check_device, checked_families, mask_last
@@ -194,7 +194,7 @@ class Einet(nn.Module):
                 seen = observed if len(self.leaves.parts) == 1 else observed[part.variables]
                 own = own.masked_select(seen[:, None])
             if not exact:
-                refuse(own.abs() >= 2**53, own, "a whole number must be below 2^53, to be a float64")
+                raise_where(own.abs() >= 2**53, own, "a whole number must be below 2^53, to be a float64")
             part.family.check(own)
 
     def upward(self, leaves: Scaled) -> list[Scaled]:

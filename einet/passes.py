@@ -5,8 +5,7 @@ every sum, and go on at entry i on the left and entry j on the right, down to on
 sample is a tree drawn with its posterior probability, then its leaves drawn; an explanation is a tree chosen by maxima,
 then the modes of its leaves. Both walk down level by level, for all samples and all nodes of a level at once.
 
-Paper: Section 2
-Chapter: book/12_queries
+Source: Section 2
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from einet.family import ExponentialFamily
 from einet.layers import SumLayer
 from einet.network import Einet
 from einet.scaled import Scaled
-from einet.scratch import PORTION
+from einet.scratch import CHUNK_NUMEL
 
 
-class Passed(NamedTuple):
+class UpwardPass(NamedTuple):
     """An upward pass: the vectors of every level, leaves first, and those of the partitions of every inner level."""
 
     outputs: list[Scaled]
@@ -50,12 +49,12 @@ Pick = Callable[[Tensor, Tensor], Tensor]
 # Upward
 
 
-def upward(network: Einet, leaves: Scaled, operation: Callable = SumLayer.__call__) -> Passed:
+def upward(network: Einet, leaves: Scaled, operation: Callable = SumLayer.__call__) -> UpwardPass:
     """The vectors of all levels and partitions. Other operations than the layers' sums make other passes, as of maxima.
 
     operation(layer, *inputs) -> Scaled stands in for the layers where given.
     """
-    passed = Passed([leaves], [])
+    passed = UpwardPass([leaves], [])
     for level in network.levels:
         passed.partitions.append(level.partitions(passed.outputs, operation))
         passed.outputs.append(level.regions(passed.partitions[-1], operation))
@@ -66,7 +65,7 @@ def upward(network: Einet, leaves: Scaled, operation: Callable = SumLayer.__call
 
 
 def descend(
-    network: Einet, entry: Tensor, pick: Pick, passed: Passed | None = None, row: Tensor | None = None
+    network: Einet, entry: Tensor, pick: Pick, passed: UpwardPass | None = None, row: Tensor | None = None
 ) -> Visits:
     """From the root's entry of each sample (N,) down one tree each; the leaves that are met, and in which entries.
 
@@ -84,7 +83,7 @@ def descend(
 class _Descent:
     """`found` collects, for each level, the visits that the levels above it make there."""
 
-    def __init__(self, network: Einet, pick: Pick, passed: Passed | None, row: Tensor | None):
+    def __init__(self, network: Einet, pick: Pick, passed: UpwardPass | None, row: Tensor | None):
         self.network, self.pick, self.passed, self.row = network, pick, passed, row
         inner = [level.num_single + sum(len(mixing.weights) for mixing in level.mixings) for level in network.levels]
         self.sizes = [network.leaves.num_nodes, *inner]
@@ -140,7 +139,7 @@ class _Descent:
         key, order = ((visits.row * entries + visits.entry) * rows + evidence).sort()
         distinct, which, counts = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
         end, chosen = torch.cat((counts.new_zeros(1), counts.cumsum(0))), torch.empty_like(key)
-        step = max(1, PORTION // layer.num_choices)
+        step = max(1, CHUNK_NUMEL // layer.num_choices)
         for start in range(0, len(distinct), step):
             some = distinct[start : start + step]
             visited = slice(end[start], end[start + len(some)])
@@ -163,7 +162,7 @@ def values(network: Einet, visits: Visits, num_samples: int, value: Callable) ->
             node_of = rows.new_full((network.leaves.num_nodes,), -1)
             node_of[rows] = torch.arange(len(rows), device=rows.device)
             inside = (node_of[visits.row] >= 0).nonzero()[:, 0]
-            for own in map(visits.of, inside.split(max(1, PORTION // table[0].numel()))):
+            for own in map(visits.of, inside.split(max(1, CHUNK_NUMEL // table[0].numel()))):
                 node = node_of[own.row]
                 drawn = value(part.family, table[node * network.num_leaves + own.entry].movedim(1, 0))  # (A, s, C)
                 places = own.sample[:, None] * network.graph.num_variables + variables[node]
@@ -227,13 +226,13 @@ def as_evidence(
     return model.as_input(x, observed, check, name)
 
 
-def portions(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """(rows, x, observed) in portions of rows whose upward passes fit a bounded memory. Inside layout, (D, C, B)."""
+def chunks(model, x: Tensor, observed: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """(rows, x, observed) in chunks of rows whose upward passes fit a bounded memory. Inside layout, (D, C, B)."""
     a_row = 0
     for network in networks_of(model):
         weights = [layer.weights for level in network.levels for layer in level.einsums]
         a_row += network.leaves.num_nodes * network.num_leaves + sum(w.shape[:2].numel() for w in weights)
-    step = max(1, 4 * PORTION // a_row)
+    step = max(1, 4 * CHUNK_NUMEL // a_row)
     for start in range(0, x.shape[2], step):
         some = slice(start, min(start + step, x.shape[2]))
         same = observed is None or observed.shape[1] == 1

@@ -7,8 +7,7 @@ and leaves nothing behind in it. A network with several classes is asked about o
 Any number of threads may ask one model, but not while another trains it: an answer would come from parameters half
 moved, or end in an error. Ask a `copy.deepcopy`, made between two steps.
 
-Paper: Section 2, Eq. (1)
-Chapter: book/12_queries
+Source: Section 2, Eq. (1)
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from einet.passes import (
     as_labels,
     check_evidence,
     check_model,
+    chunks,
     networks_of,
-    portions,
     table_of,
     values_of,
 )
-from einet.scratch import PORTION, slices
+from einet.scratch import CHUNK_NUMEL, slices
 
 # Eq. (1)
 
@@ -42,15 +41,14 @@ from einet.scratch import PORTION, slices
 def log_marginal(model: Einet | Mixture, x: Tensor, observed: Tensor | None = None) -> Tensor:
     """log p(x_observed), all else integrated out: nats, (B,), or (B, num_classes) for a model with several classes.
 
-    `model(x, observed)` without gradients, in portions; errors are those of `Einet.forward`.
+    `model(x, observed)` without gradients, in chunks; errors are those of `Einet.forward`.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     check_model(model)
     inside, mask = model.as_input(x, observed)
     found = []
-    for _, rows, seen in portions(model, inside, mask):
+    for _, rows, seen in chunks(model, inside, mask):
         seen = None if seen is None else seen.T.expand(rows.shape[2], -1)
         found.append(model(rows.permute(2, 0, 1), seen, check=False))
     return torch.cat(found)
@@ -61,8 +59,7 @@ def log_conditional(model: Einet | Mixture, x: Tensor, query: Tensor, evidence: 
 
     `ValueError` where query and evidence share a variable, and for evidence of density 0.
 
-    Paper: Section 2, Eq. (1)
-    Chapter: book/12_queries
+    Source: Section 2, Eq. (1)
     """
     query, evidence = _mask(model, x, query, "query"), _mask(model, x, evidence, "evidence")
     both = torch.atleast_2d(query & evidence).nonzero()
@@ -92,8 +89,7 @@ class Marginals:
 
     uses    for each of `networks`, (L, K, B): the posterior probability that a row's tree ends in this leaf entry
 
-    Paper: Section 2 and 3.5, Eq. (6)
-    Chapter: book/12_queries
+    Source: Section 2 and 3.5, Eq. (6)
     """
 
     networks: tuple[Einet, ...]
@@ -151,7 +147,7 @@ class Marginals:
         for part in parts:
             part.family.check(at[part.variables])
         numbers = sum(part.phi[0].numel() * (1 if part.family.indicator else len(part.phi)) for part in parts)
-        found = [self._log_density(at[..., some], some) for some in slices(batch, PORTION // numbers)]
+        found = [self._log_density(at[..., some], some) for some in slices(batch, CHUNK_NUMEL // numbers)]
         point = torch.where((at == self.x).all(1), 0.0, -torch.inf)
         return torch.where(self.observed, point, torch.cat(found, 1)).T.to(self.dtype)
 
@@ -182,8 +178,8 @@ class Marginals:
                 numbers = max(width + 1, len(part.phi)) * channels * max(part.phi.shape[-1], batch)
                 for rows, pairs, variables in part.groups():
                     phi = part.phi[:, pairs].unflatten(1, variables.shape)  # (T, L, s, C, K)
-                    own = slices(variables.shape[1], PORTION // numbers)  # of the variables of a region
-                    for nodes in slices(len(rows), PORTION // (numbers * variables.shape[1])):
+                    own = slices(variables.shape[1], CHUNK_NUMEL // numbers)  # of the variables of a region
+                    for nodes in slices(len(rows), CHUNK_NUMEL // (numbers * variables.shape[1])):
                         weights = uses[rows[nodes]].double()
                         for d in own:
                             values = function(part.family, phi[:, nodes, d].double())
@@ -221,8 +217,7 @@ def conditional_marginals(
 
     `ValueError` for what `Einet.forward` refuses, and for evidence of density 0.
 
-    Paper: Section 2 and 3.5, Eq. (6)
-    Chapter: book/12_queries
+    Source: Section 2 and 3.5, Eq. (6)
     """
     found = list(_marginals(model, x, observed, labels))
     uses = tuple(torch.cat(parts, 2) for parts in zip(*(each.uses for each in found), strict=True))
@@ -233,8 +228,7 @@ def conditional_marginals(
 def conditional_mean(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | int | None = None) -> Tensor:
     """E[x | x_observed], in the shape of `x`; observed entries are their own mean. See `conditional_marginals`.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     return torch.cat([each.mean() for each in _marginals(model, x, observed, labels)])
 
@@ -244,18 +238,17 @@ def conditional_variance(
 ) -> Tensor:
     """Var[x_d | x_observed] of each variable, in the shape of `x`; 0 where observed. As `conditional_marginals`.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     return torch.cat([each.variance() for each in _marginals(model, x, observed, labels)])
 
 
 def _marginals(model, x: Tensor, observed: Tensor, labels):
-    """`Marginals` of portions of the rows."""
+    """`Marginals` of chunks of the rows."""
     inside, mask = as_evidence(model, x, observed)
     labels = as_labels(model.num_classes, labels, len(x), inside.device)
     dtype = x.dtype if x.is_floating_point() else next(model.parameters()).dtype
-    for some, rows, seen in portions(model, inside, mask):
+    for some, rows, seen in chunks(model, inside, mask):
         shape = (rows.shape[2], *x.shape[1:])
         yield Marginals(tuple(networks_of(model)), _uses(model, rows, seen, labels[some]), rows, seen, shape, dtype)
 

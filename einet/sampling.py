@@ -4,8 +4,7 @@ Ancestral sampling: one upward pass with the evidence, then one downward pass th
 probability proportional to its weight times its value, for all samples and all nodes of a level at once. Every draw is
 independent and follows the model exactly; the cost is linear in the number of samples.
 
-Paper: Section 2
-Chapter: book/12_queries
+Source: Section 2
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from einet.passes import (
     as_labels,
     check_evidence,
     check_model,
+    chunks,
     descend,
     networks_of,
-    portions,
     result_dtype,
     upward,
     values,
@@ -47,8 +46,7 @@ def sample(
 
     `ValueError` unless num_samples >= 1.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     check_model(model)
     _check_count(num_samples)
@@ -81,8 +79,7 @@ def sample_conditional(
     A mixture's component is drawn for each sample, with its posterior probability given the row's observed entries.
     `ValueError` for num_samples < 1, for what `Einet.forward` refuses, and for evidence of density 0.
 
-    Paper: Section 2, Eq. (1)
-    Chapter: book/12_queries
+    Source: Section 2, Eq. (1)
     """
     _check_count(num_samples)
     inside, mask = as_evidence(model, x, observed)
@@ -90,7 +87,7 @@ def sample_conditional(
     draw = _Draw(generator, inside.device)
     found = [
         _complete(model, rows, seen, num_samples, draw, labels[some])
-        for some, rows, seen in portions(model, inside, mask)
+        for some, rows, seen in chunks(model, inside, mask)
     ]
     drawn = torch.cat(found, 1).to(result_dtype(networks_of(model)[0], x))
     seen = mask.T[..., None]  # (B or 1, D, 1)

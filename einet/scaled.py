@@ -4,8 +4,7 @@ Scales are constants to autograd. That is exact: the circuit's output is the sam
 `log_scale`, so whatever gradient the choice of scale would have sums to zero. So it is for every order of derivative,
 since the output as a function of the parameters is the same one for any scales that are held.
 
-Paper: Section 3.2, Eq. (4)
-Chapter: book/02_log_einsum_exp
+Source: Section 3.2, Eq. (4)
 """
 
 from __future__ import annotations

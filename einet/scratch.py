@@ -1,7 +1,6 @@
 """Memory for temporaries: slices that fit the cache, and a scratch buffer that is used again and again.
 
-Paper: not in it
-Chapter: book/03_einsum_layer
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 # Temporaries of about this many numbers stay in the cache of one core; 2^17 floats are half a megabyte.
-CACHE = 2**17
+CACHE_NUMEL = 2**17
 # A GPU is busy with many more at once. Few slices are few launches; 2^24 floats are 64 megabytes.
-GPU_SLICE = 2**24
+GPU_SLICE_NUMEL = 2**24
 # More bytes than these, for each core that works on a slice, are not kept for the next one.
-MOST_KEPT = 2**23
+MAX_KEPT_BYTES = 2**23
 # Temporaries of a query hold about this many numbers; 2^22 doubles are 32 MiB.
-PORTION = 2**22
+CHUNK_NUMEL = 2**22
 
 
 class _Kept(threading.local):
@@ -48,14 +47,14 @@ def exp_(log: Tensor) -> Tensor:
 def node_slices(num_nodes: int, numbers: int, tensor: Tensor) -> list[slice]:
     """Slices of nodes, about equally large, where each node needs a temporary of so many numbers, beside `tensor`."""
     threads = 1 if tensor.is_cuda else torch.get_num_threads()
-    at_once = threads * max(1, (GPU_SLICE if tensor.is_cuda else CACHE) // numbers)
+    at_once = threads * max(1, (GPU_SLICE_NUMEL if tensor.is_cuda else CACHE_NUMEL) // numbers)
     count = max(1, round(num_nodes / at_once))
     step = math.ceil(num_nodes / count / threads) * threads  # as many nodes for each thread
     return [slice(start, min(start + step, num_nodes)) for start in range(0, num_nodes, step)]
 
 
 @contextmanager
-def room(numbers: int, like: Tensor) -> Iterator[Tensor]:
+def scratch(numbers: int, like: Tensor) -> Iterator[Tensor]:
     """Scratch memory for so many numbers of a kind.
 
     A CPU gets the same memory each time: fresh from the system it would cost more than what is computed in it. While
@@ -63,7 +62,7 @@ def room(numbers: int, like: Tensor) -> Iterator[Tensor]:
     makes one of its own. Only plain tensors are kept: what a fake-tensor mode makes has no numbers.
     """
     size = numbers * like.element_size()
-    keeps = like.device.type == "cpu" and type(like) is Tensor and size <= MOST_KEPT * torch.get_num_threads()
+    keeps = like.device.type == "cpu" and type(like) is Tensor and size <= MAX_KEPT_BYTES * torch.get_num_threads()
     if not keeps or torch.compiler.is_compiling():
         yield like.new_empty(numbers)
         return

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from einet.data import Rows
-from einet.storage.archive import read, refusals, write
+from einet.storage.archive import as_value_error, read, write
 from einet.storage.resume import check_same
 
 
@@ -64,7 +64,7 @@ def _kept(folder: Path, settings: dict, rows: Rows) -> Tensor:
         write(path, {"clusters": settings}, {"labels": labels})
         return labels
     content, tensors = read(path)
-    with refusals(path):
+    with as_value_error(path):
         check_same(content["clusters"], settings)
         labels = tensors["labels"]
         if labels.dtype != torch.int64 or labels.shape != rows.x.shape[:1]:

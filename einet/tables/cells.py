@@ -2,8 +2,7 @@
 
     floats(X)                 (B, D) float64 in which NaN is missing, from whatever scikit-learn takes for a table
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ WORDS = {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "<na>", "nat", "none", "n
 class CellError(ValueError, TypeError):
     """A cell that is no number. A `TypeError`, too, as scikit-learn demands it of an object that `float` refuses.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
 
 
@@ -41,8 +39,7 @@ def floats(X, training: bool = False):
     `ValueError`, with the column and what to do, for any other cell, for infinities, for names of columns that
     scikit-learn would not compare, and, in `training`, for whole numbers that are the same as floats.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     names = names_of(X)
     if names is None:
@@ -62,8 +59,7 @@ def floats(X, training: bool = False):
 def names_of(X) -> list | None:
     """The names of a table's columns; None for what has none, such as an array.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     if hasattr(X, "column_names"):  # pyarrow
         return list(X.column_names)

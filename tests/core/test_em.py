@@ -295,7 +295,7 @@ def test_step_keeps_the_gradients_and_zero_grad_forgets_them():
 def test_portions_of_nodes_do_not_show(monkeypatch):
     model, x, observed = training(Normal(), missing=True)
     expected = em_step(copy.deepcopy(model), x, observed)
-    monkeypatch.setattr(einet.layers, "CACHE", 1)
+    monkeypatch.setattr(einet.layers, "CACHE_NUMEL", 1)
     assert_same(em_step(model, x, observed), expected, atol=1e-12, rtol=1e-12)
 
 
@@ -387,8 +387,8 @@ def test_categories_may_be_multiplied_as_well_as_looked_up(monkeypatch):
     """What a GPU does with few categories, on the CPU: the same density, the same step."""
     graph = random_binary_trees(4, 1, 2, seed=0)
     x, observed, found = torch.randint(3, (9, 4)).float(), torch.rand(9, 4) < 0.8, []
-    for looks_up in (True, False):
-        monkeypatch.setattr(einet.leaves.FamilyLeaves, "looks_up", lambda self, x, found=looks_up: found)
+    for uses_table in (True, False):
+        monkeypatch.setattr(einet.leaves.FamilyLeaves, "uses_table", lambda self, x, found=uses_table: found)
         model = Einet(graph, Categorical(categories=3), num_sums=3, seed=0)
         em = EM(model, lr=0.5)
         log_density = model(x, observed)

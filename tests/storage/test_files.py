@@ -49,7 +49,7 @@ def test_safetensors_reads_what_is_written(tmp_path):
 def test_what_readers_would_refuse_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="x is of torch.complex128"):
         write(tmp_path / "m", {}, {"x": torch.ones(2, dtype=torch.complex128)})
-    monkeypatch.setattr(archive, "LONGEST_HEADER", 1000)
+    monkeypatch.setattr(archive, "MAX_HEADER_BYTES", 1000)
     with pytest.raises(ValueError, match="a file at most 1000"):
         write(tmp_path / "m", {"long": "x" * 1000}, {})
     assert not list(tmp_path.iterdir())
