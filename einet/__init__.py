@@ -18,7 +18,7 @@ Modules, each using only those above it (import-linter holds it, by the contract
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
     children, identity, network     where a layer finds its children, and which model a state belongs to; Einet, a graph
                  compiled into layers
-    mixture, em, reparametrize      several networks as one density; EM as an optimizer; other optimizers
+    em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
     passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share
     data, training                  one pass over a data set; the loop around it
 
