@@ -23,12 +23,12 @@ from einet.em import EM
 from einet.exponential_family import ExponentialFamily
 from einet.files import read, refusals, write
 from einet.graph import RegionGraph
+from einet.inputs import check_concentration
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.rows import Rows, check_positive
+from einet.starts import start_leaves
 from einet.training import check_same, fit, progress_bar
-
-STARTING_ROWS = 1000  # from which leaves draw the rows that they begin with
 
 
 def fit_mixture(
@@ -47,6 +47,7 @@ def fit_mixture(
     pseudocount: float = 0.0,
     decay: float = 1.0,
     start_from_rows: bool = False,
+    concentration: float = 1.0,
     seed: int = 0,
     device: str | torch.device = "cpu",
     processes: int = 1,
@@ -56,10 +57,10 @@ def fit_mixture(
     """A `Mixture` as in the paper: k-means clusters, a network trained on each by `fit`, cluster shares as weights.
 
     observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
-    num_sums, num_leaves, sum_product   of `Einet`
+    num_sums, num_leaves, sum_product, concentration   of `Einet`
     epochs, batch_size, lr, pseudocount   of `fit`
     decay       what the step size is multiplied with after every epoch
-    start_from_rows   the entries of a leaf region's vector begin around rows of the cluster, see `start`
+    start_from_rows   the entries of a leaf region's vector begin around rows of the cluster: see `start_leaves`
     seed        of the clusters, of the networks' parameters (seed + 0, seed + 1, ...) and of the orders of rows
     device      where the networks are trained; `x` may be elsewhere
     processes   with more than one, clusters are trained in parallel, on one thread each, and the result is that of a
@@ -74,6 +75,7 @@ def fit_mixture(
     """
     check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
     rows = Rows(Einet(graph, leaf, num_sums=1, seed=0, sum_product=sum_product), x, observed)
+    check_concentration(concentration)
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be within (0, 1], got {decay}")
     if num_components > len(x):
@@ -82,7 +84,9 @@ def fit_mixture(
     clusters = _clusters(rows, num_components, seed, folder)
     training = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     steps = {"lr": lr, "pseudocount": pseudocount, "decay": decay}
-    networks = [(graph, leaf, num_sums, num_leaves, 1, seed + c, sum_product) for c in range(len(clusters))]
+    networks = [
+        (graph, leaf, num_sums, num_leaves, 1, seed + c, sum_product, concentration) for c in range(len(clusters))
+    ]
     files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (
         (network, *_arrays(rows, cluster), str(device), start_from_rows, steps, {**training, "checkpoint": file})
@@ -136,17 +140,14 @@ def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:
     return torch.from_numpy(labels).long()
 
 
-def _filled(rows: Rows, nothing: Tensor | None = None) -> Tensor:
-    """Rows as vectors (B, D C). What is missing is the mean of its column, or `nothing` (D, 1) where that is empty."""
+def _filled(rows: Rows) -> Tensor:
+    """Rows as vectors (B, D C). What is missing is the mean of its column, or 0 where that is empty."""
     x = rows.x.detach().cpu().flatten(1).float()
     if rows.observed is None:
         return x
     observed = rows.observed.cpu().reshape(-1, rows.num_variables)
     observed = observed.repeat_interleave(x.shape[1] // rows.num_variables, 1).expand(x.shape)
-    count = observed.sum(0)
-    mean = torch.where(observed, x, 0).sum(0) / count.clamp_min(1)
-    if nothing is not None:
-        mean = torch.where(count > 0, mean, nothing.expand(-1, len(mean) // len(nothing)).flatten())
+    mean = torch.where(observed, x, 0).sum(0) / observed.sum(0).clamp_min(1)
     return torch.where(observed, x, mean)
 
 
@@ -168,24 +169,12 @@ def _train(job: tuple) -> dict:
 
 
 def start(model: Einet, x: Tensor, observed: Tensor | None = None, seed: int = 0) -> None:
-    """Put the leaves of `model` around rows of `x`, in place: each entry of a region's vector around a row of its own.
-
-    Initial parameters that know nothing of the rows are, in high dimension, very different densities of every row, and
-    the entry that happens to be nearest takes them all. A missing entry of a row counts as its column's mean.
+    """`start_leaves`, each entry around one row.
 
     Paper: not in it
     Chapter: book/10_images
     """
-    rows = Rows(model, x, observed)
-    generator = torch.Generator("cpu").manual_seed(seed)
-    some = torch.randperm(len(x), generator=generator, device="cpu")[:STARTING_ROWS]
-    nothing = torch.zeros(rows.num_variables, 1)
-    for leaves in model.leaves.parts:
-        nothing[leaves.variables.cpu()] = leaves.family.placeholder
-    filled = _filled(rows, nothing)[some].view(len(some), rows.num_variables, -1)
-    values = filled.permute(1, 2, 0).to(next(model.parameters()).device)  # (D, C, B)
-    for leaves in model.leaves.parts:
-        leaves.start(values, generator)
+    start_leaves(model, x, observed, seed=seed)
 
 
 def _arrays(rows: Rows, cluster: Tensor) -> tuple:
