@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# The core of einet/: tests/test_NAME.py.
-CORE := graph structures families layers input identity network mixture em queries sampling explain information house
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -17,16 +15,16 @@ book: $(INSTALLED)  ## run every chapter and build the book, from scratch and st
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 test: lint  ## lint, the tests, every chapter's outputs, the book, and its pages in a browser
-	$(BIN)/python -m pytest tests --ignore tests/test_browser.py
+	$(BIN)/python -m pytest tests --ignore tests/book/test_browser.py
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg book
 	$(MAKE) book
-	$(BIN)/python -m pytest tests/test_browser.py
+	$(BIN)/python -m pytest tests/book/test_browser.py
 
 quick: $(INSTALLED)  ## lint, and the core's tests with few examples: under a minute on two cores
 	$(MAKE) --no-print-directory -j2 lint core
 
 core: $(INSTALLED)  ## the core's tests with few examples, on one thread
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(CORE:%=tests/test_%.py) -q -x -m "not slow" -p no:nbval \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/core tests/package/test_house.py -q -x -m "not slow" -p no:nbval \
 	  --hypothesis-profile quick
 
 lab: $(INSTALLED)  ## the chapters in JupyterLab
@@ -41,7 +39,7 @@ lint: $(INSTALLED)  ## style, the layers of einet/, types
 dist: $(INSTALLED)  ## wheel and sdist into dist/, and the wheel tried in an empty environment
 	rm -rf dist build
 	$(BIN)/python -m build
-	$(BIN)/python tests/wheel.py dist/*.whl
+	$(BIN)/python tests/package/wheel.py dist/*.whl
 
 experiments: $(INSTALLED)  ## race einet against the other libraries on this machine
 	$(BIN)/python experiments/efficiency.py --quick

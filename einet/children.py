@@ -15,22 +15,21 @@ from torch import Tensor, nn
 from einet.scaled import Gathered, Scaled
 
 
-class Children(nn.Module):
-    """Where a sum layer finds its children among the outputs of the levels below.
+class Children(nn.ModuleList):
+    """Where a sum layer finds its children among the outputs of the levels below: a list of pools.
 
     `sides` has for each side, the left one first, the places (output, row) of the nodes' children there. All sides
     share one pool, unless their vectors differ in length.
     """
 
     def __init__(self, sides: list[list[tuple[int, int]]], sizes: list[int], shared: bool = True):
-        super().__init__()
-        self.num_sides = len(sides)
         pools = [[place for side in sides for place in side]] if shared else sides
-        self.pools = nn.ModuleList(Pool(places, sizes) for places in pools)
+        super().__init__(Pool(places, sizes) for places in pools)
+        self.num_sides = len(sides)
 
     def gathered(self, outputs: list[Scaled]) -> Gathered:
         """The children of all sides, for a layer that may fetch them itself."""
-        pools, rows, segments = zip(*(pool.gathered(outputs) for pool in self.pools), strict=True)
+        pools, rows, segments = zip(*(pool.gathered(outputs) for pool in self), strict=True)
         return Gathered(pools, rows, segments, self.num_sides)
 
     def forward(self, outputs: list[Scaled]) -> Sequence[Scaled]:
@@ -39,8 +38,8 @@ class Children(nn.Module):
 
     def places(self, side: int, node: Tensor) -> Iterator[tuple[int, Tensor | slice, Tensor]]:
         """(output, which of `node`, their rows there) for the children of these nodes on one side."""
-        a_pool = self.num_sides // len(self.pools)  # so many sides
-        pool = self.pools[side // a_pool]
+        a_pool = self.num_sides // len(self)  # so many sides
+        pool = self[side // a_pool]
         number = pool.rows.chunk(a_pool)[side % a_pool][node]
         for source, first, past in pool.ranges:
             own = slice(None) if len(pool.ranges) == 1 else ((number >= first) & (number < past)).nonzero()[:, 0]
@@ -48,14 +47,14 @@ class Children(nn.Module):
 
     def sums_at_leaves(self, each: Sequence[Tensor]) -> Tensor | float:
         """For each leaf region the sum over the children that it is: (n, K) of every side -> (L, K)."""
-        each = [torch.cat(list(each))] if len(self.pools) == 1 else each
-        pools = zip(self.pools, each, strict=True)
+        each = [torch.cat(list(each))] if len(self) == 1 else each
+        pools = zip(self, each, strict=True)
         return sum(pool.sums_at_leaves(own) for pool, own in pools if pool.at_leaves)
 
     @property
     def at_leaves(self) -> int:
         """So many children are leaf regions."""
-        return sum(pool.at_leaves for pool in self.pools)
+        return sum(pool.at_leaves for pool in self)
 
 
 class Pool(nn.Module):
@@ -86,8 +85,13 @@ class Pool(nn.Module):
 
     def sums_at_leaves(self, each: Tensor) -> Tensor:
         """For each leaf region the sum over the children that it is, (n, K) -> (L, K), always in the same order."""
-        offsets, users = self.offsets[: self.num_leaves + 1], self.order[: self.at_leaves]
-        return nn.functional.embedding_bag(users, each, offsets, mode="sum", include_last_offset=True)
+        offsets = self.offsets[: self.num_leaves + 1]
+        return nn.functional.embedding_bag(self.leaf_users, each, offsets, mode="sum", include_last_offset=True)
+
+    @property
+    def leaf_users(self) -> Tensor:
+        """The children that are leaf regions, by leaf: as many numbers as there are such children."""
+        return self.order[: self.at_leaves]
 
     def gathered(self, outputs: list[Scaled]) -> tuple[Scaled, Tensor, tuple[Tensor, Tensor] | None]:
         """The vectors of all sources, and which of them are taken, as `Gathered` has it."""

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
 
 KEY = "identity"

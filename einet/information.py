@@ -16,15 +16,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 from einet.layers import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
+from einet.passes import check_model, networks_of, upward
 from einet.queries import conditional_marginals, log_marginal
 from einet.sampling import sample
 from einet.scaled import Gathered, Scaled, fetched
 from einet.scratch import PORTION
-from einet.trees import check_model, networks_of, upward
 
 # Enumerating more joint values than this is a mistake, not a question.
 MOST_WORLDS = 2**16

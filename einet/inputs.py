@@ -7,13 +7,14 @@ Chapter: book/04_layers
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from einet.derivatives import ordinary
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 
 # Parameters in fewer bits lose mass by EM, and densities in float16 are soon 0.
 MODEL_DTYPES = (torch.float32, torch.float64)
@@ -37,6 +38,29 @@ def checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple[
     if len(channels) > 1:
         raise ValueError(f"all families of a model have equally many channels, got {sorted(channels)}")
     return families
+
+
+def as_number(name: str, value: Any, limit: str, holds: Callable[[float], bool]) -> float:
+    """One real number, of Python, numpy or torch, as a float; text that looks like one is none."""
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError for a tensor of several
+        number = math.nan
+    if not holds(number):  # NaN holds nothing
+        raise ValueError(f"{name} must be {limit}, got {value!r}")
+    return number
+
+
+def as_pseudocount(name: str, value: Any) -> float:
+    return as_number(name, value, "finite and at least 0", lambda number: 0 <= number < math.inf)
+
+
+def as_parts(name: str, given: Any, *names: str) -> tuple:
+    """x, or a tuple of x and what belongs to it, as a tuple of at most so many parts."""
+    parts = given if isinstance(given, tuple) else (given,)
+    if not 1 <= len(parts) <= len(names):
+        raise ValueError(f"{name} must be x or a tuple such as ({', '.join(names)}), got a tuple of {len(parts)}")
+    return parts
 
 
 def batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] | None) -> Tensor:
@@ -90,5 +114,6 @@ def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
 
 
 def check_concentration(concentration: float) -> None:
-    if isinstance(concentration, bool) or not isinstance(concentration, (int, float)) or not 0 < concentration < math.inf:
+    number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
+    if not number or not 0 < concentration < math.inf:
         raise ValueError(f"concentration must be a positive, finite number, got {concentration!r}")

@@ -106,8 +106,13 @@ class EinsumLayer(SumLayer):
     weight_dim = 2
     precision: str | None = "ieee"  # of the products on a GPU: see `set_precision`
 
-    def __init__(self, num_nodes: int, num_out: int, num_left: int, num_right: int):
+    def __init__(self, num_nodes: int, num_out: int, num_left: int, num_right: int, *others: int):
         super().__init__()
+        if others:
+            raise ValueError(
+                f"an einsum layer multiplies pairs, got a partition into {2 + len(others)}: graph.binary() is the same "
+                "graph with two children a partition, and sum_product='cp' takes any number"
+            )
         self.num_left, self.num_right = num_left, num_right
         self.weights = nn.Parameter(torch.empty(num_nodes, num_out, num_left * num_right, dtype=torch.float32))
 
@@ -122,7 +127,7 @@ class EinsumLayer(SumLayer):
         return Scaled(sums, log_scale + left.log_scale + right.log_scale)
 
     def kernels(self, weights: Tensor) -> ModuleType | None:
-        """`einet.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
+        """`einet.gpu.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
         on_gpu = weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"  # the latter imitates one, for tests
         kernels = _import_kernels() if on_gpu and self.precision else None
         return kernels if kernels and kernels.serves(weights, self.num_left, self.num_right) else None
@@ -318,7 +323,7 @@ class MixingLayer(SumLayer):
 
 
 def set_precision(model: nn.Module, precision: str | None) -> None:
-    """How the einsum layers of `model` multiply on a GPU, where the fused kernels of `einet.kernels` serve them.
+    """How the einsum layers of `model` multiply on a GPU, where the fused kernels of `einet.gpu.kernels` serve them.
 
     "ieee", the default, multiplies in float32. The others use the tensor cores: "tf32" rounds every factor to 11
     significant bits, "tf32x3" and "bf16x3" split each in two and add three products. None leaves the kernels out, for
@@ -337,7 +342,7 @@ def set_precision(model: nn.Module, precision: str | None) -> None:
 @cache
 def _import_kernels() -> ModuleType | None:
     try:
-        from einet import kernels  # here, so that `import einet` needs no Triton
+        from einet.gpu import kernels  # here, so that `import einet` needs no Triton
     except ImportError:
         return None
     return kernels
@@ -354,7 +359,7 @@ def normalized_(weights: Tensor, dim: int, generator: torch.Generator, concentra
             draw = uniform.clamp_min_(1e-6).log_().neg_()
             weights.copy_(draw / draw.sum(dim, keepdim=True))
             return
-        # A gamma variable of shape c is one of shape c + 1 times U^(1 / c). By logarithms: most of them are below 1e-38.
+        # A gamma variable of shape c is one of shape c + 1 times U^(1 / c). By logarithms: many are below 1e-38.
         draw = torch._standard_gamma(torch.full_like(uniform, concentration + 1), generator).log_()
         draw += uniform.clamp_min_(torch.finfo(uniform.dtype).tiny).log_().div_(concentration)
         draw = torch.softmax(draw, dim).clamp_min_(WEIGHT_FLOOR)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from einet.derivatives import differentiable, transformed
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 from einet.scaled import Scaled
 from einet.scratch import PORTION, exp_, node_slices, room, slices
 

@@ -12,7 +12,7 @@ Chapter: book/04_layers
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from einet.children import Children
 from einet.derivatives import transformed
-from einet.exponential_family import ExponentialFamily, refuse
+from einet.family import ExponentialFamily, refuse
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import (
@@ -33,7 +33,7 @@ from einet.inputs import (
     checked_families,
     mask_last,
 )
-from einet.layers import SUM_PRODUCTS, CPLayer, MixingLayer, SumLayer, normalized_
+from einet.layers import SUM_PRODUCTS, CPLayer, EinsumLayer, MixingLayer, SumLayer, normalized_
 from einet.leaves import LeafLayer
 from einet.scaled import LogScaled, Scaled
 
@@ -49,7 +49,7 @@ class Einet(nn.Module):
     seed         of the initial parameters; different in every call where None
     sum_product  "tucker": sums over all products of a left and a right entry, K * K weights each (`EinsumLayer`); or
                  "cp": over products of entries of one number, K weights each (`CPLayer`), of equally long vectors
-    concentration  positive: of the symmetric Dirichlet distribution that the initial weights of each sum are drawn from.
+    concentration  positive: of the symmetric Dirichlet distribution that each sum draws its initial weights from.
                  1 is the flat one; the smaller it is, the fewer weights share a sum's mass, and the more its entries
                  differ from each other: where EM begins to tell them apart
 
@@ -93,7 +93,7 @@ class Einet(nn.Module):
 
         device = torch.zeros(()).device
         with torch.device("cpu"):  # where indices are counted; memory for parameters is not touched yet
-            self.leaf_order, levels = _compile(graph, SUM_PRODUCTS[sum_product], num_sums, num_leaves, num_classes)
+            self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes, SUM_PRODUCTS[sum_product])
             scopes = [graph.regions[leaf].scope for leaf in self.leaf_order]
             kind = LogScaled if sum_product == "cp" else Scaled
             self.leaves = LeafLayer(scopes, self.families, num_leaves, kind)
@@ -229,7 +229,7 @@ class Level(nn.Module):
     """The inner regions of one topological layer: sums over products for partitions, mixing layers for regions with
     several.
 
-    einsums    a layer for each combination of the children's vector lengths
+    einsums    a layer for each number of children and each combination of the lengths of their vectors
     children   where each of these layers finds its children
     order      sorts the partitions of all these layers by region
     counts     the numbers of partitions of the regions, ascending: there is a mixing layer for each that is not 1
@@ -276,7 +276,7 @@ class Level(nn.Module):
 
 class _PlanOfLevel(NamedTuple):
     """`groups` of partitions, one for each layer of sums over products: (the ranks of the lengths of the children's
-    vectors, their places), both side by side. `order` and `counts` are those of `Level`.
+    vectors, their places), both child by child. `order` and `counts` are those of `Level`.
     """
 
     groups: list[tuple[tuple[int, ...], list[list[tuple[int, int]]]]]
@@ -289,7 +289,7 @@ _plans: WeakKeyDictionary[RegionGraph, dict] = WeakKeyDictionary()
 
 
 def _compile(
-    graph: RegionGraph, layer: type[SumLayer], num_sums: int, num_leaves: int, num_classes: int
+    graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: int, layer: type[SumLayer] = EinsumLayer
 ) -> tuple[list[int], list[Level]]:
     """The order of the leaf regions, and the levels above them, whose sums over products are of the class `layer`."""
     if graph.root in graph.leaves:  # one sum over the entries of the only region
@@ -325,7 +325,7 @@ def _plan(graph: RegionGraph, rank: int) -> tuple[list[int], list[_PlanOfLevel]]
         regions = sorted(asked, key=lambda region: len(graph.partitions_of[region]))
         groups = _by_lengths([p for region in regions for p in graph.partitions_of[region]], ranks)
         for group in groups.values():
-            for child in [p.left for p in group] + [p.right for p in group]:
+            for child in (child for side in _sides(group) for child in side):
                 wanted[layer_of[child]][child] = None
         arranged.append((regions, groups))
 
@@ -339,19 +339,24 @@ def _plan(graph: RegionGraph, rank: int) -> tuple[list[int], list[_PlanOfLevel]]
     return leaf_order, plan
 
 
-def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[int, int], list[Partition]]:
-    """Partitions by the lengths of their children's vectors, the shorter one on the left."""
-    groups: dict[tuple[int, int], list[Partition]] = {}
-    for region, left, right in partitions:
-        left, right = sorted((left, right), key=lambda child: lengths[child])
-        groups.setdefault((lengths[left], lengths[right]), []).append(Partition(region, left, right))
+def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[int, ...], list[Partition]]:
+    """Partitions by how many children they have, and by the lengths of their vectors, the shorter ones first."""
+    groups: dict[tuple[int, ...], list[Partition]] = {}
+    for region, *children in partitions:
+        children.sort(key=lengths.__getitem__)
+        groups.setdefault(tuple(lengths[child] for child in children), []).append(Partition(region, *children))
     return groups
+
+
+def _sides(group: list[Partition]) -> Iterator[tuple[int, ...]]:
+    """The first children of all partitions of a group, then the second ones, and so on."""
+    return zip(*(partition.children for partition in group), strict=True)
 
 
 def _plan_of_level(graph: RegionGraph, regions: list[int], groups: dict, place: dict) -> _PlanOfLevel:
     found = []
     for ranks, group in groups.items():
-        found.append((ranks, [[place[p.left] for p in group], [place[p.right] for p in group]]))
+        found.append((ranks, [[place[child] for child in side] for side in _sides(group)]))
     position = {region: i for i, region in enumerate(regions)}
     computed = [position[p.region] for group in groups.values() for p in group]
     order = sorted(range(len(computed)), key=computed.__getitem__)

@@ -84,7 +84,7 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
         if number:
             rows.append([("partition", i) for i, p in enumerate(graph.partitions) if p.region in set(layer)])
         rows.append([("region", index) for index in layer])
-    below = {("partition", i): [("region", p.left), ("region", p.right)] for i, p in enumerate(graph.partitions)}
+    below = {("partition", i): [("region", child) for child in p.children] for i, p in enumerate(graph.partitions)}
     for i, p in enumerate(graph.partitions):
         below.setdefault(("region", p.region), []).append(("partition", i))
 
@@ -121,8 +121,8 @@ def _met(graph: RegionGraph) -> dict[int, int]:
     while waiting:
         region = waiting.pop()
         if met.setdefault(region, len(met)) == len(met) - 1:
-            halves = [half for partition in graph.partitions_of[region] for half in partition[1:]]
-            waiting += reversed(halves)
+            children = [child for partition in graph.partitions_of[region] for child in partition.children]
+            waiting += reversed(children)
     return met
 
 

@@ -23,8 +23,7 @@ from torch import Tensor
 from einet.derivatives import ordinary
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.scratch import PORTION, slices
-from einet.trees import (
+from einet.passes import (
     as_evidence,
     as_labels,
     check_evidence,
@@ -34,6 +33,7 @@ from einet.trees import (
     table_of,
     values_of,
 )
+from einet.scratch import PORTION, slices
 
 # Eq. (1)
 

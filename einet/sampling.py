@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.trees import (
+from einet.passes import (
     as_evidence,
     as_labels,
     check_evidence,

@@ -16,10 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from einet.data import Rows, check_positive
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.rows import Rows, check_positive
-from einet.trees import networks_of
+from einet.passes import networks_of
 
 
 @torch.inference_mode(False)  # parameters that are written to there could not be trained

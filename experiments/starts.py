@@ -1,7 +1,7 @@
 """How training should start: weights from Dirichlet distributions of several concentrations, leaves around rows or not.
 
     python experiments/starts.py --plan                         what there is to do
-    python experiments/starts.py --hours 1                      stop cleanly when the time is up; start it again to go on
+    python experiments/starts.py --hours 1                      stop when the time is up; start it again to go on
     python experiments/starts.py --only dna,plants --structures rat-1,rat-4 --starts flat,0.1+rows
 
 Every combination of a data set, a structure and a start is trained once, by one recipe (`RECIPE`), and becomes a record
@@ -9,7 +9,7 @@ of book/results/starts.json: the log-likelihood of validation rows at the best e
 by, and that of the test rows. What is there is not done again.
 
     sets         the twenty binary ones; "digits" and "fashion" are images, whose structures are those of IMAGES
-    structures   rat-1 to rat-4: random binary trees of this depth, full (Tucker) layers; rat-1-cp to rat-4-cp: thin ones
+    structures   rat-1 to rat-4: random binary trees of this depth, full (Tucker) layers; rat-1-cp ...: thin ones
                  tree: the Chow-Liu tree of the training rows, thin layers; pd, pd-cp: rectangles of an image
     starts       flat: `Einet` as it always was; 0.1: weights of this concentration; +rows: leaves around rows
 
@@ -134,8 +134,8 @@ def table(records: list[dict]) -> str:
         cases = [key for key in found if key[1] == structure and key[2] == "flat"]
         cells = []
         for start in STARTS:
-            gains = [found[key[0], structure, start, *key[3:]] - found[key] for key in cases
-                     if (key[0], structure, start, *key[3:]) in found]  # fmt: skip
+            pairs = [((key[0], structure, start, key[3], key[4]), key) for key in cases]
+            gains = [found[other] - found[key] for other, key in pairs if other in found]
             cells.append(f"{sum(gains) / len(gains):+11.3f}" if gains else f"{'-':>11}")
         if cases:
             lines.append(f"{structure:12}{len({key[0] for key in cases}):5}" + "".join(cells))

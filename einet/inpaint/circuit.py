@@ -9,7 +9,7 @@ The file is one that `einet.load` reads. Beside the description of the model, it
     leaves     for each family: {"regions", "variables"}, a leaf region and a variable for each pair of phi
     levels     for each level its regions, for each region {"mixing", "partitions"}
     mixing     [tensor, row] of the weights over the partitions, null where there is only one
-    partitions [tensor, row, left, right] each: the weights, and the regions of the children
+    partitions [tensor, row, left, right] each, or more children: the weights, and the regions of the children
 
 Regions count through: the leaves first, then level by level. A right child of -1 is the region about no variables.
 
@@ -23,15 +23,15 @@ import os
 
 import torch
 
-from einet.checkpoint import save
 from einet.children import Children
-from einet.continuous import Normal
-from einet.discrete import Bernoulli, Binomial, Categorical
 from einet.em import WEIGHT_FLOOR
-from einet.files import read, refusals, write
+from einet.families.continuous import Normal
+from einet.families.discrete import Bernoulli, Binomial, Categorical
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.trees import networks_of
+from einet.passes import networks_of
+from einet.storage.archive import read, refusals, write
+from einet.storage.checkpoint import save
 
 Range = tuple[float, float]
 # The families that engine.js has, which a name entered in `families.FAMILIES` does not change.

@@ -21,15 +21,15 @@ import torch
 import traitlets
 from torch import Tensor
 
-from einet.checkpoint import load
-from einet.explain import mpe_and_evidence
 from einet.inpaint.circuit import Range, check_images, value_range_of
 from einet.inpaint.pages import SOURCE, es_module, page_name
 from einet.mixture import Mixture
+from einet.most_probable import mpe_and_evidence
 from einet.network import Einet
+from einet.passes import check_evidence, networks_of
 from einet.queries import conditional_mean, conditional_variance
 from einet.sampling import sample_conditional
-from einet.trees import check_evidence, networks_of
+from einet.storage.checkpoint import load
 
 VIEWS = ("sample", "mean", "deviation", "explanation")
 SHOWN, PICTURE = 10, "image-rendering: pixelated; max-width: 40rem; width: 100%"  # images side by side, and their style
