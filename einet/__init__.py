@@ -8,11 +8,12 @@
 Modules, each using only those above it (import-linter holds it, by the contract in pyproject.toml):
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
-    structures   ready-made graphs: random binary trees, Poon-Domingos
+    structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
     einsum, layers                  log_einsum_exp, the paper's operation; the sum layers: einsum, thin, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
+    learned      graphs learned from rows: Chow-Liu trees
     children, inputs, identity, network   Einet: a graph compiled into layers; where a layer finds its children, the
                  checks of arguments, and which model a state belongs to
     mixture, em, reparametrize      several networks as one density; EM as an optimizer; other optimizers
@@ -56,6 +57,7 @@ from einet.family import ExponentialFamily
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
 from einet.layers import set_precision
+from einet.learned import chow_liu, pairwise_information
 from einet.mixture import Mixture
 from einet.most_probable import Explanation, mpe
 from einet.network import Einet
@@ -96,6 +98,7 @@ __all__ = [
     "Poisson",
     "Region",
     "RegionGraph",
+    "chow_liu",
     "conditional_marginals",
     "conditional_mean",
     "conditional_variance",
@@ -113,7 +116,9 @@ __all__ = [
     "log_marginal",
     "mpe",
     "mutual_information",
+    "pairwise_information",
     "poon_domingos",
+    "quad_graph",
     "random_binary_trees",
     "sample",
     "sample_conditional",
