@@ -49,9 +49,9 @@ class Einet(nn.Module):
     seed         of the initial parameters; different in every call where None
     sum_product  "tucker": sums over all products of a left and a right entry, K * K weights each (`EinsumLayer`); or
                  "cp": over products of entries of one number, K weights each (`CPLayer`), of equally long vectors
-    concentration  positive: of the symmetric Dirichlet distribution that each sum draws its initial weights from.
-                 1 is the flat one; the smaller it is, the fewer weights share a sum's mass, and the more its entries
-                 differ from each other: where EM begins to tell them apart
+    concentration  positive: of the symmetric Dirichlet distribution that the sums over products below the root draw
+                 their initial weights from. 1 is the flat one; the smaller it is, the fewer weights share a sum's
+                 mass, and the more the entries of a vector differ: where they are alike, EM moves them alike
 
     `model(x)` is the log-density in nats. Weights are probabilities, the leaves' phi expectation parameters: `em.EM`
     moves both. They are float32, whatever torch's default is, and on its default device; `model.double()` makes them
@@ -104,8 +104,7 @@ class Einet(nn.Module):
         self.reset_parameters(seed, concentration)
 
     def reset_parameters(self, seed: int | None = None, concentration: float = 1.0) -> None:
-        """Draw all parameters anew: weights from a Dirichlet distribution of this concentration, leaves as their family
-        does.
+        """Draw all parameters anew: weights by this concentration, leaves as their family does.
 
         On the CPU, so that a seed gives the same ones on any device. On the meta device there is nothing to draw.
         """
@@ -117,8 +116,11 @@ class Einet(nn.Module):
         with torch.no_grad(), torch.device("cpu"):
             for part in self.leaves.parts:
                 part.phi.copy_(part.family.initial(tuple(part.phi.shape[1:]), generator))
-            for layer in self.sum_layers():
-                normalized_(layer.weights, layer.weight_dim, generator, concentration)
+            for level in self.levels:
+                for layer in (*level.einsums, *level.mixings):
+                    # One entry alone, as at the root, has no other to differ from; nor have partitions.
+                    flat = level is self.levels[-1] or isinstance(layer, MixingLayer)
+                    normalized_(layer.weights, layer.weight_dim, generator, 1.0 if flat else concentration)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Einet:
         """What `to` and all its like come to."""

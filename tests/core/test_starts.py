@@ -39,17 +39,22 @@ def test_the_smallest_concentration_leaves_one_weight_and_the_floor():
 
 
 def test_concentration_of_a_network():
-    """1 is what it always was; every seed gives one model; leaves do not depend on the concentration."""
-    flat, default = (einet.Einet(GRAPH, einet.Bernoulli(), 3, seed=5, **more) for more in ({"concentration": 1.0}, {}))
-    sharp, again = (einet.Einet(GRAPH, einet.Bernoulli(), 3, seed=5, concentration=0.05) for _ in range(2))
+    """1 is what it always was; every seed gives one model; neither leaves nor the root and mixing layers, whose
+    entries have no others to differ from, depend on the concentration."""
+    graph = einet.poon_domingos((3, 3), 1)
+    flat, default = (einet.Einet(graph, einet.Bernoulli(), 4, seed=5, **more) for more in ({"concentration": 1.0}, {}))
+    sharp, again = (einet.Einet(graph, einet.Bernoulli(), 4, seed=5, concentration=0.02) for _ in range(2))
     states = [dict(model.named_parameters()) for model in (flat, default, sharp, again)]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name])
         assert torch.equal(states[2][name], states[3][name])
         assert torch.equal(value, states[2][name]) == name.startswith("leaves")
-    entropies = [torch.special.entr(model.levels[0].einsums[0].weights).sum(2).mean() for model in (flat, sharp)]
-    assert entropies[1] < 0.5 * entropies[0]
-    flat.reset_parameters(5, concentration=0.05)
+    for level in sharp.levels:
+        below = level is not sharp.levels[-1]
+        for layer in (*level.einsums, *level.mixings):
+            even = torch.special.entr(layer.weights).sum(layer.weight_dim).mean() / math.log(layer.num_choices)
+            assert (even < 0.3) == (below and layer in list(level.einsums)), (layer, even)
+    flat.reset_parameters(5, concentration=0.02)
     assert all(torch.equal(a, b) for a, b in zip(flat.parameters(), sharp.parameters(), strict=True))
 
 
