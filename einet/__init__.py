@@ -8,14 +8,17 @@
 Modules, each using only those above it (import-linter holds it, by the contract in pyproject.toml):
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
-    structures   ready-made graphs: random binary trees, Poon-Domingos
+    structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
-    einsum, layers                  log_einsum_exp, the paper's operation; the sum layers: einsum, thin, mixing
+    einsum       log_einsum_exp, the paper's operation
+    inputs       the checks of arguments
+    learned      graphs that are learned from rows: Chow-Liu trees
+    layers       the sum layers: einsum, thin, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    children, inputs, identity, network   Einet: a graph compiled into layers; where a layer finds its children, the
-                 checks of arguments, and which model a state belongs to
-    mixture, em, reparametrize      several networks as one density; EM as an optimizer; other optimizers
+    children, identity, network     where a layer finds its children, and which model a state belongs to; Einet, a graph
+                 compiled into layers
+    em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
     passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share
     data, training                  one pass over a data set; the loop around it
 
@@ -46,7 +49,7 @@ Paper: Peharz et al. (2020), "Einsum Networks: Fast and Scalable Learning of Tra
 Chapter: book/intro
 """
 
-from einet.clustered.clusters import fit_mixture
+from einet.clustered.mixtures import fit_mixture
 from einet.data import log_density
 from einet.einsum import log_einsum_exp
 from einet.em import EM
@@ -56,6 +59,7 @@ from einet.family import ExponentialFamily
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
 from einet.layers import set_precision
+from einet.learned import chow_liu, pairwise_information
 from einet.mixture import Mixture
 from einet.most_probable import Explanation, mpe
 from einet.network import Einet
@@ -70,7 +74,7 @@ from einet.queries import (
 from einet.reparametrize import constrained, unconstrained
 from einet.sampling import sample, sample_conditional
 from einet.storage.checkpoint import load, load_optimizer, save
-from einet.structures import poon_domingos, random_binary_trees
+from einet.structures import poon_domingos, quad_graph, random_binary_trees
 from einet.training import History, fit
 
 __all__ = [
@@ -95,6 +99,7 @@ __all__ = [
     "Poisson",
     "Region",
     "RegionGraph",
+    "chow_liu",
     "conditional_marginals",
     "conditional_mean",
     "conditional_variance",
@@ -112,7 +117,9 @@ __all__ = [
     "log_marginal",
     "mpe",
     "mutual_information",
+    "pairwise_information",
     "poon_domingos",
+    "quad_graph",
     "random_binary_trees",
     "sample",
     "sample_conditional",

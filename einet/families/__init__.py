@@ -1,7 +1,7 @@
 """The exponential families of the package, by name: `einet.load` finds them here.
 
-A family of your own is a frozen dataclass with the methods of `ExponentialFamily`; its contract is tested in
-`tests/core/test_families.py`.
+A family of your own is one more frozen dataclass with the methods of `ExponentialFamily`; the contract is in
+`tests/contract.py`, and an exercise of the chapter writes one.
 
 Source: Section 3.4
 """

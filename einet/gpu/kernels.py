@@ -18,8 +18,9 @@ share gets the sum of their gradients from one program, `_shared_sums`.
     "tf32x3"    both split in two such parts, a = a0 + a1: a0 b0 + a0 b1 + a1 b0
     "bf16x3"    the same with parts of 8 bits, which the tensor cores multiply twice as fast
 
-`layers.EinsumLayer` calls `einsum` where `supports` says yes, and takes its plain path where not; the two are compared in
-tests/gpu/test_kernels.py. Letters: B rows, K entries of a vector (K_OUT, K_LEFT, K_RIGHT), p = i * K_RIGHT + j a pair.
+`layers.EinsumLayer` calls `einsum` where `supports` says yes, and takes its plain path where not; the two are compared
+in tests/gpu/test_kernels.py. Letters: B rows, K entries of a vector (K_OUT, K_LEFT, K_RIGHT), p = i * K_RIGHT + j a
+pair.
 
 Source: Section 3.2, Eq. (4) and (5)
 """

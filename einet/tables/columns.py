@@ -111,7 +111,9 @@ class Columns:
                 continue
             place = np.searchsorted(values, X[:, d]).clip(max=len(values) - 1)
             seen = _is_close(values[place], X[:, d]) if len(values) == 1 else values[place] == X[:, d]
-            offset += np.where(observed[:, d], np.where(seen, math.log1p(-UNSEEN_PROBABILITY), math.log(UNSEEN_PROBABILITY)), 0.0)
+            offset += np.where(
+                observed[:, d], np.where(seen, math.log1p(-UNSEEN_PROBABILITY), math.log(UNSEEN_PROBABILITY)), 0.0
+            )
             observed[:, d] = seen & (len(values) > 1)
             z[:, d] = np.where(observed[:, d], place, np.nan)
         z, observed, offset = map(torch.as_tensor, (z, observed, offset))

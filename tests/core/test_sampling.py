@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from enumeration import MODELS, Table, check_p_values, chi_square, labels_of, small_model
+from helpers import seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Circuit
 from strategies import examples, in_float64, masks, models, rows
-from test_proportional import assert_proportional, made
+from work import assert_proportional, made
 
 from einet import (
     Bernoulli,
@@ -33,10 +34,6 @@ from einet.layers import CPLayer, EinsumLayer, MixingLayer
 
 SEEDS, DRAWS = range(20), 20_000
 nan = float("nan")
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # The statistical checks, for the samplers and for the mutants below
