@@ -66,6 +66,8 @@ class Einet(nn.Module):
     Chapter: book/04_layers
     """
 
+    levels: Sequence[Level]
+
     @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(
         self,
@@ -236,6 +238,11 @@ class Level(nn.Module):
     order      sorts the partitions of all these layers by region
     counts     the numbers of partitions of the regions, ascending: there is a mixing layer for each that is not 1
     """
+
+    einsums: Sequence[SumLayer]
+    children_of: Sequence[Children]
+    mixings: Sequence[MixingLayer]
+    order: Tensor | None
 
     def __init__(self, einsums: list[SumLayer], children: list[Children], order: list[int], counts: list[int]):
         super().__init__()
