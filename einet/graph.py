@@ -1,7 +1,8 @@
 """Region graphs: which variables a density is about, and how it may be taken apart.
 
-A *region* is a set of variables, its scope. A *partition* splits one region into two smaller ones, left and right.
-A region without partitions is a *leaf region*. A region may have several partitions, and may take part in several.
+A *region* is a set of variables, its scope. A *partition* splits one region into two or more smaller ones, its
+children; of two, they are left and right. A region without partitions is a *leaf region*. A region may have several
+partitions, and may take part in several.
 
     root {0,1,2}            one region, two partitions
      /        \\
@@ -38,28 +39,61 @@ class Region(NamedTuple):
     scope: tuple[int, ...]
 
 
-class Partition(NamedTuple):
-    """`region` splits into `left` and `right`; all three are indices into `RegionGraph.regions`.
+class Partition(tuple[int, ...]):
+    """`region` splits into `children`, two or more: the tuple (region, left, right, ...) of indices into the regions.
+
+    `left` and `right` are the children of a partition that has two. A single child would be the region once more.
+
+    >>> Partition(3, 0, 1, 2).children, Partition(region=2, left=0, right=1).right
+    ((0, 1, 2), 1)
 
     Paper: Section 3.1
     Chapter: book/01_circuits
     """
 
-    region: int
-    left: int
-    right: int
+    __slots__ = ()
+
+    def __new__(cls, region: int, left: int, right: int, *others: int) -> Partition:
+        return super().__new__(cls, (region, left, right, *others))
+
+    def __getnewargs__(self) -> tuple[int, ...]:  # what a copy or a pickle is made of
+        return tuple(self)
+
+    @property
+    def region(self) -> int:
+        return self[0]
+
+    @property
+    def children(self) -> tuple[int, ...]:
+        return self[1:]
+
+    @property
+    def left(self) -> int:
+        return self._pair()[0]
+
+    @property
+    def right(self) -> int:
+        return self._pair()[1]
+
+    def _pair(self) -> tuple[int, ...]:
+        if len(self.children) != 2:
+            raise AttributeError(f"a partition into {len(self.children)} has no left and right: take its children")
+        return self.children
+
+    def __repr__(self) -> str:
+        return f"Partition{tuple(self)}"
 
 
 @dataclass(frozen=True)
 class RegionGraph:
-    """A smooth and decomposable directed acyclic graph of regions and binary partitions with a single root.
+    """A smooth and decomposable directed acyclic graph of regions and partitions with a single root.
 
     regions     one scope each: a `Region` or any iterable of variables
-    partitions  one triple (region, left, right) each, as indices into `regions`
+    partitions  (region, left, right) each, as indices into `regions`; or (region, child, child, child, ...)
     shape       optional: the grid whose cells are the variables, row by row, as in (height, width)
 
     The root's scope must be {0, ..., D-1}. `ValueError`, naming the region, where the graph is not smooth (a partition
-    does not cover its region), not decomposable (its halves overlap), cyclic, or has not exactly one root.
+    does not cover its region), not decomposable (its children overlap), cyclic, or has not exactly one root.
 
     >>> graph = RegionGraph([{0}, {1}, {0, 1}], [(2, 0, 1)])
     >>> graph.root, graph.leaves, graph.topological_layers()
@@ -78,7 +112,7 @@ class RegionGraph:
         def __init__(
             self,
             regions: Iterable[Region | Iterable[int]],
-            partitions: Iterable[Partition | tuple[int, int, int]] = (),
+            partitions: Iterable[Partition | Sequence[int]] = (),
             shape: Sequence[int] | None = None,
         ) -> None: ...
 
@@ -154,6 +188,34 @@ class RegionGraph:
                 layers.append(inner)
         return (self.leaves, *reversed(layers))
 
+    def binary(self) -> RegionGraph:
+        """The graph with two children a partition, for layers that take pairs; this one, where it has them already.
+
+        The children of a partition are halved, in their order, again and again. Each half of more than one child is a
+        region of its own, numbered after those that there are.
+        """
+        if all(len(partition.children) == 2 for partition in self.partitions):
+            return self
+        scopes = [region.scope for region in self.regions]
+        partitions: list[tuple[int, ...]] = []
+
+        def union(children: tuple[int, ...]) -> int:
+            if len(children) == 1:
+                return children[0]
+            new = len(scopes)
+            scopes.append(tuple(variable for child in children for variable in scopes[child]))
+            split(new, children)
+            return new
+
+        def split(region: int, children: tuple[int, ...]) -> None:
+            place, middle = len(partitions), (len(children) + 1) // 2
+            partitions.append(())  # a region's partitions stay in their order
+            partitions[place] = (region, union(children[:middle]), union(children[middle:]))
+
+        for region, *children in self.partitions:
+            split(region, tuple(children))
+        return RegionGraph(scopes, partitions, self.shape)
+
     # To JSON and back
 
     def to_json(self) -> str:
@@ -190,21 +252,20 @@ class RegionGraph:
 
     @cached_property
     def _roots(self) -> tuple[int, ...]:
-        children = {child for partition in self.partitions for child in partition[1:]}
+        children = {child for partition in self.partitions for child in partition.children}
         return tuple(index for index in range(len(self.regions)) if index not in children)
 
     def _top_down(self) -> list[list[int]]:
         """Layers from the roots down. What is on or below a cycle never has all its parents visited and is missing."""
         waiting = [0] * len(self.regions)
-        for _, left, right in self.partitions:
-            waiting[left] += 1
-            waiting[right] += 1
+        for child in (child for partition in self.partitions for child in partition.children):
+            waiting[child] += 1
         layers, layer = [], list(self._roots)
         while layer:
             layers.append(layer)
             following = []
             for partition in (p for index in layer for p in self.partitions_of[index]):
-                for child in partition[1:]:
+                for child in partition.children:
                     waiting[child] -= 1
                     if not waiting[child]:
                         following.append(child)
@@ -217,7 +278,7 @@ class RegionGraph:
         if not missed:
             return
         # Each missed region has a missed parent: climbing from one to the next must come round.
-        parent = {child: p.region for p in self.partitions if p.region in missed for child in p[1:]}
+        parent = {child: p.region for p in self.partitions if p.region in missed for child in p.children}
         index, climbed = min(missed), set()
         while index not in climbed:
             climbed.add(index)
@@ -227,16 +288,21 @@ class RegionGraph:
     def _check_partitions(self) -> None:
         masks = [_mask(region.scope) for region in self.regions]
         for partition in self.partitions:
-            whole, left, right = (masks[index] for index in partition)
-            if left & right:
+            union = 0
+            for child in partition.children:
+                if union & masks[child]:
+                    other = next(each for each in partition.children if masks[each] & masks[child])
+                    raise ValueError(
+                        f"not decomposable: {self._name(partition.region)} has a partition into {self._name(other)} "
+                        f"and {self._name(child)}, which overlap"
+                    )
+                union |= masks[child]
+            if union != masks[partition.region]:
+                *some, last = (self._name(child) for child in partition.children)
+                shown = ", ".join(some[:3]) + (", ..." if len(some) > 3 else "")
                 raise ValueError(
-                    f"not decomposable: {self._name(partition.region)} has a partition into "
-                    f"{self._name(partition.left)} and {self._name(partition.right)}, which overlap"
-                )
-            if left | right != whole:
-                raise ValueError(
-                    f"not smooth: {self._name(partition.region)} has a partition into {self._name(partition.left)} and "
-                    f"{self._name(partition.right)}, which do not make up its scope"
+                    f"not smooth: {self._name(partition.region)} has a partition into {shown} and {last}, which do not "
+                    "make up its scope"
                 )
 
     def _check_root(self) -> None:
@@ -279,8 +345,9 @@ def _as_scope(index: int, scope: Iterable[int]) -> tuple[int, ...]:
 
 
 def _as_partition(partition: Sequence[int], num_regions: int) -> Partition:
-    if len(partition) != 3 or not all(isinstance(i, int) and 0 <= i < num_regions for i in partition):
-        raise ValueError(f"a partition is three regions from 0 to {num_regions - 1}, got {tuple(partition)}")
+    if len(partition) < 3 or not all(isinstance(i, int) and 0 <= i < num_regions for i in partition):
+        shown = ", ".join(map(repr, partition[:8])) + (", ..." if len(partition) > 8 else "")
+        raise ValueError(f"a partition is three regions or more, from 0 to {num_regions - 1}, got ({shown})")
     return Partition(*partition)
 
 
@@ -293,18 +360,18 @@ def _mask(scope: tuple[int, ...]) -> int:
 
 
 def _complete(scopes: list, partitions: list) -> list:
-    """Fill in the scopes that are None, as the union of a partition's halves, bottom-up."""
+    """Fill in the scopes that are None, as the union of a partition's children, bottom-up."""
     scopes = list(scopes)
-    halves = {region: (left, right) for region, left, right in partitions}
+    children = {region: own for region, *own in partitions}
     missing = [index for index, scope in enumerate(scopes) if scope is None]
     while missing:
         still = []
         for index in missing:
-            left, right = (scopes[half] for half in halves[index])
-            if left is None or right is None:
+            own = [scopes[child] for child in children[index]]
+            if any(scope is None for scope in own):
                 still.append(index)
             else:
-                scopes[index] = sorted({*left, *right})
+                scopes[index] = sorted(set().union(*own))
         if len(still) == len(missing):
             raise ValueError(f"cyclic: the scope of region {still[0]} depends on itself")
         missing = still

@@ -5,8 +5,7 @@
 Edges are in a grey that reads on white as on black. The book has the same colours for its own figures (book/figures.py)
 and pages (book/_static/book.css).
 
-Paper: not in it
-Chapter: book/03_einsum_layer
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ def image_grid(images: Tensor, columns: int | None = None, ax: Axes | None = Non
              A pixel that is NaN is shown as hidden: a pale grey that no pixel has.
     Returns the axes, new ones where `ax` is None. `ValueError` for another shape.
 
-    Paper: Section 4.2, Figure 4
-    Chapter: book/10_images
+    Source: Section 4.2, Figure 4
     """
     images = torch.as_tensor(images).detach().cpu().float()
     shape = tuple(images.shape)
@@ -72,8 +70,7 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
     names   of the variables; their numbers by default. Regions show up to six.
     Returns the axes, new ones where `ax` is None. `ValueError` for more than 150 regions and partitions.
 
-    Paper: Figure 5
-    Chapter: book/04_layers
+    Source: Figure 5
     """
     nodes = len(graph.regions) + len(graph.partitions)
     if nodes > 150:
@@ -84,7 +81,7 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
         if number:
             rows.append([("partition", i) for i, p in enumerate(graph.partitions) if p.region in set(layer)])
         rows.append([("region", index) for index in layer])
-    below = {("partition", i): [("region", p.left), ("region", p.right)] for i, p in enumerate(graph.partitions)}
+    below = {("partition", i): [("region", child) for child in p.children] for i, p in enumerate(graph.partitions)}
     for i, p in enumerate(graph.partitions):
         below.setdefault(("region", p.region), []).append(("partition", i))
 
@@ -121,8 +118,8 @@ def _met(graph: RegionGraph) -> dict[int, int]:
     while waiting:
         region = waiting.pop()
         if met.setdefault(region, len(met)) == len(met) - 1:
-            halves = [half for partition in graph.partitions_of[region] for half in partition[1:]]
-            waiting += reversed(halves)
+            children = [child for partition in graph.partitions_of[region] for child in partition.children]
+            waiting += reversed(children)
     return met
 
 

@@ -21,6 +21,11 @@ UNEVEN = RegionGraph(
     [range(6), {0, 1, 2}, {3, 4, 5}, {0, 1}, {2}, {1, 2}, {0}, {3}, {4, 5}, {0, 1, 2, 3}, {1}, {0, 1, 2}],
     [(0, 1, 2), (0, 8, 9), (1, 3, 4), (1, 6, 5), (2, 7, 8), (9, 1, 7), (9, 7, 11), (3, 6, 10), (5, 4, 10)],
 )
+# Partitions into two, three and four, of leaves and inner regions, which two roots of trees share.
+MANY = RegionGraph(
+    [range(6), {0, 1, 2}, {3, 4}, {0}, {1}, {2}, {3}, {4}, {5}, {2, 3, 4, 5}],
+    [(0, 1, 2, 8), (0, 3, 4, 9), (1, 3, 4, 5), (2, 6, 7), (9, 5, 6, 7, 8), (9, 2, 5, 8)],
+)
 MIXED = {Bernoulli(): [0, 3], Categorical(categories=3): [1, 4], Binomial(total=2): [2, 5]}
 
 
@@ -41,6 +46,8 @@ MODELS = {
     "classes": lambda: _binary(num_classes=3),
     "mixture": _mixture,
     "thin": lambda: Einet(UNEVEN, MIXED, num_sums=3, sum_product="cp", seed=0),
+    "many children": lambda: Einet(MANY, MIXED, num_sums=3, sum_product="cp", seed=0),
+    "many children, classes": lambda: Einet(MANY, MIXED, num_sums=2, num_classes=3, sum_product="cp", seed=0),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from oracle import expected_statistics
 
 from einet import EM, Einet, Mixture, Normal, RegionGraph, random_binary_trees
-from einet.files import read
+from einet.storage.archive import read
 
 TREES = random_binary_trees(6, 2, 2, seed=0)
 

@@ -19,10 +19,10 @@ from einet.layers import EinsumLayer
 
 
 class Sum(NamedTuple):
-    """One partition's sums: entry k is sum_ij weights[k, i, j] left_i right_j. `right` is None under a leaf root."""
+    """One partition's sums: entry k is sum_c weights[k, c] * the product of the children's entries choices[c]."""
 
-    left: int
-    right: int | None
+    children: tuple[int, ...]
+    choices: list[tuple[int, ...]]  # an entry of each child: all pairs, or equal ones; under a leaf root, of itself
     weights: np.ndarray
 
 
@@ -50,7 +50,7 @@ class Circuit:
         if self.root not in self.leaves:
             return self.log_vector(self.root, x, observed)
         (node,) = self.sums[self.root]
-        return logsumexp(_log(node.weights) + self.log_vector(self.root, x, observed)[:, None], axis=(1, 2))
+        return logsumexp(_log(node.weights) + self.log_vector(self.root, x, observed), axis=1)
 
     def log_vector(self, region, x, observed):
         """The log-densities (K,) of one region for one row."""
@@ -58,9 +58,10 @@ class Circuit:
             densities = [log_density(f, x[d], phi) for d, (f, phi) in self.leaves[region].items() if observed[d]]
             return sum(densities, np.zeros(self._num_entries(region)))
         partitions = []
-        for left, right, weights in self.sums[region]:
-            pairs = self.log_vector(left, x, observed)[:, None] + self.log_vector(right, x, observed)
-            partitions.append(logsumexp(_log(weights) + pairs, axis=(1, 2)))
+        for children, choices, weights in self.sums[region]:
+            vectors = [self.log_vector(child, x, observed) for child in children]
+            products = [sum(v[i] for v, i in zip(vectors, choice, strict=True)) for choice in choices]
+            partitions.append(logsumexp(_log(weights) + products, axis=1))
         if region not in self.mixing:
             return partitions[0]
         return logsumexp(_log(self.mixing[region]) + np.array(partitions), axis=0)
@@ -69,23 +70,23 @@ class Circuit:
         _, phi = next(iter(self.leaves[leaf].values()))
         return phi.shape[-1]
 
-    # Induced trees: one partition and one pair of entries chosen at every sum from the root to the leaves
+    # Induced trees: one partition and one entry of each child chosen at every sum from the root to the leaves
 
     def trees(self, region, entry, x, observed):
         """All induced trees below one entry, as (log-weight, uses); a use is the place of a parameter."""
         if region in self.leaves:
             yield self.log_vector(region, x, observed)[entry], (("leaf", region, entry),)
             return
-        for p, (left, right, weights) in enumerate(self.sums[region]):
+        for p, (children, choices, weights) in enumerate(self.sums[region]):
             chosen, log_mixing = (), 0.0
             if region in self.mixing:
                 chosen, log_mixing = (("mixing", region, p, entry),), _log(self.mixing[region][p, entry])
-            for i, j in product(*map(range, weights.shape[1:])):
-                here = chosen + (("sum", region, p, entry, i, j),)
-                for log_left, in_left in self.trees(left, i, x, observed):
-                    for log_right, in_right in self.trees(right, j, x, observed):
-                        log_tree = log_mixing + _log(weights[entry, i, j]) + log_left + log_right
-                        yield log_tree, here + in_left + in_right
+            for c, choice in enumerate(choices):
+                here = chosen + (("sum", region, p, entry, c),)
+                below = (self.trees(*child, x, observed) for child in zip(children, choice, strict=True))
+                for subtrees in product(*below):
+                    log_tree = log_mixing + _log(weights[entry, c]) + sum(log_weight for log_weight, _ in subtrees)
+                    yield log_tree, sum((uses for _, uses in subtrees), here)
 
     def root_trees(self, x, observed, label=0):
         if self.root not in self.leaves:
@@ -94,7 +95,7 @@ class Circuit:
         (node,) = self.sums[self.root]
         for i in range(node.weights.shape[1]):
             for log_leaf, uses in self.trees(self.root, i, x, observed):
-                yield _log(node.weights[label, i, 0]) + log_leaf, (("sum", self.root, 0, label, i, 0), *uses)
+                yield _log(node.weights[label, i]) + log_leaf, (("sum", self.root, 0, label, i), *uses)
 
     def expected_uses(self, x, observed, label=0):
         """Eq. (6) for one row (D, C): how often each parameter is used, in expectation over the trees given the row."""
@@ -157,7 +158,7 @@ class Circuit:
         def count(region):
             if region in self.leaves:
                 return 1
-            return sum(w[0].size * count(left) * count(right) for left, right, w in self.sums[region])
+            return sum(len(node.choices) * math.prod(map(count, node.children)) for node in self.sums[region])
 
         return count(self.root)
 
@@ -242,8 +243,9 @@ def _sums(model, of):
         nodes = []
         for layer, children in zip(level.einsums, level.children_of, strict=True):
             sides = [_regions_of(children, side, len(layer.weights), rows) for side in range(children.num_sides)]
-            sides += [[None] * len(layer.weights)] * (2 - len(sides))
-            nodes += map(Sum, *sides, map(_as_pairs(layer), _numpy(of(layer.weights))))
+            choices = _choices(layer)
+            for *own, weights in zip(*sides, _numpy(of(layer.weights)), strict=True):
+                nodes.append(Sum(tuple(own), choices, weights))
         if level.order is not None:
             nodes = [nodes[i] for i in level.order]
         groups = [([nodes.pop(0)], None) for _ in range(level.num_single)]
@@ -263,13 +265,11 @@ def _sums(model, of):
     return sums, mixings
 
 
-def _as_pairs(layer):
-    """Weights (K_out, choices) of a node -> (K_out, K, K'): of a thin layer, those of equal entries, all others 0."""
+def _choices(layer):
+    """The entries of the children that each choice multiplies: all pairs, or, in a thin layer, those of one number."""
     if isinstance(layer, EinsumLayer):
-        return lambda weights: weights.reshape(-1, layer.num_left, layer.num_right)
-    if layer.num_children == 1:
-        return lambda weights: weights[:, :, None]
-    return lambda weights: weights[:, :, None] * np.eye(weights.shape[1])
+        return list(product(range(layer.num_left), range(layer.num_right)))
+    return [(i,) * layer.num_children for i in range(layer.num_choices)]
 
 
 def _regions_of(children, side, num_nodes, rows):
@@ -283,11 +283,11 @@ def _regions_of(children, side, num_nodes, rows):
 
 def _region_of(graph, group, taken):
     """The region whose partitions are these. Regions with equal partitions are interchangeable from below."""
-    if group[0].right is None:
+    if len(group[0].children) == 1:
         return graph.root
-    named = sorted(sorted((node.left, node.right)) for node in group)
+    named = sorted(sorted(node.children) for node in group)
     for region, partitions in enumerate(graph.partitions_of):
-        if region not in taken and named == sorted(sorted((p.left, p.right)) for p in partitions):
+        if region not in taken and named == sorted(sorted(p.children) for p in partitions):
             return region
     raise AssertionError(f"the plan has a region with the partitions {named}, the graph has not")
 

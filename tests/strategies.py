@@ -38,7 +38,7 @@ def examples(count):
 
 @st.composite
 def region_graphs(draw, most_variables=6, most_regions=16):
-    """A valid graph: 1 to 3 partitions a region, halves new or shared with any region of their scope, at any depth."""
+    """A valid graph: 1 to 3 partitions a region into 2 to 4, new or shared with any region of their scope, anywhere."""
     scopes, partitions = [tuple(range(draw(st.integers(1, most_variables))))], []
     todo = [0]
     while todo:
@@ -49,16 +49,26 @@ def region_graphs(draw, most_variables=6, most_regions=16):
             continue
         for _ in range(draw(st.sampled_from((1, 1, 2, 3)))):
             children = []
-            for half in _halves(draw, scope, scopes):
-                same = [i for i, other in enumerate(scopes) if other == half]
+            for part in _parts(draw, scope, scopes):
+                same = [i for i, other in enumerate(scopes) if other == part]
                 if same and draw(st.integers(0, 2)):
                     children.append(draw(st.sampled_from(same)))
                     continue
                 children.append(len(scopes))
-                scopes.append(half)
+                scopes.append(part)
                 todo.append(children[-1])
             partitions.append((region, *children))
     return _shuffled(scopes, partitions, draw(st.integers(0, 9)))
+
+
+def _parts(draw, scope, scopes):
+    """Two to four parts of a scope."""
+    parts = _halves(draw, scope, scopes)
+    while len(parts) < min(draw(st.sampled_from((2, 2, 2, 3, 4))), len(scope)):
+        largest = max(parts, key=len)
+        parts.remove(largest)
+        parts += _halves(draw, largest, scopes)
+    return parts
 
 
 def _halves(draw, scope, scopes):
@@ -73,16 +83,21 @@ def _halves(draw, scope, scopes):
 
 
 def _shuffled(scopes, partitions, seed):
-    """The same graph, its regions and partitions in another order, left and right swapped here and there."""
+    """The same graph, its regions and partitions in another order, and children too, here and there."""
     source = random.Random(seed)
     number = source.sample(range(len(scopes)), len(scopes))
     renumbered = [None] * len(scopes)
     for old, new in enumerate(number):
         renumbered[new] = scopes[old]
-    triples = [(number[r], *(number[child] for child in source.sample(children, 2))) for r, *children in partitions]
-    graph = RegionGraph(renumbered, source.sample(triples, len(triples)))
-    # Two regions with the same partitions cannot be told apart from below, so no test could say which is which.
-    inner = [sorted(sorted(p[1:]) for p in own) for own in graph.partitions_of if own]
+    moved = [
+        (number[r], *(number[child] for child in source.sample(children, len(children)))) for r, *children in partitions
+    ]
+    return told_apart(RegionGraph(renumbered, source.sample(moved, len(moved))))
+
+
+def told_apart(graph):
+    """The graph, unless two regions have the same partitions: from below, no test could say which is which."""
+    inner = [sorted(sorted(p.children) for p in own) for own in graph.partitions_of if own]
     assume(all(inner.count(own) == 1 for own in inner))
     return graph
 
@@ -100,12 +115,14 @@ def leaf_families(draw, num_variables, choices):
 
 @st.composite
 def models(draw, families=ALL, graphs=region_graphs(), classes=(1, 3), most_entries=3):
-    """A float64 model with random parameters, one in four of them thin."""
+    """A float64 model with random parameters, one in four of them thin, the others over pairs."""
     graph, entries = draw(graphs), st.integers(1, most_entries)
     leaf = draw(leaf_families(graph.num_variables, families))
     sizes = {"num_sums": draw(entries), "num_leaves": draw(entries), "num_classes": draw(st.sampled_from(classes))}
     if draw(st.integers(0, 3)) == 3:
         sizes |= {"sum_product": "cp", "num_leaves": sizes["num_sums"]}
+    else:
+        graph = told_apart(graph.binary())
     return in_float64(Einet(graph, leaf, **sizes, seed=draw(st.integers(0, 99))))
 
 

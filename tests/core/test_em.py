@@ -60,7 +60,7 @@ def test_step_is_the_convex_combination_with_the_statistics_by_hand(case, lr):
     new = Circuit(em_step(*case, lr=lr))
     for region, nodes in sums.items():
         for counts, before, after in zip(nodes, old.sums[region], new.sums[region], strict=True):
-            total = counts.weights.sum((1, 2), keepdims=True)
+            total = counts.weights.sum(1, keepdims=True)
             expected = (1 - lr) * before.weights + lr * counts.weights / np.maximum(total, 1e-300)
             np.testing.assert_allclose(after.weights, np.where(total > 1e-9, expected, before.weights), atol=1e-9)
     for region, counts in mixing.items():
@@ -214,7 +214,7 @@ def test_a_pseudocount_is_so_many_uses_more(case):
     new = Circuit(em_step(*case, pseudocount=0.5))
     for region, nodes in sums.items():
         for counts, after in zip(nodes, new.sums[region], strict=True):
-            expected = (counts.weights + 0.5) / (counts.weights + 0.5).sum((1, 2), keepdims=True)
+            expected = (counts.weights + 0.5) / (counts.weights + 0.5).sum(1, keepdims=True)
             np.testing.assert_allclose(after.weights, expected, atol=1e-9)
     for region, counts in mixing.items():
         np.testing.assert_allclose(new.mixing[region], (counts + 0.5) / (counts + 0.5).sum(0), atol=1e-9)
@@ -295,7 +295,7 @@ def test_step_keeps_the_gradients_and_zero_grad_forgets_them():
 def test_portions_of_nodes_do_not_show(monkeypatch):
     model, x, observed = training(Normal(), missing=True)
     expected = em_step(copy.deepcopy(model), x, observed)
-    monkeypatch.setattr(einet.layers, "CACHE", 1)
+    monkeypatch.setattr(einet.layers, "CACHE_NUMEL", 1)
     assert_same(em_step(model, x, observed), expected, atol=1e-12, rtol=1e-12)
 
 
@@ -387,8 +387,8 @@ def test_categories_may_be_multiplied_as_well_as_looked_up(monkeypatch):
     """What a GPU does with few categories, on the CPU: the same density, the same step."""
     graph = random_binary_trees(4, 1, 2, seed=0)
     x, observed, found = torch.randint(3, (9, 4)).float(), torch.rand(9, 4) < 0.8, []
-    for looks_up in (True, False):
-        monkeypatch.setattr(einet.leaves.FamilyLeaves, "looks_up", lambda self, x, found=looks_up: found)
+    for uses_table in (True, False):
+        monkeypatch.setattr(einet.leaves.FamilyLeaves, "uses_table", lambda self, x, found=uses_table: found)
         model = Einet(graph, Categorical(categories=3), num_sums=3, seed=0)
         em = EM(model, lr=0.5)
         log_density = model(x, observed)

@@ -23,8 +23,8 @@ from einet import (
     RegionGraph,
     random_binary_trees,
 )
-from einet.exponential_family import refuse
 from einet.families import FAMILIES
+from einet.family import raise_where
 
 # The families of the package
 
@@ -172,7 +172,7 @@ class NegativeBinomial(ExponentialFamily):
     floor: float = 1e-3
 
     def check(self, x):
-        refuse(~((x >= 0) & (x == x.floor())), x, "a negative binomial variable must be an integer of at least 0")
+        raise_where(~((x >= 0) & (x == x.floor())), x, "a negative binomial variable must be an integer of at least 0")
 
     def log_base(self, x):
         return torch.lgamma(x + self.total) - math.lgamma(self.total) - torch.lgamma(x + 1)
@@ -243,7 +243,7 @@ class Rayleigh(ExponentialFamily):
     placeholder = 1.0
 
     def check(self, x):
-        refuse(~((x > 0) & torch.isfinite(x)), x, "a Rayleigh variable must be positive and finite")
+        raise_where(~((x > 0) & torch.isfinite(x)), x, "a Rayleigh variable must be positive and finite")
 
     def statistics(self, x):
         return (x * x)[None]

@@ -12,8 +12,8 @@ from scipy import optimize, special, stats
 
 import einet
 from einet import Einet, Exponential, Gamma, Geometric, LogNormal, Poisson, RegionGraph
-from einet.continuous import SMALLEST, gap_of, shape_of
-from einet.exponential_family import ExponentialFamily
+from einet.families.continuous import SMALLEST, gap_of, shape_of
+from einet.family import ExponentialFamily
 
 
 class Counts(Discrete):
@@ -271,13 +271,11 @@ def test_samples_that_a_float_cannot_hold_are_still_positive(dtype):
 
 def test_a_value_that_was_never_seen_starts_clusters_inside_the_support():
     """A column without any value in a cluster is its mean, and has none: not 0, of which log x is no number."""
-    from einet.clusters import start
-
     model = Einet(
         einet.random_binary_trees(3, 1, 1, seed=0), {Gamma(): [0], LogNormal(): [1], Poisson(): [2]}, num_sums=2
     )
     x = torch.rand(20, 3).mul(9).ceil()
-    start(model, x, torch.arange(3) == 2)
+    einet.start_leaves(model, x, torch.arange(3) == 2)
     assert all(part.phi.isfinite().all() for part in model.leaves.parts)
 
 

@@ -100,6 +100,65 @@ def test_regions_and_partitions_are_named_tuples():
     assert (HAND.root, HAND.leaves, HAND.num_variables) == (5, (0, 1, 2, 3), 4)
 
 
+def test_a_partition_is_a_tuple_of_its_region_and_its_children():
+    pair, three = Partition(5, 4, 7), Partition(5, 4, 7, 1)
+    region, left, right = pair
+    assert (region, left, right) == (5, 4, 7) == pair == (pair.region, pair.left, pair.right) and hash(pair) == hash(
+        (5, 4, 7)
+    )
+    assert (three.region, three.children, pair.children) == (5, (4, 7, 1), (4, 7))
+    assert repr(three) == "Partition(5, 4, 7, 1)" and eval(repr(three)) == three
+    for copied in (copy.copy(three), pickle.loads(pickle.dumps(three)), pickle.loads(pickle.dumps(three, 0))):
+        assert copied == three and type(copied) is Partition
+    with pytest.raises(AttributeError, match="into 3 has no left and right"):
+        three.left  # noqa: B018
+    with pytest.raises(TypeError):
+        Partition(5, 4)
+
+
+# Partitions into more than two
+
+FOUR = RegionGraph(
+    [range(6), {0}, {1}, {2, 3, 4, 5}, {2}, {3}, {4}, {5}, {4, 5}],
+    [(0, 1, 2, 3), (3, 4, 5, 6, 7), (3, 8, 4, 5), (8, 6, 7)],
+)
+
+
+def test_layers_of_partitions_into_many():
+    assert layers(FOUR) == [{1, 2, 4, 5, 6, 7}, {8}, {3}, {0}]
+    assert FOUR.partitions_of[3] == (Partition(3, 4, 5, 6, 7), Partition(3, 8, 4, 5))
+
+
+def test_binary_halves_the_children_again_and_again():
+    binary = FOUR.binary()
+    assert binary.regions[:9] == FOUR.regions and binary.shape == FOUR.shape
+    assert [region.scope for region in binary.regions[9:]] == [(0, 1), (2, 3), (4, 5), (2, 4, 5)]
+    assert binary.partitions == (
+        (0, 9, 3), (9, 1, 2), (3, 10, 11), (10, 4, 5), (11, 6, 7), (3, 12, 5), (12, 8, 4), (8, 6, 7),
+    )  # fmt: skip
+
+
+def test_binary_is_balanced():
+    hub = RegionGraph([range(300), *({d} for d in range(300))], [range(301)])
+    assert len(hub.binary().topological_layers()) == 1 + 9, "2 ** 9 > 300"
+
+
+@given(region_graphs())
+def test_binary_has_pairs_alone_and_the_old_regions(graph):
+    binary = graph.binary()
+    assert all(len(partition.children) == 2 for partition in binary.partitions)
+    assert binary.binary() is binary and (binary is graph) == (len(binary.partitions) == len(graph.partitions))
+    assert binary.regions[: len(graph.regions)] == graph.regions and binary.leaves == graph.leaves
+
+    def expanded(region):
+        """A region of the binary graph as those of the other that make it up."""
+        return (region,) if region < len(graph.regions) else sum(map(expanded, binary.partitions_of[region][0][1:]), ())
+
+    for region, partitions in enumerate(graph.partitions_of):
+        found = [sum(map(expanded, partition.children), ()) for partition in binary.partitions_of[region]]
+        assert found == [partition.children for partition in partitions]
+
+
 def test_scopes_are_sorted_whatever_they_are_given_as():
     graph = RegionGraph([{0}, Region((1,)), [2], (2, 1), range(3)], [(4, 0, 3), (3, 1, 2)])
     assert [region.scope for region in graph.regions] == [(0,), (1,), (2,), (1, 2), (0, 1, 2)]
@@ -174,6 +233,9 @@ def test_poon_domingos_has_one_replica():
             r"not decomposable: region 2 over \{0, 1, 2\}.*region 1 over \{1, 2\}",
         ),
         ([{0, 1}, {0, 1}], [(1, 0, 0)], r"not decomposable: region 1 over \{0, 1\}"),
+        ([{0}, {1}, {2}, {0, 1, 2}], [(3, 0, 1, 2, 1)], r"not decomposable.* region 1 over \{1\} and region 1"),
+        ([{0}, {1}, {1, 2}, {0, 1, 2}], [(3, 0, 1, 2)], r"not decomposable.* region 1 over \{1\} and region 2"),
+        ([{0}, {1}, {2}, {0, 1, 2, 3}], [(3, 0, 1, 2)], r"not smooth.* region 0 .*, region 1 .* and region 2 over"),
         ([{0, 1}], [(0, 0, 0)], r"cyclic: region 0 over \{0, 1\}"),
         ([{0, 1}, {0, 1}, {2}, {0, 1, 2}], [(3, 0, 2), (0, 1, 2), (1, 0, 2)], r"cyclic: region [01] over \{0, 1\}"),
         ([{0}, {1}, {0, 1}, {0, 1}], [(2, 0, 1), (3, 0, 1)], r"one root.* 2: region 2 over \{0, 1\} and region 3"),
@@ -203,7 +265,7 @@ def test_a_valid_graph_made_invalid_is_refused(graph, data):
     """A variable more in one half of a partition: it overlaps the other half, or sticks out of the region."""
     if not graph.partitions:
         return
-    victim = data.draw(st.sampled_from([p.left for p in graph.partitions]))
+    victim = data.draw(st.sampled_from([child for p in graph.partitions for child in p.children]))
     missing = sorted(set(range(graph.num_variables + 1)) - set(graph.regions[victim].scope))
     regions = list(graph.regions)
     regions[victim] = (*regions[victim].scope, data.draw(st.sampled_from(missing)))
@@ -224,6 +286,13 @@ def test_shape_must_have_a_cell_for_each_variable(shape):
 def test_json_brings_the_graph_back(graph):
     again = RegionGraph.from_json(graph.to_json())
     assert again == graph and again.topological_layers() == graph.topological_layers()
+
+
+def test_json_and_digest_of_pairs_are_those_of_einet_0_1_0():
+    triples = "[[5, 4, 7], [5, 6, 3], [6, 4, 2], [4, 0, 1], [7, 2, 3]]"
+    regions = "[[0], [1], [2], [3], null, null, null, null]"
+    assert HAND.to_json() == f'{{"regions": {regions}, "partitions": {triples}, "shape": null}}'
+    assert HAND.digest == "4f2638e8ce0bc7ef324c997a52b7869620c58e09e79505a759fca0c3579a5d18"
 
 
 def test_json_keeps_the_shape():

@@ -13,7 +13,7 @@ from project import ROOT
 from torch import nn
 
 from einet import Bernoulli, Binomial, Mixture, Normal, RegionGraph, load, random_binary_trees, save
-from einet.files import read
+from einet.storage.archive import read
 
 GRAPH = random_binary_trees(8, 2, 3, seed=0)
 network = partial(helpers.network, graph=GRAPH)

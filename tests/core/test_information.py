@@ -26,7 +26,7 @@ from einet import (
     random_binary_trees,
 )
 
-SINGLE = [name for name in MODELS if name != "classes"]
+SINGLE = [name for name in MODELS if "classes" not in name]
 
 
 def entropy_of(probabilities):

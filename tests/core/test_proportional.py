@@ -129,7 +129,7 @@ def test_tables_of_children():
         table.append((size, sum(buffer.numel() for buffer in model.levels.buffers())))
         x = torch.randint(0, 2, (5, 2)).double()
         model(x).sum().backward()
-        (layer,), (pool,) = model.levels[0].einsums, model.levels[0].children_of[0].pools
+        (layer,), (pool,) = model.levels[0].einsums, model.levels[0].children_of[0]
         counts = (layer.weights * layer.weights.grad).sum(1).view(size, 2, 2).detach()
         uses = torch.zeros(size + 1, 2, dtype=torch.float64)
         uses.index_add_(0, pool.rows, torch.cat((counts.sum(2), counts.sum(1))))
@@ -153,7 +153,7 @@ def test_leaf_layers_of_many_shapes():
 
 def test_probabilities(monkeypatch):
     """Beside the answer there is a portion of the leaf parameters: no table of values x values, nor all at once."""
-    monkeypatch.setattr(queries, "PORTION", 2**10)
+    monkeypatch.setattr(queries, "CHUNK_NUMEL", 2**10)
     many_leaves, one_leaf = einet.random_binary_trees(8, 1, 4, seed=0), einet.random_binary_trees(64, 0, 1)
     for family, graph in ((einet.Categorical, many_leaves), (lambda values: einet.Binomial(values - 1), one_leaf)):
         for values in (12, 24, 48):
@@ -176,7 +176,7 @@ def test_log_densities_of_categories():
 @pytest.mark.parametrize("leaf", [einet.Normal(), einet.Categorical(4)])
 @pytest.mark.slow
 def test_log_density_of_more_rows(leaf, monkeypatch):
-    monkeypatch.setattr(queries, "PORTION", 2**8)
+    monkeypatch.setattr(queries, "CHUNK_NUMEL", 2**8)
     model, table = einet.Einet(einet.random_binary_trees(8, 2, 2, seed=0), leaf, num_sums=4, seed=0), []
     for rows in (50, 100, 400):
         x, observed = einet.sample(model, rows), torch.rand(rows, 8) < 0.5

@@ -337,7 +337,7 @@ def test_everything_or_nothing_observed():
 
 def test_portions_of_rows_and_of_odds(monkeypatch):
     model = small_model("rectangles")
-    monkeypatch.setattr(trees, "PORTION", 100)
+    monkeypatch.setattr(trees, "CHUNK_NUMEL", 100)
     table, (x, observed) = Table(model), evidence_for(model)
     drawn = sample_conditional(model, x.repeat(20, 1), observed.repeat(20, 1), 500, seeded(0))
     drawn = drawn.view(-1, 20, *x.shape).flatten(0, 1)

@@ -10,7 +10,7 @@ from strategies import in_float64, rows
 import einet
 from einet import Bernoulli, Binomial, Categorical, Einet, Mixture, Normal, poon_domingos, random_binary_trees
 from einet.derivatives import parts
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 from einet.layers import EinsumLayer
 from einet.scaled import Scaled
 

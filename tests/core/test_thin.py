@@ -8,13 +8,13 @@ import json
 
 import pytest
 import torch
-from enumeration import MIXED, UNEVEN, small_model
+from enumeration import MANY, MIXED, UNEVEN, labels_of, small_model
 
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, random_binary_trees
-from einet.checkpoint import description
 from einet.layers import CPLayer, EinsumLayer
 from einet.scaled import LogScaled, Scaled
+from einet.storage.checkpoint import description
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -143,6 +143,64 @@ def test_an_entry_of_density_0_has_no_gradient():
     assert value.grad.flatten().tolist() == [6.0, 0.0]
 
 
+# Partitions into any number of children
+
+
+def hub(children=300):
+    return einet.RegionGraph([range(children), *({d} for d in range(children))], [range(children + 1)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_hub_is_one_layer_and_does_not_underflow(dtype):
+    """300 leaves, each of e^-1000 and less, below one sum: the log-density is the textbook's naive Bayes mixture."""
+    model = thin(hub(), Normal(), num_sums=4).to(dtype)
+    assert [(len(level.einsums), len(level.mixings)) for level in model.levels] == [(1, 0)]
+    x = 60 * torch.randn(5, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (part,), (layer,) = model.leaves.parts, model.sum_layers()
+    mean, variance = torch.empty(2, 300, 4, dtype=torch.float64)
+    mean[part.pairs], variance[part.pairs] = part.phi.detach()[:, :, 0].double()
+    each = torch.distributions.Normal(mean, variance.sqrt()).log_prob(x[..., None]).sum(1)
+    expected = torch.logsumexp(each + layer.weights[0, 0].detach().double().log(), 1)
+    assert expected.max() < -300_000 / 2
+    torch.testing.assert_close(
+        model(x.to(dtype)).double(), expected, rtol=1e-6 if dtype == torch.float32 else 1e-12, atol=0
+    )
+
+
+def test_partitions_of_one_arity_share_a_layer():
+    model = thin(MANY, MIXED)
+    found = [sorted((layer.num_children, len(layer.weights)) for layer in level.einsums) for level in model.levels]
+    assert found == [[(2, 1)], [(3, 2), (4, 1)], [(3, 2)]]
+
+
+def test_a_leaf_below_an_inner_region_has_no_sum():
+    """A chain of latent variables: a transition for each inner region, and the leaves' own vectors below it."""
+    chain = einet.RegionGraph([range(3), {0}, {1, 2}, {1}, {2}], [(0, 1, 2), (2, 3, 4)])
+    assert [tuple(layer.weights.shape) for layer in thin(chain, Bernoulli()).sum_layers()] == [(1, 3, 3), (1, 1, 3)]
+
+
+def test_einsum_layers_take_pairs_and_say_how_to_get_them():
+    with pytest.raises(ValueError, match=r"pairs, got a partition into 3: graph.binary\(\)"):
+        Einet(MANY, MIXED, num_sums=2)
+    assert Einet(MANY.binary(), MIXED, num_sums=2)(torch.zeros(1, 6)).isfinite()
+
+
+def test_em_learns_a_naive_bayes_mixture():
+    """On a hub EM is that of the textbook: responsibilities, then shares and means."""
+    model = thin(hub(5), Bernoulli(), num_sums=2)
+    x = (torch.rand(30, 5, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    (part,), (layer,) = model.leaves.parts, model.sum_layers()
+    phi = part.phi.detach()[0, :, 0].clone()[part.pairs.argsort()]  # (5, K)
+    log_joint = (x[:, :, None] * phi.log() + (1 - x[:, :, None]) * (1 - phi).log()).sum(1) + layer.weights[0, 0].log()
+    responsibility = log_joint.detach().softmax(1)
+    em = EM(model, lr=1.0)
+    model(x).sum().backward()
+    em.step()
+    torch.testing.assert_close(layer.weights[0, 0], responsibility.mean(0), check_dtype=False, rtol=1e-6, atol=1e-6)
+    expected = (responsibility.T @ x / responsibility.sum(0)[:, None]).T
+    torch.testing.assert_close(part.phi[0, :, 0][part.pairs.argsort()], expected, rtol=1e-6, atol=1e-6)
+
+
 # Derivatives, and training by them
 
 
@@ -154,8 +212,9 @@ def test_second_derivatives_and_transforms():
     torch.testing.assert_close(by_row, torch.autograd.grad(model(x).sum(), x)[0])
 
 
-def test_free_parameters_are_the_same_density():
-    model = thin(UNEVEN, MIXED)
+@pytest.mark.parametrize("graph", [UNEVEN, MANY], ids=["pairs", "many"])
+def test_free_parameters_are_the_same_density(graph):
+    model = thin(graph, MIXED)
     x = einet.sample(model, 20, torch.Generator().manual_seed(0))
     before = model(x).detach()
     einet.unconstrained(model)
@@ -171,11 +230,13 @@ def test_free_parameters_are_the_same_density():
 # On disk, and what is refused
 
 
-def test_a_file_brings_it_back(tmp_path):
-    model = small_model("thin")
+@pytest.mark.parametrize("name", ["thin", "many children", "many children, classes"])
+def test_a_file_brings_it_back(tmp_path, name):
+    model = small_model(name)
     einet.save(model, tmp_path / "thin.safetensors")
     loaded = einet.load(tmp_path / "thin.safetensors")
-    x = einet.sample(model, 5)
+    x = einet.sample(model, 5, **labels_of(model))
+    assert loaded.graph == model.graph
     assert loaded.sum_product == "cp" and torch.equal(loaded(x), model(x))
     assert "sum_product" not in json.dumps(description(small_model("trees"))), "such files are as those of 0.1.0"
 

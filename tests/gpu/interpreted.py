@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import einet
-from einet import Einet, kernels, poon_domingos, random_binary_trees, set_precision
+from einet import Einet, poon_domingos, random_binary_trees, set_precision
+from einet.gpu import kernels
 from einet.layers import PRECISIONS, EinsumLayer
 from einet.scaled import Gathered, Scaled
 

@@ -59,7 +59,7 @@ def test_without_triton_the_plain_path_serves(monkeypatch):
     expected = model(x)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setitem(sys.modules, "triton", None)  # importing it is an ImportError
-    monkeypatch.delitem(sys.modules, "einet.kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "einet.gpu.kernels", raising=False)
     monkeypatch.delattr(einet, "kernels", raising=False)
     layers._import_kernels.cache_clear()
     try:

@@ -21,8 +21,8 @@ from scipy import stats
 
 import einet
 from einet.datasets import fashion_mnist
-from einet.files import read
 from einet.inpaint import InpaintWidget, circuit, export
+from einet.storage.archive import read
 
 ENGINE = Path(einet.__file__).parent / "inpaint/engine.js"
 NODE = shutil.which("node") or shutil.which("nodejs")

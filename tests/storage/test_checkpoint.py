@@ -37,7 +37,7 @@ from einet import (
     save,
     unconstrained,
 )  # fmt: skip
-from einet.files import read, write
+from einet.storage.archive import read, write
 
 MIXED = {Normal(min_variance=1e-4): (0, 3), Categorical(categories=3): (1, 4), Bernoulli(): (2, 5)}
 
@@ -225,7 +225,8 @@ def test_the_old_file_stays_when_writing_fails(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    for module, name in (("secrets", "token_hex"), ("einet.files", "_memory"), ("os", "fsync"), ("os", "replace")):
+    targets = (("secrets", "token_hex"), ("einet.storage.archive", "_memory"), ("os", "fsync"), ("os", "replace"))
+    for module, name in targets:
         with monkeypatch.context() as patch:
             patch.setattr(f"{module}.{name}", fail)
             with pytest.raises(KeyboardInterrupt):
@@ -243,7 +244,7 @@ def test_others_may_read_the_file_and_links_stay_links(tmp_path):
 
 WRITES_FOREVER = """
 import itertools, sys, torch
-from einet.files import write
+from einet.storage.archive import write
 for i in itertools.count():
     write(sys.argv[1], {"number": i}, {"x": torch.full((500_000,), float(i))})
 """

@@ -17,8 +17,9 @@ import torch
 from helpers import TREES, network
 from safetensors import safe_open
 
-from einet import EM, Normal, files, fit, fit_mixture, load, save
-from einet.files import read, write
+from einet import EM, Normal, fit, fit_mixture, load, save
+from einet.storage import archive
+from einet.storage.archive import read, write
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 LEFT_OVER = ".einet-0123456789abcdef.tmp"
@@ -26,7 +27,7 @@ LEFT_OVER = ".einet-0123456789abcdef.tmp"
 
 def test_safetensors_reads_what_is_written(tmp_path):
     """Every type and shape, each at a multiple of its size, as readers in browsers need it."""
-    known = [dtype for dtype, name in files.NAMES.items() if name[:2] not in ("C6", "F8")]  # by all versions of it
+    known = [dtype for dtype, name in archive.NAMES.items() if name[:2] not in ("C6", "F8")]  # by all versions of it
     tensors = {f"{i}": torch.arange(5).to(dtype) for i, dtype in enumerate(known)}
     tensors |= {"none": torch.ones(0, 3), "one": torch.tensor(2.0), "turned": torch.arange(6.0).view(2, 3).T}
     tensors["same"] = tensors["one"]
@@ -48,7 +49,7 @@ def test_safetensors_reads_what_is_written(tmp_path):
 def test_what_readers_would_refuse_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="x is of torch.complex128"):
         write(tmp_path / "m", {}, {"x": torch.ones(2, dtype=torch.complex128)})
-    monkeypatch.setattr(files, "LONGEST_HEADER", 1000)
+    monkeypatch.setattr(archive, "MAX_HEADER_BYTES", 1000)
     with pytest.raises(ValueError, match="a file at most 1000"):
         write(tmp_path / "m", {"long": "x" * 1000}, {})
     assert not list(tmp_path.iterdir())
@@ -131,7 +132,7 @@ def test_left_overs_of_the_dead_are_removed(tmp_path):
 
 def test_who_is_taken_for_dead_too_early_begins_again(tmp_path, monkeypatch):
     """Between a file's creation and its lock somebody else may find it: before it is removed, and after."""
-    lock, tried = files._lock, []
+    lock, tried = archive._lock, []
 
     def found(descriptor):
         (temporary,) = (path for path in tmp_path.iterdir() if path.name.startswith(".einet"))
@@ -143,7 +144,7 @@ def test_who_is_taken_for_dead_too_early_begins_again(tmp_path, monkeypatch):
             temporary.unlink()
         lock(descriptor)
 
-    monkeypatch.setattr(files, "_lock", found)
+    monkeypatch.setattr(archive, "_lock", found)
     save(network(), tmp_path / "m")
     assert len(set(tried)) == 3 and os.listdir(tmp_path) == ["m"]
 
@@ -152,7 +153,7 @@ def test_a_file_is_locked_until_it_has_its_name(tmp_path, monkeypatch):
     seen = []
 
     def replace(temporary, path):
-        files._remove_left_overs(tmp_path)
+        archive._remove_left_overs(tmp_path)
         seen.append(os.path.exists(temporary))
         os.rename(temporary, path)
 
@@ -165,7 +166,7 @@ def test_a_file_is_locked_until_it_has_its_name(tmp_path, monkeypatch):
 
 DIES = """
 import json, os, signal, sys, torch
-from einet import files
+from einet.storage import archive
 
 def dying(module, name, after):
     function = getattr(module, name)
@@ -176,18 +177,18 @@ def dying(module, name, after):
     setattr(module, name, step)
 
 path, seen = sys.argv[1], []
-files.write(path, {"number": 0}, {"x": torch.zeros(1000)})
+archive.write(path, {"number": 0}, {"x": torch.zeros(1000)})
 for name in ("_temporary", "_lock", "_memory", "fsync", "replace", "_sync"):
     for after in (False, True):
         child = os.fork()
         if not child:
-            dying(os if hasattr(os, name) else files, name, after)
-            files.write(path, {"number": 1}, {"x": torch.ones(1000)})
+            dying(os if hasattr(os, name) else archive, name, after)
+            archive.write(path, {"number": 1}, {"x": torch.ones(1000)})
             os._exit(0)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-        content, tensors = files.read(path)
+        content, tensors = archive.read(path)
         seen.append([content["number"], tensors["x"].mean().item(), os.listdir(os.path.dirname(path))])
-        files.write(path, {"number": 0}, {"x": torch.zeros(1000)})
+        archive.write(path, {"number": 0}, {"x": torch.zeros(1000)})
 print(json.dumps(seen))
 """
 

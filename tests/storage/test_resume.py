@@ -19,7 +19,7 @@ from einet import (
     save,
     unconstrained,
 )
-from einet.files import read
+from einet.storage.archive import read
 
 X = torch.randn(60, 6, generator=torch.Generator().manual_seed(1))
 HELD_OUT = torch.randn(40, 6, generator=torch.Generator().manual_seed(2))

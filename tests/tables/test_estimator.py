@@ -15,9 +15,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import einet
 from einet import LogNormal, Poisson
-from einet.columns import Columns, TableWarning
-from einet.estimator import EinetClassifier, EinetDensity
 from einet.families import Bernoulli, Binomial, Categorical, Normal
+from einet.tables import EinetClassifier, EinetDensity
+from einet.tables.columns import Columns, TableWarning
 from experiments.missing import accuracies
 
 SMALL = {"num_replicas": 2, "num_sums": 3, "epochs": 10, "random_state": 0}

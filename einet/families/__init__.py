@@ -1,17 +1,16 @@
-"""The exponential families of the package, by name: what `einet.load` finds again.
+"""The exponential families of the package, by name: `einet.load` finds them here.
 
 A family of your own is one more frozen dataclass with the methods of `ExponentialFamily`; the contract is in
 `tests/contract.py`, and an exercise of the chapter writes one.
 
-Paper: Section 3.4
-Chapter: book/06_leaves
+Source: Section 3.4
 """
 
 from __future__ import annotations
 
-from einet.continuous import Exponential, Gamma, LogNormal, Normal
-from einet.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
-from einet.exponential_family import ExponentialFamily
+from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
+from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.family import ExponentialFamily
 
 FAMILIES: dict[str, type[ExponentialFamily]] = {
     family.__name__: family

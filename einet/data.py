@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from einet.em import EM
-from einet.files import digest
+from einet.gpu.graphed_step import GraphedStep
 from einet.inputs import as_mask
-from einet.leaves import MULTIPLIED, FamilyLeaves
+from einet.leaves import MAX_ONE_HOT, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.trees import check_model
+from einet.passes import check_model
+from einet.storage.archive import digest
 
 # Rows of one pass that needs no gradients, and of one that does, where no batch size is given.
 INFERENCE_ROWS, GRADIENT_ROWS = 1000, 500
@@ -157,58 +159,18 @@ def _accumulate(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor, row
     return value.detach()
 
 
-class GraphedStep:
-    """A step of EM as a CUDA graph: recorded once, then replayed for every batch of the same size.
-
-    Which rows make up the batch is the one input. Batches of an epoch have one of two sizes, so there are two
-    recordings. The first steps run as usual, on a stream of their own as CUDA demands, so that everything is compiled
-    and allocated by then. The step size is part of a recording, which is made anew when a scheduler has changed it.
-    """
-
-    WARM_UP = 3
-
-    def __init__(self, rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None):
-        device = next(rows.model.parameters()).device
-        if device.type != "cuda":
-            raise ValueError(f"cuda_graph=True needs the model on a CUDA device, got {device}")
-        if not isinstance(optimizer, EM) or batch_size is None:
-            raise ValueError(f"cuda_graph=True needs EM and a batch_size, got {type(optimizer).__name__}, {batch_size}")
-        parts = [part for part in rows.model.modules() if isinstance(part, FamilyLeaves)]
-        if any(part.looks_up(part.phi) for part in parts):
-            raise ValueError(f"cuda_graph=True needs at most {MULTIPLIED} categories a variable, got more")
-        rows.move(device)
-        self.rows, self.optimizer, self.device = rows, optimizer, device
-        self.stream, self.steps, self.lr = torch.cuda.Stream(device), 0, None
-        self.recordings: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}  # by size: graph, batch, value
-
-    def step(self, batch: Tensor) -> Tensor:
-        """One step; the batch's log-densities, summed, in a tensor that a later step overwrites."""
-        self.steps += 1
-        if self.steps <= self.WARM_UP:
-            return self._aside(batch)
-        lr = self.optimizer.param_groups[0]["lr"]
-        if lr != self.lr:
-            self.recordings, self.lr = {}, lr
-        if len(batch) not in self.recordings:
-            self.recordings[len(batch)] = self._recorded(batch)
-        graph, place, value = self.recordings[len(batch)]
-        place.copy_(batch)
-        graph.replay()
-        return value
-
-    def _recorded(self, batch: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        graph, place = torch.cuda.CUDAGraph(), batch.clone()
-        with torch.cuda.graph(graph, stream=self.stream):
-            value = step(self.rows, self.optimizer, place)
-        return graph, place, value
-
-    def _aside(self, batch: Tensor) -> Tensor:
-        current = torch.cuda.current_stream()
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            value = step(self.rows, self.optimizer, batch)
-        current.wait_stream(self.stream)
-        return value
+def graphed_step(rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None) -> GraphedStep:
+    """`step` on the batches of `rows` as a CUDA graph; the rows are moved to the model's GPU."""
+    device = next(rows.model.parameters()).device
+    if device.type != "cuda":
+        raise ValueError(f"cuda_graph=True needs the model on a CUDA device, got {device}")
+    if not isinstance(optimizer, EM) or batch_size is None:
+        raise ValueError(f"cuda_graph=True needs EM and a batch_size, got {type(optimizer).__name__}, {batch_size}")
+    parts = [part for part in rows.model.modules() if isinstance(part, FamilyLeaves)]
+    if any(part.uses_table(part.phi) for part in parts):
+        raise ValueError(f"cuda_graph=True needs at most {MAX_ONE_HOT} categories a variable, got more")
+    rows.move(device)
+    return GraphedStep(partial(step, rows, optimizer), lambda: optimizer.param_groups[0]["lr"], device)
 
 
 def check_positive(**settings: int | None) -> None:
@@ -216,5 +178,5 @@ def check_positive(**settings: int | None) -> None:
     for name, value in settings.items():
         if value is None and name in ("batch_size", "patience"):
             continue
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
