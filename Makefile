@@ -33,8 +33,8 @@ pages: $(INSTALLED)  ## build the book, as strictly, from the outputs that its c
 quick: $(INSTALLED)  ## lint, and the core's tests with few examples: under a minute on two cores
 	$(MAKE) --no-print-directory -j2 lint core
 
-core: $(INSTALLED)  ## the core's tests with few examples, on one thread
-	$(PYTEST) tests/core tests/package/test_house.py -q -x -m "not slow" -p no:nbval -p no:xdist --hypothesis-profile quick
+core: $(INSTALLED)  ## the core's tests with few examples
+	$(PYTEST) $(SPREAD) tests/core tests/package/test_house.py -q -x -m "not slow" -p no:nbval --hypothesis-profile quick
 
 lab: $(INSTALLED)  ## the chapters in JupyterLab
 	$(BIN)/jupyter lab book
