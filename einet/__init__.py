@@ -8,16 +8,19 @@
 Modules, each using only those above it (import-linter holds it, by the contract in pyproject.toml):
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
-    structures   ready-made graphs: random binary trees, Poon-Domingos
+    structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
-    einsum, layers                  log_einsum_exp, the paper's operation; the sum layers: einsum, thin, mixing
+    einsum       log_einsum_exp, the paper's operation
+    inputs       the checks of arguments
+    learned      graphs that are learned from rows: Chow-Liu trees
+    layers       the sum layers: einsum, thin, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    children, inputs, identity, network   Einet: a graph compiled into layers; where a layer finds its children, the
-                 checks of arguments, and which model a state belongs to
-    mixture, em, reparametrize      several networks as one density; EM as an optimizer; other optimizers
+    children, identity, network     where a layer finds its children, and which model a state belongs to; Einet, a graph
+                 compiled into layers
+    em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
     passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share
-    data, training                  one pass over a data set; the loop around it
+    data, starts, training          one pass over a data set; where EM starts from; the loop around it
 
 and packages, named for what they are for, the last three of which are imported by name, as in
 `from einet.tables import EinetClassifier`, since they need more than torch:
@@ -56,6 +59,7 @@ from einet.family import ExponentialFamily
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
 from einet.layers import set_precision
+from einet.learned import chow_liu, pairwise_information
 from einet.mixture import Mixture
 from einet.most_probable import Explanation, mpe
 from einet.network import Einet
@@ -69,8 +73,9 @@ from einet.queries import (
 )
 from einet.reparametrize import constrained, unconstrained
 from einet.sampling import sample, sample_conditional
+from einet.starts import start_leaves
 from einet.storage.checkpoint import load, load_optimizer, save
-from einet.structures import poon_domingos, random_binary_trees
+from einet.structures import poon_domingos, quad_graph, random_binary_trees
 from einet.training import History, fit
 
 __all__ = [
@@ -95,6 +100,7 @@ __all__ = [
     "Poisson",
     "Region",
     "RegionGraph",
+    "chow_liu",
     "conditional_marginals",
     "conditional_mean",
     "conditional_variance",
@@ -112,11 +118,14 @@ __all__ = [
     "log_marginal",
     "mpe",
     "mutual_information",
+    "pairwise_information",
     "poon_domingos",
+    "quad_graph",
     "random_binary_trees",
     "sample",
     "sample_conditional",
     "save",
     "set_precision",
+    "start_leaves",
     "unconstrained",
 ]

@@ -4,8 +4,7 @@ Shapes alone do not tell: two random graphs of equal sizes have parameters of eq
 another density in the other. The identity is JSON, as bytes in a tensor, so that it stays with the state wherever
 tensors go: safetensors, a prefix, a copy on another device, of another dtype.
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Densities and small marginals are exact; an expectation over all variables is sampled, or bounded.
 
-Paper: not in it; its densities and marginals make these possible
-Chapter: book/12_queries
+Source: not in the paper; its densities and marginals make these possible
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from einet.passes import check_model, networks_of, upward
 from einet.queries import conditional_marginals, log_marginal
 from einet.sampling import sample
 from einet.scaled import Gathered, Scaled, fetched
-from einet.scratch import PORTION
+from einet.scratch import CHUNK_NUMEL
 
 # Enumerating more joint values than this is a mistake, not a question.
 MOST_WORLDS = 2**16
@@ -33,8 +32,7 @@ MOST_WORLDS = 2**16
 class Estimate(NamedTuple):
     """A mean over samples, in nats, and its standard error.
 
-    Paper: not in it; the usual Monte Carlo estimate
-    Chapter: book/12_queries
+    Source: not in the paper; the usual Monte Carlo estimate
     """
 
     value: float
@@ -49,8 +47,7 @@ def kl(
     `ValueError` unless num_samples >= 2 and both have one class and the same number of variables and channels, and
     where a sample of p is outside the support of q.
 
-    Paper: not in it; the densities are exact, the expectation is sampled
-    Chapter: book/12_queries
+    Source: not in the paper; the densities are exact, the expectation is sampled
     """
     _check_one_class(q)
     x = _samples(p, num_samples, generator)
@@ -62,8 +59,7 @@ def entropy(model: Einet | Mixture, num_samples: int = 10_000, generator: torch.
 
     `ValueError` unless num_samples >= 2 and the model has one class.
 
-    Paper: not in it; the densities are exact, the expectation is sampled
-    Chapter: book/12_queries
+    Source: not in the paper; the densities are exact, the expectation is sampled
     """
     return _estimate(-log_marginal(model, _samples(model, num_samples, generator)).double())
 
@@ -91,8 +87,7 @@ def _estimate(each: Tensor) -> Estimate:
 class Bounds(NamedTuple):
     """lower <= value <= upper, in nats.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
 
     lower: float
@@ -113,8 +108,7 @@ def entropy_bounds(model: Einet | Mixture) -> Bounds:
 
     `ValueError` unless the model has one class and each family knows its `entropy`.
 
-    Paper: not in it; latent variables as in Section 3.5
-    Chapter: book/12_queries
+    Source: not in the paper; latent variables as in Section 3.5
     """
     _check_one_class(model)
     given_tree, joint = torch.stack([_entropies(network) for network in networks_of(model)], 1)
@@ -143,7 +137,7 @@ def _entropies_of(layer: SumLayer, *inputs: Scaled | Gathered) -> Scaled:
 
 def _entropy_of(family: ExponentialFamily, phi: Tensor) -> Tensor:
     """The entropy of each density of a family, phi (|T|, P, C, K) -> (P, C, K), in bounded memory."""
-    step = max(1, PORTION // ((family.num_values or 1) * phi[0, 0].numel()))
+    step = max(1, CHUNK_NUMEL // ((family.num_values or 1) * phi[0, 0].numel()))
     return torch.cat([family.entropy(some) for some in phi.split(step, 1)])
 
 
@@ -184,8 +178,7 @@ def mutual_information(model: Einet | Mixture, a: Sequence[int], b: Sequence[int
 
     `ValueError` where they are not, or the model has several classes.
 
-    Paper: not in it; marginals as in Section 2
-    Chapter: book/12_queries
+    Source: not in the paper; marginals as in Section 2
     """
     _check_one_class(model)
     a, b = list(a), list(b)

@@ -2,8 +2,7 @@
 
     log P(x) = log sum_c w_c P_c(x)
 
-Paper: Section 4.2
-Chapter: book/10_images
+Source: Section 4.2
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ class Mixture(Weighted):
     by their posterior, log w_c + log P_c(evidence) - log P(evidence), never by the prior or the nearest cluster alone.
     `ValueError` where the components differ in shape or the weights are no distribution over them.
 
-    Paper: Section 4.2
-    Chapter: book/10_images
+    Source: Section 4.2
     """
 
     weight_dim = 0

@@ -1,7 +1,6 @@
 """The most probable completion of a row, approximately, with a bound on how much better it could be.
 
-Paper: Section 2
-Chapter: book/12_queries
+Source: Section 2
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from einet.layers import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import (
-    Passed,
+    UpwardPass,
     as_evidence,
     as_labels,
     check_evidence,
+    chunks,
     descend,
     networks_of,
-    portions,
     result_dtype,
     upward,
     values,
@@ -29,14 +28,13 @@ from einet.passes import (
 from einet.scaled import Gathered, Scaled
 
 # e^-45 is less than half the last bit of a float64, for a thousand networks together.
-NEGLIGIBLE = 45.0
+PRUNE_BELOW_NATS = 45.0
 
 
 class Explanation(NamedTuple):
     """Completed rows, their log-densities (B,), and a bound (B,) that no completion exceeds; nats.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
 
     x: Tensor
@@ -54,8 +52,7 @@ def mpe(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | in
 
     Arguments as `conditional_marginals`; `x` comes back as from `sample_conditional`.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     return mpe_and_evidence(model, x, observed, labels)[0]
 
@@ -67,7 +64,7 @@ def mpe_and_evidence(
     """`mpe`, and log p(x_observed), (B,) in float64, which it needs on its way."""
     inside, mask = as_evidence(model, x, observed)
     labels = as_labels(model.num_classes, labels, len(x), inside.device)
-    parts = [_explained(model, *rows, labels[some]) for some, *rows in portions(model, inside, mask)]
+    parts = [_explained(model, *rows, labels[some]) for some, *rows in chunks(model, inside, mask)]
     found, log_density, bound, evidence = map(torch.cat, zip(*parts, strict=True))
     found = found.to(result_dtype(networks_of(model)[0], x))
     seen = mask.T[..., None]
@@ -88,7 +85,7 @@ class _Part(NamedTuple):
     network: Einet
     log_weight: float
     modes: Scaled
-    passed: Passed
+    passed: UpwardPass
     base: Tensor
     score: Tensor
     bound: Tensor
@@ -155,7 +152,7 @@ def _log_density(parts: list[_Part], rows: Tensor, labels: Tensor) -> Tensor:
     """
     total, labels = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device), labels.repeat(2)
     for part in parts:
-        if (part.bound.repeat(2) > total - NEGLIGIBLE).any():
+        if (part.bound.repeat(2) > total - PRUNE_BELOW_NATS).any():
             log_density = part.network(rows, check=False)
             total = torch.logaddexp(total, _of_label(log_density, labels) + part.log_weight)
     return total.to(log_density.dtype)
@@ -166,7 +163,7 @@ def _empty(parts: list[_Part], labels: Tensor) -> Tensor:
     return network.leaves.parts[0].phi.new_zeros(len(labels), network.graph.num_variables, network.channels)
 
 
-def _at_root(passed: Passed, labels: Tensor) -> Tensor:
+def _at_root(passed: UpwardPass, labels: Tensor) -> Tensor:
     return passed.outputs[-1].log()[0].gather(0, labels[None])[0]
 
 
@@ -186,7 +183,7 @@ def _with_modes(network: Einet, leaves: Scaled, observed: Tensor) -> Scaled:
     return type(leaves).from_log(total, leaves.value.dtype)
 
 
-def _decoded(network: Einet, passed: Passed, labels: Tensor, column: Tensor) -> Tensor:
+def _decoded(network: Einet, passed: UpwardPass, labels: Tensor, column: Tensor) -> Tensor:
     """The modes of the leaves of the tree that follows the largest odds, in these columns of a pass: (N, D, C)."""
     visits = descend(network, labels, lambda odds, which: odds.argmax(1)[which], passed, column)
     return values(network, visits, len(labels), lambda family, phi: family.mode(phi))

@@ -13,7 +13,7 @@ import importlib
 import re
 
 # Packages whose `__all__` is public under their own name; that of `einet` comes last, and wins.
-PACKAGES = ("einet.clustered", "einet.tables", "einet.datasets", "einet.plotting", "einet.inpaint", "einet")
+PACKAGES = ("einet.tables", "einet.datasets", "einet.plotting", "einet.inpaint", "einet")
 
 ROW = re.compile(r"(\S+(?: \S+)*?) {2,}(\S.*)")
 SECTION = re.compile(r"[A-Z]\w+:")
@@ -38,7 +38,6 @@ def translated(text: str, names: dict[str, str]) -> str:
             blocks += ["::", block]
         elif lines[0].startswith("Source: "):
             blocks.append(":" + re.sub(r"\n\s*", "\n    ", inline(block, names)))
-            blocks[-1] = blocks[-1].replace(": ", ": ", 1)
         elif ROW.fullmatch(lines[0]):
             blocks.append("\n".join(rows(lines, names)))
         else:

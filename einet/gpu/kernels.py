@@ -18,11 +18,11 @@ share gets the sum of their gradients from one program, `_shared_sums`.
     "tf32x3"    both split in two such parts, a = a0 + a1: a0 b0 + a0 b1 + a1 b0
     "bf16x3"    the same with parts of 8 bits, which the tensor cores multiply twice as fast
 
-`layers.EinsumLayer` calls `einsum` where `serves` says yes, and takes its plain path where not; the two are compared in
-tests/gpu/test_kernels.py. Letters: B rows, K entries of a vector (K_OUT, K_LEFT, K_RIGHT), p = i * K_RIGHT + j a pair.
+`layers.EinsumLayer` calls `einsum` where `supports` says yes, and takes its plain path where not; the two are compared
+in tests/gpu/test_kernels.py. Letters: B rows, K entries of a vector (K_OUT, K_LEFT, K_RIGHT), p = i * K_RIGHT + j a
+pair.
 
-Paper: Section 3.2, Eq. (4) and (5)
-Chapter: book/13_past_the_paper
+Source: Section 3.2, Eq. (4) and (5)
 """
 
 from __future__ import annotations
@@ -41,17 +41,16 @@ from triton import next_power_of_2
 # Triton's interpreter runs on the CPU, where tensor cores and their number formats are only imitated.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # A tile spans all entries of a vector: of longer ones, a program could not keep its sums in registers.
-LONGEST = 64
+MAX_VECTOR_LENGTH = 64
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 
-def serves(weights: Tensor, num_left: int, num_right: int) -> bool:
+def supports(weights: Tensor, num_left: int, num_right: int) -> bool:
     """Whether the kernels take such a layer: float32, vectors of at most 64 entries, a card with tensor cores.
 
-    Paper: not in it; the limits are those of a GPU's registers
-    Chapter: book/13_past_the_paper
+    Source: not in the paper; the limits are those of a GPU's registers
     """
-    fits = max(weights.shape[1], num_left, num_right) <= LONGEST
+    fits = max(weights.shape[1], num_left, num_right) <= MAX_VECTOR_LENGTH
     return weights.dtype == torch.float32 and fits and (INTERPRETED or _has_tensor_cores(weights.device))
 
 
@@ -69,8 +68,7 @@ def einsum(
 
     -> value (L, K_out, B), log_scale (L, B) in float64
 
-    Paper: Section 3.2, Eq. (5)
-    Chapter: book/13_past_the_paper
+    Source: Section 3.2, Eq. (5)
     """
     values, scales = zip(*pools, strict=True)
     with torch.cuda.device_of(weights):  # Triton launches on the current device, wherever the tensors are
@@ -83,8 +81,7 @@ def move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, fe
     `rate` broadcasts against (L, K_out, 1). Sums with no more than the `fewest` uses stay as they are; no weight falls
     below `floor`. `em.EM` has the plain way.
 
-    Paper: Section 3.5, Eq. (6) and (8)
-    Chapter: book/13_past_the_paper
+    Source: Section 3.5, Eq. (6) and (8)
     """
     rows, width = weights.shape[:-1].numel(), weights.shape[-1]
     rates = rate.expand(*weights.shape[:-1], 1).contiguous()

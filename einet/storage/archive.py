@@ -10,8 +10,7 @@ The metadata of the file are four texts:
 Nothing in such a file is ever executed. The format is written here, since what safetensors has for it opens the path
 itself, through a link that waits there, and needs numpy; reading, where bytes may be hostile, is left to safetensors.
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ except ImportError:  # Windows, where left-overs of killed processes stay
 
 FORMAT, VERSION = "einet", "1"
 # What wrong JSON, wrong tensors and a wrong file format raise in the code that reads them.
-FOREIGN = (
+PARSING_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError, MemoryError,
     SafetensorError,
 )  # fmt: skip
@@ -49,7 +48,7 @@ NAMES = {
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64", torch.int32: "I32",
     torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-LONGEST_HEADER = 100_000_000  # bytes, of safetensors' readers
+MAX_HEADER_BYTES = 100_000_000  # bytes, of safetensors' readers
 TEMPORARY = re.compile(r"\.einet-[0-9a-f]{16}\.tmp")
 
 
@@ -73,7 +72,7 @@ def read(path: str | os.PathLike) -> tuple[dict, dict[str, Tensor]]:
     if not os.path.isfile(path):
         raise ValueError(f"cannot read {path}: {'a folder' if os.path.isdir(path) else 'there is no such file'}")
     _remove_left_overs(Path(path).resolve().parent)
-    with refusals(path):
+    with as_value_error(path):
         data, metadata = _measured(path)
         tensors = safetensors.torch.load(data)
         found = metadata.get("format"), metadata.get("version")
@@ -95,11 +94,11 @@ def digest(tensors: dict[str, Tensor], text: str = "") -> str:
 
 
 @contextmanager
-def refusals(path: str | os.PathLike) -> Iterator[None]:
+def as_value_error(path: str | os.PathLike) -> Iterator[None]:
     """Whatever a foreign file makes of the code that reads it comes out as one `ValueError` with its path."""
     try:
         yield
-    except FOREIGN as error:
+    except PARSING_ERRORS as error:
         reason = error if isinstance(error, ValueError) else repr(error)
         if isinstance(error, (SafetensorError, UnicodeDecodeError, json.JSONDecodeError)):
             reason = f"{error}: it is not a file of einet.save, or is damaged"
@@ -124,8 +123,8 @@ def _header(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > LONGEST_HEADER:
-        raise ValueError(f"the description of the model has {len(text)} bytes, a file at most {LONGEST_HEADER}")
+    if len(text) > MAX_HEADER_BYTES:
+        raise ValueError(f"the description of the model has {len(text)} bytes, a file at most {MAX_HEADER_BYTES}")
     return text
 
 
@@ -142,7 +141,7 @@ def _measured(path: str | os.PathLike) -> tuple[bytes, dict[str, str]]:
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= min(size - 8, LONGEST_HEADER):
+        if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
             raise ValueError(f"of its {size} bytes {length} should be a header: it is not a file of einet.save")
         header = json.loads(stream.read(length))
         ends = [each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"]

@@ -7,8 +7,7 @@ The JSON has the networks' graphs, families and sizes, each once, and says which
 trusts none of it: what shapes the tensors must have is computed without memory for any, and compared with the file,
 before a model is built.
 
-Paper: not in it; a model is a graph and its parameters
-Chapter: book/12_queries
+Source: not in the paper; a model is a graph and its parameters
 """
 
 from __future__ import annotations
@@ -24,21 +23,20 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from einet.em import WEIGHT_FLOOR
 from einet.families import FAMILIES
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
-from einet.layers import Weighted
+from einet.layers import WEIGHT_FLOOR, Weighted
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.storage.archive import read, refusals, write
+from einet.storage.archive import as_value_error, read, write
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
 # How far off 1 the weights of a sum may be, and a leaf's parameters, relatively, off what their family allows.
 TOLERANCE = 1e-3
 # What a file may hold besides the parameters of its model.
-EXTRA = ("optimizer.", "training.")
+NON_MODEL_PREFIXES = ("optimizer.", "training.")
 
 Families = Iterable[type[ExponentialFamily]]
 
@@ -67,8 +65,7 @@ def save(
     The file has the graph, too, as `model.state_dict()` has not: this is the way to keep a model over a graph that was
     drawn without a seed.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     content = {"model": description(model, families)}
     if any(parametrize.is_parametrized(module) for module in model.modules()):
@@ -93,12 +90,11 @@ def load(path: str | os.PathLike, *, families: Families = ()) -> Einet | Mixture
     parameters that are no distribution: NaN, negative weights, weights whose sum is off 1 by more than 1e-3, a leaf
     outside its family's bounds.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     content, tensors = read(path)
-    with refusals(path):
-        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(EXTRA)}
+    with as_value_error(path):
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(NON_MODEL_PREFIXES)}
         return _model(content["model"], own, _by_name(families))
 
 
@@ -111,11 +107,10 @@ def load_optimizer(path: str | os.PathLike, optimizer: torch.optim.Optimizer) ->
 
     `ValueError`, with the path, where the file holds none, or one of another class.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     content, tensors = read(path)
-    with refusals(path):
+    with as_value_error(path):
         set_optimizer_state(optimizer, content["optimizer"], tensors)
 
 
@@ -211,7 +206,7 @@ class _NoMemory(TorchFunctionMode):
 
 
 class _Unfilled(Einet):
-    def reset_parameters(self, seed: int | None = None) -> None:
+    def reset_parameters(self, seed: int | None = None, concentration: float = 1.0) -> None:
         """Parameters are read, not drawn."""
 
 

@@ -1,7 +1,6 @@
 """A training run on disk, replaced after every epoch, so that it goes on where it was interrupted.
 
-Paper: not in it
-Chapter: book/07_em
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.storage.archive import digest, read, refusals, write
+from einet.storage.archive import as_value_error, digest, read, write
 from einet.storage.checkpoint import (
     check_dtype,
     check_state,
@@ -67,7 +66,7 @@ class RunFile:
         if not os.path.exists(self.path):
             return None
         content, tensors = read(self.path)
-        with refusals(self.path):
+        with as_value_error(self.path):
             if "training" not in content:
                 raise ValueError("it is a model, and not what `fit` was doing")
             check_same(content["training"]["settings"], self.settings)
@@ -83,7 +82,7 @@ class RunFile:
 
     def restore_optimizer(self) -> None:
         """Give the optimizer the state that `read` found: after the scheduler has made its steps."""
-        with refusals(self.path):
+        with as_value_error(self.path):
             set_optimizer_state(self.optimizer, *self._optimizer_content)
 
     def write(self, history: dict, best: dict[str, Tensor] | None) -> None:

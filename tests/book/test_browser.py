@@ -15,11 +15,12 @@ import pytest
 import torch
 from inpainter import PHONE, WithoutAKernel, assert_legible, ground_of, nats_in, opened
 from pages import served
+from project import ROOT
 
 import einet
 from einet.inpaint.pages import page_name
 
-HTML, BOOK = (Path(__file__).parents[2] / name for name in ("_build/html", "book"))
+HTML, BOOK = (ROOT / name for name in ("_build/html", "book"))
 PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))

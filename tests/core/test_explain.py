@@ -204,7 +204,7 @@ def test_portions_change_nothing(monkeypatch):
     model, table = small_model("mixture"), Table(small_model("mixture"))
     x, observed = table.worlds[:100], torch.arange(8) < 3
     whole = mpe(model, x, observed)
-    monkeypatch.setattr(trees, "PORTION", 50)
-    monkeypatch.setattr(layers, "CACHE", 50)
+    monkeypatch.setattr(trees, "CHUNK_NUMEL", 50)
+    monkeypatch.setattr(layers, "CACHE_NUMEL", 50)
     for one, other in zip(mpe(model, x, observed), whole, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)

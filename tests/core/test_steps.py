@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from test_em import statistics_of
+from helpers import statistics_of
 
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
@@ -51,6 +51,23 @@ def test_the_rate_of_a_node_follows_its_uses():
     assert rate < 0.02  # of the one row
 
 
+def test_leaves_and_inner_weights_move_by_the_same_rate():
+    """As far as `rate` on the way to where a step of `lr=1` would go."""
+    x = (torch.rand(161, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    model = Einet(einet.random_binary_trees(6, 2, 2, seed=0), Bernoulli(), num_sums=3, seed=0).double()
+    em, usual = EM(model, lr=0.4), 0.0
+    for number, batch in enumerate(x.split(80), 1):
+        before, there = copy.deepcopy(model), copy.deepcopy(model)
+        step(EM(there), there, batch)
+        step(em, model, batch)
+        usual = (1 - LAST_STEP) * usual + LAST_STEP * len(batch)
+        rate = 0.4 * len(batch) / (0.4 * len(batch) + 0.6 * usual / (1 - (1 - LAST_STEP) ** number))
+        for own, moved, far in zip(*(each.parameters() for each in (before, model, there)), strict=True):
+            # Bernoulli's phi is the expectation itself, but for a bound at 1e-6.
+            torch.testing.assert_close(moved, own + rate * (far - own), rtol=0, atol=1e-6)
+    assert rate < 0.02
+
+
 def test_a_class_of_which_a_batch_has_few_rows_moves_less():
     x = (torch.rand(400, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
     model = Einet(einet.random_binary_trees(6, 1, 2, seed=0), Bernoulli(), num_sums=3, num_classes=2, seed=0)
@@ -66,6 +83,40 @@ def test_a_class_of_which_a_batch_has_few_rows_moves_less():
     way = counts / counts.sum(2, keepdim=True) - before  # all the way to what the batch says
     rate = ((weights.detach() - before).norm(dim=2) / way.norm(dim=2)).mean(0)
     assert rate[0] > 0.5 and rate[1] < 0.15
+
+
+def test_a_class_that_is_rare_in_every_step_moves_less_than_the_others():
+    """Its few rows say little, however usual that is: they are weighed against what classes have on average."""
+    x = (torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    graph = einet.random_binary_trees(6, 1, 1, seed=0)
+    model = Einet(graph, Bernoulli(), num_sums=3, num_classes=2, seed=0).double()
+    em, (weights,) = EM(model, lr=0.4), [e.weights for e in model.levels[-1].einsums]
+    labels = (torch.arange(40) == 0).long()
+    for _ in range(3):
+        before = weights.detach().clone()
+        em.zero_grad()
+        model(x).gather(1, labels[:, None]).sum().backward()
+        em.step()
+        counts = before * weights.grad
+        way = counts / counts.sum(2, keepdim=True) - before
+        rates = ((weights.detach() - before).norm(dim=2) / way.norm(dim=2))[0]
+        expected = [0.4, 0.4 * 1 / (0.4 * 1 + 0.6 * 20)]
+        torch.testing.assert_close(rates, torch.tensor(expected).double(), rtol=1e-6, atol=0)
+
+
+def test_the_weights_of_a_mixture_move_less_in_a_small_step():
+    x = rows_of_4(torch.float64)
+    model = einet.Mixture([tree().double(), Einet(tree().graph, Normal(), num_sums=3, seed=1).double()], [0.5, 0.5])
+    em, usual = EM(model, 0.4), 0.0
+    for number, batch in enumerate((x[:30], x[30:59], x[59:]), 1):
+        before = model.weights.detach().clone()
+        step(em, model, batch)
+        counts = before * model.weights.grad
+        usual = (1 - LAST_STEP) * usual + LAST_STEP * len(batch)
+        of_usual = usual / (1 - (1 - LAST_STEP) ** number)
+        rate = 0.4 * len(batch) / (0.4 * len(batch) + 0.6 * of_usual)
+        torch.testing.assert_close(model.weights.detach(), before + rate * (counts / len(batch) - before))
+    assert rate < 0.05
 
 
 @pytest.mark.parametrize(
@@ -221,6 +272,27 @@ def test_the_columns_own_density():
     found = column_parameters(part, *model.as_input(x.double(), observed))[:, part.pairs.argsort(), 0, 0]
     torch.testing.assert_close(found[0], torch.tensor([3.0, 5e4 + 0.5]).double())
     torch.testing.assert_close(found[1], torch.tensor([14 / 3, 0.25]).double(), rtol=1e-3, atol=0)
+
+
+def test_the_columns_own_density_in_portions(monkeypatch):
+    x, model = rows_of_4(torch.float64), tree().double()
+    (part,) = model.leaves.parts
+    rows, observed = model.as_input(x, torch.rand(60, 4, generator=torch.Generator().manual_seed(1)) < 0.5)
+    whole = column_parameters(part, rows, observed)
+    monkeypatch.setattr(sys.modules[EM.__module__], "MOST_AT_ONCE", 100)
+    torch.testing.assert_close(column_parameters(part, rows, observed), whole)
+    mean = torch.where(observed, rows[:, 0], 0).sum(1) / observed.sum(1)
+    torch.testing.assert_close(whole[0, :, 0, 0], mean[part.pairs])
+
+
+def test_a_column_without_a_value_is_shrunk_towards_its_leaves_as_they_are():
+    model = tree().double()
+    (part,) = model.leaves.parts
+    never = torch.tensor([False, True, True, True])
+    found = column_parameters(part, *model.as_input(rows_of_4(torch.float64), never))[..., 0]
+    here = part.pairs == 0
+    torch.testing.assert_close(found[:, here], part.phi.detach()[:, here].mean(-1))
+    assert not torch.allclose(found[:, ~here], part.phi.detach()[:, ~here].mean(-1))
 
 
 @pytest.mark.parametrize("arguments, reason", [

@@ -5,12 +5,10 @@ import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
-from pathlib import Path
 
 import pytest
-from project import PYPROJECT
+from project import PYPROJECT, ROOT
 
-ROOT = Path(__file__).parents[2]
 PROJECT = PYPROJECT["project"]
 OLDEST_PYTHON = tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)", PROJECT["requires-python"]).groups()))
 # Modules that need more than the core does; kernels needs triton, for GPUs.
