@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from einet.derivatives import differentiable, transformed
 from einet.family import ExponentialFamily
 from einet.scaled import Scaled
-from einet.scratch import PORTION, exp_, node_slices, scratch, slices
+from einet.scratch import CHUNK_NUMEL, exp_, node_slices, scratch, slices
 
 # embedding_bag's backward waits for the CPU. Up to this many categories, a GPU is faster by a one-hot product.
 MAX_ONE_HOT = 32
@@ -112,7 +112,7 @@ class FamilyLeaves(nn.Module):
     def column_statistics(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
         """The means of T(x_d) over the rows of x (D, C, B) in which d is observed, (|T|, V, C), and how many these are,
         (V, 1), for each variable of the family: float64. The mean of no rows is 0."""
-        size = max(1, PORTION // (self.family.num_statistics * len(self.variables)))
+        size = max(1, CHUNK_NUMEL // (self.family.num_statistics * len(self.variables)))
         total, count = 0, 0
         for start in range(0, x.shape[-1], size):
             rows = slice(start, start + size)
@@ -132,7 +132,7 @@ class FamilyLeaves(nn.Module):
         region = torch.cat([rows.repeat_interleave(variables.shape[1]) for rows, _, variables in self.groups()])
         place = torch.searchsorted(self.variables, self.pairs)
         of_a_pair = self.phi[:, 0].numel() * chosen.shape[2]
-        for pairs in slices(len(self.pairs), max(1, PORTION // of_a_pair)):
+        for pairs in slices(len(self.pairs), max(1, CHUNK_NUMEL // of_a_pair)):
             variables, rows = self.pairs[pairs, None, None], chosen[region[pairs]]  # (p, 1, 1), (p, K, n)
             own = x.movedim(1, 2)[variables, rows].movedim(3, 1).double()  # (p, C, K, n)
             seen = torch.ones_like(rows, dtype=torch.bool)
