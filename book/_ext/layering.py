@@ -51,7 +51,7 @@ class Layering(SphinxDirective):
 def layers() -> list[list[str]]:
     """The rows of pyproject.toml, the highest first."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
-    (rows,) = (contract["layers"] for contract in contracts if contract["containers"] == ["einet"])
+    (rows,) = (contract["layers"] for contract in contracts if contract["id"] == "layers")
     return [row.split(" | ") for row in rows if not row.startswith("(")]  # (in brackets: need not exist)
 
 
@@ -63,9 +63,11 @@ def imports() -> tuple[Imports, set[str]]:
     core = {name for name in graph.find_upstream_modules("einet") if not graph.find_children(name)}
     for name in sorted(graph.find_children("einet")):
         graph.squash_module(name)
-    found = {name: graph.find_modules_directly_imported_by(name) - {"einet"} for name in graph.find_children("einet")}
-    short = {_short(name): set(map(_short, others)) for name, others in found.items()}
-    return short, {_short(name) for name in core if name.count(".") == 1}
+    found = {
+        _short(name): {_short(other) for other in graph.find_modules_directly_imported_by(name) - {name, "einet"}}
+        for name in graph.find_children("einet")
+    }
+    return found, {_short(name) for name in core if name.count(".") == 1}
 
 
 def _short(name: str) -> str:
