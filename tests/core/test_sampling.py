@@ -23,12 +23,12 @@ from einet import (
     Normal,
     conditional_mean,
     conditional_variance,
+    passes,
     poon_domingos,
     random_binary_trees,
     sample,
     sample_conditional,
     sampling,
-    trees,
 )
 from einet.layers import CPLayer, EinsumLayer, MixingLayer
 
@@ -337,7 +337,7 @@ def test_everything_or_nothing_observed():
 
 def test_portions_of_rows_and_of_odds(monkeypatch):
     model = small_model("rectangles")
-    monkeypatch.setattr(trees, "CHUNK_NUMEL", 100)
+    monkeypatch.setattr(passes, "CHUNK_NUMEL", 100)
     table, (x, observed) = Table(model), evidence_for(model)
     drawn = sample_conditional(model, x.repeat(20, 1), observed.repeat(20, 1), 500, seeded(0))
     drawn = drawn.view(-1, 20, *x.shape).flatten(0, 1)
