@@ -45,10 +45,10 @@ class Explanation(NamedTuple):
 def mpe(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | int | None = None) -> Explanation:
     """A probable completion of the missing entries: argmax over x_missing of p(x_missing, x_observed), approximately.
 
-    Exact maximisation is NP-hard in circuits whose sums overlap, as these do. Two trees are decoded: the best of a pass of
-    maxima, and the one that follows the largest weighted value of the sum pass, which is the usual answer. Their leaves
-    take their modes, and each row keeps the completion that the model finds more probable. The bound gives every missing
-    leaf entry its mode's density and sums as usual: no p(x) is above that.
+    Exact maximisation is NP-hard in circuits whose sums overlap, as these do. Two trees are decoded: the best of a pass
+    of maxima, and the one that follows the largest weighted value of the sum pass, which is the usual answer. Their
+    leaves take their modes, and each row keeps the completion that the model finds more probable. The bound gives every
+    missing leaf entry its mode's density and sums as usual: no p(x) is above that.
 
     Args and errors are those of `conditional_marginals`; `x` comes back as from `sample_conditional`.
 
