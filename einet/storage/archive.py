@@ -154,7 +154,7 @@ def _read_whole(path: str | os.PathLike) -> tuple[bytes, dict[str, str]]:
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         wanted = 8 + length + max(ends, default=0)
         if size != wanted:
-            raise ValueError(f"it has {size} bytes, and should by its header have {wanted}: it is cut short, or damaged")
+            raise ValueError(f"it has {size} bytes, and should by its header have {wanted}: it is cut short or damaged")
         stream.seek(0)
         return stream.read(size), header.get("__metadata__", {})
 

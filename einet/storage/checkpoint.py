@@ -50,7 +50,7 @@ def save(
     families: Families = (),
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write `model` to one file, its graph included. Killed at any moment, it leaves the old file at `path`, or the new one.
+    """Write `model` to one file, its graph included. Killed at any moment, it leaves the old file or the new one.
 
     `model.state_dict()` has no graph: this is the way to keep a model over a graph that was drawn without a seed.
 
@@ -63,8 +63,8 @@ def save(
             torch.float16 the file has half the size; `load` reads it as float32 and normalises again.
 
     Raises:
-        ValueError: `model` is neither network nor mixture, is parametrized, has parameters that are no distribution or a
-            family that nobody knows; `path` is anything but a regular file, or in a folder that does not exist.
+        ValueError: `model` is neither network nor mixture, is parametrized, has parameters that are no distribution or
+            a family that nobody knows; `path` is anything but a regular file, or in a folder that does not exist.
         OSError: the disk is full or the folder may not be written to. The old file stays.
 
     Source: not in the paper
@@ -92,8 +92,8 @@ def load(path: str | os.PathLike, *, families: Families = ()) -> Einet | Mixture
         families: classes of leaves that are not einet's own.
 
     Raises:
-        ValueError: there is no such file, or it is damaged, of another version or kind, names an unknown family, lacks a
-            tensor or has one too many, or holds parameters that are no distribution: NaN, negative weights, weights
+        ValueError: there is no such file, or it is damaged, of another version or kind, names an unknown family, lacks
+            a tensor or has one too many, or holds parameters that are no distribution: NaN, negative weights, weights
             whose sum is off 1 by more than 1e-3, a leaf outside its family's bounds.
 
     Source: not in the paper
@@ -214,11 +214,14 @@ class _NoMemory(TorchFunctionMode):
 class _Unfilled(Einet):
     def reset_parameters(self, seed: int | None = None) -> None:
         """Parameters are read, not drawn."""
+
+
 def _outline(arguments: dict) -> Einet:
     """A network whose parameters have names and shapes, but no memory yet."""
     with _NoMemory():
         network = _Unfilled(**arguments)
-    network.__class__ = Einet  # pyright: ignore[reportAttributeAccessIssue]  # once filled, a network like any other
+    # Once it is filled, it is a network like any other.
+    network.__class__ = Einet  # pyright: ignore[reportAttributeAccessIssue]
     return network
 
 
@@ -296,7 +299,7 @@ def _normalize(model: Einet | Mixture) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict, dict[str, Tensor]]:
-    """An optimizer's settings, ready for JSON, and the tensors it keeps; a `ValueError` where it keeps anything else."""
+    """An optimizer's settings, ready for JSON, and the tensors it keeps; a `ValueError` if it keeps anything else."""
     state = optimizer.state_dict()
     kept = [(i, key, value) for i, entries in state["state"].items() for key, value in entries.items()]
     tensors = {f"optimizer.{i}.{key}": value for i, key, value in kept if isinstance(value, Tensor)}
