@@ -20,7 +20,7 @@ Modules, each using only those above it (import-linter holds it, by the contract
                  compiled into layers
     em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
     passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share
-    data, training                  one pass over a data set; the loop around it
+    data, starts, training          one pass over a data set; where EM starts from; the loop around it
 
 and packages, named for what they are for, the last three of which are imported by name, as in
 `from einet.tables import EinetClassifier`, since they need more than torch:
@@ -73,6 +73,7 @@ from einet.queries import (
 )
 from einet.reparametrize import constrained, unconstrained
 from einet.sampling import sample, sample_conditional
+from einet.starts import start_leaves
 from einet.storage.checkpoint import load, load_optimizer, save
 from einet.structures import poon_domingos, quad_graph, random_binary_trees
 from einet.training import History, fit
@@ -125,5 +126,6 @@ __all__ = [
     "sample_conditional",
     "save",
     "set_precision",
+    "start_leaves",
     "unconstrained",
 ]

@@ -17,7 +17,7 @@ def transformed() -> bool:
 
 
 def differentiable(plain: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
-    """Gradients of `inputs` (None if not required) that are differentiable, given that of `plain(*inputs)`."""
+    """Gradients of the `inputs`, given that of `plain`, that can be differentiated; None where not required."""
     with torch.enable_grad():
         inputs = [tensor.view_as(tensor) for tensor in inputs]  # told apart, where one tensor comes twice
         wanted = [tensor for tensor in inputs if tensor.requires_grad]

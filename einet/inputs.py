@@ -114,3 +114,9 @@ def mask_last(observed: Tensor, variables: int, x: Tensor, grid: tuple[int, ...]
 def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
     if tensor.device != other.device:
         raise ValueError(f"{name} must be where the model is, on {other.device}, got a tensor on {tensor.device}")
+
+
+def check_concentration(concentration: float) -> None:
+    number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
+    if not number or not 0 < concentration < math.inf:
+        raise ValueError(f"concentration must be a positive, finite number, got {concentration!r}")

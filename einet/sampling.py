@@ -73,7 +73,7 @@ def sample_conditional(
     """Draws of every row's missing entries, x_missing ~ p(x_missing | x_observed): (num_samples, *x.shape).
 
     A mixture's component is drawn for each sample, with its posterior probability given the row's observed entries.
-    Observed entries come back bit for bit, in the dtype of `x`; as floats if its integers cannot hold the draws.
+    Observed entries come back bit for bit, in the dtype of `x`; integers that cannot hold draws come back as floats.
 
     Args:
         model: the density.

@@ -29,17 +29,14 @@ def clusters_of(rows: Rows, num_clusters: int, seed: int, folder: Path | None) -
     return [cluster for cluster in clusters if len(cluster)]
 
 
-def filled(rows: Rows, nothing: Tensor | None = None) -> Tensor:
-    """Rows as vectors (B, D C). What is missing is the mean of its column, or `nothing` (D, 1) where that is empty."""
+def _filled(rows: Rows) -> Tensor:
+    """Rows as vectors (B, D C). What is missing is the mean of its column, or 0 where that is empty."""
     x = rows.x.detach().cpu().flatten(1).float()
     if rows.observed is None:
         return x
     observed = rows.observed.cpu().reshape(-1, rows.num_variables)
     observed = observed.repeat_interleave(x.shape[1] // rows.num_variables, 1).expand(x.shape)
-    count = observed.sum(0)
-    mean = torch.where(observed, x, 0).sum(0) / count.clamp_min(1)
-    if nothing is not None:
-        mean = torch.where(count > 0, mean, nothing.expand(-1, len(mean) // len(nothing)).flatten())
+    mean = torch.where(observed, x, 0).sum(0) / observed.sum(0).clamp_min(1)
     return torch.where(observed, x, mean)
 
 
@@ -51,7 +48,7 @@ def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:
 
     with threadpool_limits(1, "openmp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters
-        labels = KMeans(num_clusters, n_init="auto", random_state=seed % 2**32).fit_predict(filled(rows).numpy())
+        labels = KMeans(num_clusters, n_init="auto", random_state=seed % 2**32).fit_predict(_filled(rows).numpy())
     return torch.from_numpy(labels).long()
 
 

@@ -17,16 +17,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from einet.clustered.kmeans import clusters_of, filled
+from einet.clustered.kmeans import clusters_of
 from einet.data import Rows, check_positive
 from einet.em import EM
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
+from einet.inputs import check_concentration
 from einet.mixture import Mixture
 from einet.network import Einet
+from einet.starts import start_leaves
 from einet.training import fit, progress_bar
-
-STARTING_ROWS = 1000  # from which leaves draw the rows that they begin with
 
 
 def fit_mixture(
@@ -45,6 +45,7 @@ def fit_mixture(
     pseudocount: float = 0.0,
     decay: float = 1.0,
     start_from_rows: bool = False,
+    concentration: float = 1.0,
     seed: int = 0,
     device: str | torch.device = "cpu",
     processes: int = 1,
@@ -54,10 +55,10 @@ def fit_mixture(
     """A `Mixture` as in the paper: k-means clusters, a network trained on each by `fit`, cluster shares as weights.
 
     observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
-    num_sums, num_leaves, sum_product   of `Einet`
+    num_sums, num_leaves, sum_product, concentration   of `Einet`
     epochs, batch_size, lr, pseudocount   of `fit`
     decay       what the step size is multiplied with after every epoch
-    start_from_rows   the entries of a leaf region's vector begin around rows of the cluster, see `start`
+    start_from_rows   the entries of a leaf region's vector begin around rows of the cluster: see `start_leaves`
     seed        of the clusters, of the networks' parameters (seed + 0, seed + 1, ...) and of the orders of rows
     device      where the networks are trained; `x` may be elsewhere
     processes   with more than one, clusters are trained in parallel, on one thread each, and the result is that of a
@@ -72,13 +73,14 @@ def fit_mixture(
     """
     check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
     rows = Rows(Einet(graph, leaf, num_sums=1, seed=0, sum_product=sum_product), x, observed)
+    check_concentration(concentration)
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be within (0, 1], got {decay}")
     if num_components > len(x):
         raise ValueError(f"num_components must be at most the number of rows, {len(x)}, got {num_components}")
     folder = None if checkpoint_folder is None else Path(checkpoint_folder)
     clusters = clusters_of(rows, num_components, seed, folder)
-    shape = {"num_sums": num_sums, "num_leaves": num_leaves, "sum_product": sum_product}
+    shape = {"num_sums": num_sums, "num_leaves": num_leaves, "sum_product": sum_product, "concentration": concentration}
     networks = [{"graph": graph, "leaf": leaf, **shape, "seed": seed + c} for c in range(len(clusters))]
     files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (
@@ -125,7 +127,7 @@ def _train(
     _end_with(caller)
     model, (x, observed) = Einet(**network).to(device), rows
     if start_from_rows:
-        start(model, x, observed, seed=training["seed"])
+        start_leaves(model, x, observed, seed=training["seed"])
     optimizer = EM(model, lr=steps["lr"], pseudocount=steps["pseudocount"])
     falls = steps["decay"] < 1
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, steps["decay"]) if falls else None
@@ -148,24 +150,3 @@ def _watch(caller: int) -> None:
     while os.getppid() == caller:
         time.sleep(0.5)
     os._exit(1)
-
-
-def start(model: Einet, x: Tensor, observed: Tensor | None = None, seed: int = 0) -> None:
-    """Put the leaves of `model` around rows of `x`, in place: each entry of a region's vector around a row of its own.
-
-    Initial parameters that know nothing of the rows are, in high dimension, very different densities of every row, and
-    the entry that happens to be nearest takes them all. A missing entry of a row counts as its column's mean.
-
-    Paper: not in it
-    Chapter: book/10_images
-    """
-    rows = Rows(model, x, observed)
-    generator = torch.Generator("cpu").manual_seed(seed)
-    some = torch.randperm(len(x), generator=generator, device="cpu")[:STARTING_ROWS]
-    nothing = torch.zeros(rows.num_variables, 1)
-    for leaves in model.leaves.parts:
-        nothing[leaves.variables.cpu()] = leaves.family.placeholder
-    vectors = filled(rows, nothing)[some].view(len(some), rows.num_variables, -1)
-    values = vectors.permute(1, 2, 0).to(next(model.parameters()).device)  # (D, C, B)
-    for leaves in model.leaves.parts:
-        leaves.start(values, generator)

@@ -3,6 +3,9 @@
 The cache is `data/` of the project that einet is installed from, and `~/.cache/einet` where it is installed without
 its project. Nothing happens at import. Downloading needs the optional package `pooch`; its progress bar needs `tqdm`.
 
+pooch fetches, tries again and compares checksums, and no more: its own search (`env=`) knows one folder, which it also
+writes to, and `Decompress` puts a second copy beside a file, without a limit to what few bytes may expand to.
+
 Source: not in the paper
 """
 

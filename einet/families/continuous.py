@@ -63,11 +63,6 @@ class Normal(ExponentialFamily):
         mean = torch.randn(shape, generator=generator, dtype=torch.float32)
         return torch.stack((mean, torch.full_like(mean, variance)))
 
-    def start(self, x):
-        centre = self.statistics(x)[0]
-        variance = centre.var(0, correction=0).mean()  # of one size, so that no variable outweighs the others
-        return self.project(torch.stack((centre, variance.expand(centre.shape))))
-
     def score(self, phi: Tensor, statistics: Tensor, counts: Tensor) -> Tensor:
         (mean, variance), (first, second) = phi, statistics
         shift = torch.addcmul(first, counts, mean, value=-1)  # sum_n c_n (x_n - mean)

@@ -127,7 +127,7 @@ import einet.tables
 def test_an_old_scikit_learn_is_told_which_one_is_needed():
     """The version is that of pyproject.toml, at the import, whatever the old one lacks."""
     pytest.importorskip("sklearn")
-    (table,) = PROJECT["optional-dependencies"]["tables"]
+    table = PROJECT["optional-dependencies"]["tables"][0]
     floor = re.fullmatch(r"scikit-learn>=([\d.]+)", table)[1]
     done = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stderr.splitlines()[-1].startswith("ImportError: einet.tables needs scikit-learn")
