@@ -439,8 +439,9 @@ def test_a_model_may_change_its_type_between_steps():
     step(ems[0], there, x)
 
 
-def test_what_em_keeps_in_inference_mode_serves_outside():
-    x, model, other = rows_of_4(), tree(), tree()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_em_keeps_in_inference_mode_serves_outside(dtype):
+    x, model, other = rows_of_4(dtype), tree().to(dtype), tree().to(dtype)
     with torch.inference_mode():
         em = EM(model, 0.5, 0.0, 1.0, x)
     plain = EM(other, 0.5, 0.0, 1.0, x)
@@ -496,6 +497,13 @@ def test_settings_may_be_numbers_of_any_kind(kind, tmp_path):
         settings = {"lr": number(0.5), "pseudocount": number(0.25), "leaf_pseudocount": number(0.25)}
         history = fit(model, rows_of_4(), **settings, epochs=2, checkpoint=tmp_path / kind.__name__, progress=False)
     assert equal(*models) and history.lr == [0.5, 0.5] and type(history.lr[0]) is float
+
+
+def test_a_history_has_plain_numbers():
+    model = einet.unconstrained(tree())
+    sgd = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.25))
+    history = fit(model, rows_of_4(), optimizer=sgd, epochs=1, progress=False)
+    assert history.lr == [0.25] and type(history.lr[0]) is float
 
 
 def test_a_frozen_model_is_refused():
