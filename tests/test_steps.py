@@ -451,6 +451,7 @@ def test_what_em_keeps_in_inference_mode_serves_outside(dtype):
         model(x).sum().backward()
         with torch.inference_mode():
             em.step()
+    assert not any(tensor.is_inference() for kept in em.state.values() for tensor in kept.values())
     step(plain, other, x)
     step(em, model, x)
     assert equal(model, other)
