@@ -251,7 +251,7 @@ def test_pd_refuses(arguments, message):
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
 def test_a_quad_graph_of_a_power_of_two(n):
-    """Squares of 4^0 + ... + 4^n, four halves for each that is no pixel; two partitions for a square, one for a half."""
+    """4^0 + ... + 4^n squares; each that is no pixel has two partitions, and four halves with one each."""
     graph = quad_graph((2**n, 2**n))
     squares, pixels = (4 ** (n + 1) - 1) // 3, 4**n
     assert sizes(graph) == (5 * (squares - pixels), pixels, 6 * (squares - pixels)) and graph.shape == (2**n, 2**n)
@@ -274,7 +274,7 @@ def test_a_quad_graph_of_four_pixels_by_hand():
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (7, 1), (3, 3), (5, 9), (8, 4), (28, 28)])
 def test_a_quad_graph_of_any_shape(shape):
-    """Rectangles, no two alike, with the pixels as leaves; squares lie at multiples of their size."""
+    """Rectangles, no two alike, the pixels as leaves; squares lie at multiples of their size."""
     graph = quad_graph(shape)
     scopes = [region.scope for region in graph.regions]
     assert len(set(scopes)) == len(scopes) and sorted(scopes[leaf] for leaf in graph.leaves) == [
