@@ -4,8 +4,8 @@
     python experiments/chow_liu_libcirkit.py ad --sums 16    another of the twenty sets
 
 In an environment of requirements-bench.txt, because libcirkit wants an older SciPy than the book. Both learn from the
-training rows with the same pseudocount, 0.01 for each pair of values. Compared are the edges, which may differ where two
-have equally much mutual information, and, on 500 test rows in float64, the log-densities of our circuit and of
+training rows with the same pseudocount, 0.01 for each pair of values. Compared are the edges, which may differ where
+two have equally much mutual information, and, on 500 test rows in float64, the log-densities of our circuit and of
 libcirkit's over the same tree (`cp-t`: products of all children, then a dense sum), whose weights and leaves are ours.
 """
 
