@@ -1,7 +1,7 @@
 """Chow-Liu trees and circuits beside libcirkit's: the same tree, and, with parameters copied, the same log-densities.
 
-    python experiments/chow_liu_libcirkit.py                 nltcs, plants and dna, K = 4
-    python experiments/chow_liu_libcirkit.py ad --sums 16    another of the twenty sets
+    python -m experiments.chow_liu_libcirkit                 nltcs, plants and dna, K = 4
+    python -m experiments.chow_liu_libcirkit ad --sums 16    another of the twenty sets
 
 In an environment of requirements-bench.txt, because libcirkit wants an older SciPy than the book. Both learn from the
 training rows with the same pseudocount, 0.01 for each pair of values. Compared are the edges, which may differ where
@@ -12,12 +12,9 @@ libcirkit's over the same tree (`cp-t`: products of all children, then a dense s
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import einet
 from einet.datasets import debd
 
