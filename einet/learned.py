@@ -58,7 +58,7 @@ def chow_liu(
         x: (B, D) rows, or (B, D, C); with `shape`, images (B, H, W) or (B, H, W, C) as well.
         observed: bool, the shape of `x` without channels, or (D,); None where everything is.
         num_trees: So many different trees below one root, which mixes them. The first is that of `x`, each of the
-            others that of as many rows drawn with replacement.
+            others that of as many rows drawn with replacement, and takes as long.
         levels: As for `pairwise_information`.
         pseudocount: As for `pairwise_information`.
         seed: Of the rows that are drawn.
