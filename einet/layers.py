@@ -208,7 +208,9 @@ class CPLayer(SumLayer):
 
     weight_dim = 2
 
-    def __init__(self, num_nodes: int, num_out: int, *lengths: int, nodes: Sequence[Sequence[int] | None] | None = None):
+    def __init__(
+        self, num_nodes: int, num_out: int, *lengths: int, nodes: Sequence[Sequence[int] | None] | None = None
+    ):
         super().__init__()
         if len(set(lengths)) != 1:
             raise ValueError(

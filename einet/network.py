@@ -86,8 +86,8 @@ class Einet(nn.Module):
             kind = LogScaled if sum_product == "cp" else Scaled
             self.leaves = LeafLayer(scopes, self.families, num_leaves, kind)
             self.levels = nn.ModuleList(levels)
-            pools = [p for level in levels for children in level.children_of for p in children.pools if kind is LogScaled]
-            self.portions = portions_of_leaves(pools, len(scopes))
+            thin = [children for level in levels for children in level.children_of if kind is LogScaled]
+            self.portions = portions_of_leaves([pool for children in thin for pool in children.pools], len(scopes))
         self.register_buffer(KEY, as_tensor(self._identity()))
         if device.type != "cpu":
             self.to(device)

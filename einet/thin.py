@@ -17,6 +17,7 @@ Chapter: book/13_past_the_paper
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ class Layout(nn.Module):
         every = list(range(num_nodes))
         nodes = [every if own is None else list(own) for own in nodes]
         self.num_nodes, self.sizes = num_nodes, [len(own) for own in nodes]
+        self.starts = [0, *accumulate(self.sizes)]  # of the sides among all children
         self.register_buffer("node_of", torch.tensor(sum(nodes, [])), persistent=False)  # of each child, side by side
         self.first = [own == every[: len(own)] for own in nodes]  # whether it is the first nodes that have it
 
@@ -59,13 +61,13 @@ class Layout(nn.Module):
 
     def nodes(self, side: int) -> slice | Tensor:
         """The nodes that have a child on this side."""
-        return slice(self.sizes[side]) if self.first[side] else self.node_of.split(self.sizes)[side]
+        return slice(self.sizes[side]) if self.first[side] else self._node_of(range(side, side + 1))
 
     def find(self, side: int, node: Tensor) -> tuple[slice | Tensor, Tensor]:
         """(which of `node` have a child on this side, which child of the side it is)."""
         if self.is_full(side):
             return slice(None), node
-        own = self.node_of.split(self.sizes)[side]
+        own = self._node_of(range(side, side + 1))
         row = torch.searchsorted(own, node).clamp_max(len(own) - 1)
         found = (own[row] == node).nonzero()[:, 0]
         return found, row[found]
@@ -84,30 +86,25 @@ class Layout(nn.Module):
         return of_nodes.index_select(0, self._node_of(sides))
 
     def _node_of(self, sides: range) -> Tensor:
-        if len(sides) == self.num_sides:
-            return self.node_of
-        start = sum(self.sizes[: sides.start])
-        return self.node_of[start : start + sum(self.sizes[sides.start : sides.stop])]
+        return self.node_of[self.starts[sides.start] : self.starts[sides.stop]]
 
 
 def products(layout: Layout, children: Sequence[Scaled | Gathered], dtype: torch.dtype) -> Scaled:
     """The products of all nodes' children, by logarithms and by operations that anything may differentiate."""
-    given = Gathered.of(children)
-    values = [pool.value for pool in given.pools]
-    value, scale = _by_logarithms(layout, _pools(layout, given), values, dtype)
-    return Scaled(value, _log_scales(layout, given) + scale)
+    pools, values, log_scale = _taken_apart(layout, children)
+    value, scale = _by_logarithms(layout, pools, values, dtype)
+    return Scaled(value, log_scale + scale)
 
 
 def scaled_sums(layout: Layout, weights: Tensor, children: Sequence[Scaled | Gathered]) -> Scaled:
     """The sums, scaled to a largest entry of 1."""
-    given = Gathered.of(children)
-    values = [pool.value for pool in given.pools]
-    if not _plainly(weights, values[0]):
-        value, scale = _by_logarithms(layout, _pools(layout, given), values, weights.dtype)
-        sums, log_scale = _scaled(torch.bmm(weights, value))
-        return Scaled(sums, _log_scales(layout, given) + scale + log_scale)
-    sums, log_scale = _ThinFunction.apply(weights, layout, _pools(layout, given), *values)
-    return Scaled(sums, log_scale + _log_scales(layout, given))
+    pools, values, log_scale = _taken_apart(layout, children)
+    if _plainly(weights, values[0]):
+        sums, own = _ThinFunction.apply(weights, layout, pools, *values)
+        return Scaled(sums, log_scale + own)
+    value, scale = _by_logarithms(layout, pools, values, weights.dtype)
+    sums, own = _scaled(torch.bmm(weights, value))
+    return Scaled(sums, log_scale + scale + own)
 
 
 def _plainly(weights: Tensor, value: Tensor) -> bool:
@@ -128,18 +125,16 @@ class _Pool:
         return tensor if self.rows is None else tensor.index_select(0, self.rows)
 
 
-def _pools(layout: Layout, given: Gathered) -> list[_Pool]:
-    found, first = [], 0
+def _taken_apart(layout: Layout, children: Sequence[Scaled | Gathered]) -> tuple[list[_Pool], list[Tensor], Tensor]:
+    """What a layer is called with: its pools, their values, and the logarithm of the products' scales, (L, B)."""
+    given, pools = Gathered.of(children), []
     for pool, rows, segments, sizes in zip(given.pools, given.rows, given.segments, given.sizes_of_pools, strict=True):
+        first = pools[-1].sides.stop if pools else 0
         sides = range(first, first + len(sizes))
-        found.append(_Pool(isinstance(pool, LogScaled), sides, None if segments is None else rows))
-        first = sides.stop
-    return found
-
-
-def _log_scales(layout: Layout, given: Gathered) -> Tensor:
-    scales = [pool.taken(own.log_scale) for pool, own in zip(_pools(layout, given), given.pools, strict=True)]
-    return layout.summed(scales[0] if len(scales) == 1 else torch.cat(scales))
+        pools.append(_Pool(isinstance(pool, LogScaled), sides, None if segments is None else rows))
+    scales = [pool.taken(own.log_scale) for pool, own in zip(pools, given.pools, strict=True)]
+    log_scale = layout.summed(scales[0] if len(scales) == 1 else torch.cat(scales))
+    return pools, [pool.value for pool in given.pools], log_scale
 
 
 def _by_logarithms(layout: Layout, pools: list[_Pool], values: Sequence[Tensor], dtype: torch.dtype) -> Scaled:

@@ -263,11 +263,3 @@ def test_lengths_that_do_not_fit_are_refused():
         Einet(uneven, Bernoulli(), num_sums=2, num_leaves=3, sum_product="cp")
     with pytest.raises(ValueError, match="sum_product must be one of tucker, cp, got 'hadamard'"):
         Einet(uneven, Bernoulli(), sum_product="hadamard")
-
-
-def test_pages_do_not_have_it(tmp_path):
-    from einet.inpaint import export
-
-    model = Einet(einet.poon_domingos((2, 2), 1), Bernoulli(), num_sums=2, sum_product="cp")
-    with pytest.raises(ValueError, match="sum_product='tucker' alone, got 'cp'"):
-        export(model, tmp_path / "page.safetensors")
