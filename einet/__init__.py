@@ -11,7 +11,7 @@ Modules, each using only those above it (import-linter holds it, by the contract
     structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
-    einsum       log_einsum_exp, the paper's operation
+    einsum, thin                    log_einsum_exp, the paper's operation; products entry by entry, in place of pairs
     inputs       the checks of arguments
     layers       the sum layers: einsum, thin, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
