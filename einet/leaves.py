@@ -110,36 +110,43 @@ class FamilyLeaves(nn.Module):
 
     @torch.no_grad()
     def column_statistics(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The means of T(x_d) over the rows of x (D, C, B) in which d is observed, (|T|, V, C), and how many these are,
-        (V, 1), for each variable of the family: float64. The mean of no rows is 0."""
-        size = max(1, CHUNK_NUMEL // (self.family.num_statistics * len(self.variables)))
-        total, count = 0, 0
-        for start in range(0, x.shape[-1], size):
-            rows = slice(start, start + size)
+        """For each variable of the family the mean of T(x_d) over the rows of x (D, C, B) where d is observed.
+
+        Returns:
+            The means (|T|, V, C) in float64, 0 for a variable of no row, and the numbers of rows (V, 1).
+        """
+        total, count = torch.zeros((), dtype=torch.float64, device=x.device), torch.zeros_like(self.variables)[:, None]
+        for rows in slices(x.shape[-1], CHUNK_NUMEL // (self.family.num_statistics * len(self.variables))):
             seen = torch.ones_like(x[self.variables, 0, rows], dtype=torch.bool)
             if observed is not None:
                 seen &= observed[self.variables][:, rows] if observed.shape[1] > 1 else observed[self.variables]
-            own = torch.where(seen[:, None], x[self.variables][..., rows].double(), self.family.placeholder)
-            total = total + torch.where(seen[:, None], self.family.statistics(own), 0).sum(-1)
+            values = torch.where(seen[:, None], x[self.variables][..., rows].double(), self.family.placeholder)
+            total = total + torch.where(seen[:, None], self.family.statistics(values), 0).sum(-1)
             count = count + seen.sum(-1, keepdim=True)
         return total / count.clamp_min(1), count
 
     @torch.no_grad()
     def start(self, x: Tensor, observed: Tensor | None, chosen: Tensor, share: float) -> None:
-        """Put each entry around rows of x (D, C, B) of its own: `chosen` (L, K, n). Its E[T(x)] is, by `share`, their
-        mean, and else the mean of all rows. A variable that no row has keeps its parameters."""
+        """Put each entry around rows of its own. A variable that no row has keeps its parameters.
+
+        Args:
+            x: (D, C, B).
+            observed: (D, B) or (D, 1), or None for all.
+            chosen: the rows of each entry, (L, K, n).
+            share: the weight of their mean in the entry's E[T(x)]; the mean over all rows has the rest.
+        """
         mean, count = self.column_statistics(x, observed)
-        region = torch.cat([rows.repeat_interleave(variables.shape[1]) for rows, _, variables in self.groups()])
+        region = torch.cat([regions.repeat_interleave(variables.shape[1]) for regions, _, variables in self.groups()])
         place = torch.searchsorted(self.variables, self.pairs)
-        of_a_pair = self.phi[:, 0].numel() * chosen.shape[2]
-        for pairs in slices(len(self.pairs), max(1, CHUNK_NUMEL // of_a_pair)):
+        for pairs in slices(len(self.pairs), CHUNK_NUMEL // (self.phi[:, 0].numel() * chosen.shape[2])):
+            # The statistics of the chosen rows of some pairs of a region and a variable, and their means.
             variables, rows = self.pairs[pairs, None, None], chosen[region[pairs]]  # (p, 1, 1), (p, K, n)
-            own = x.movedim(1, 2)[variables, rows].movedim(3, 1).double()  # (p, C, K, n)
+            values = x.movedim(1, 2)[variables, rows].movedim(3, 1).double()  # (p, C, K, n)
             seen = torch.ones_like(rows, dtype=torch.bool)
             if observed is not None:
                 seen = observed.expand(-1, x.shape[-1])[variables, rows]
-            own = torch.where(seen[:, None], own, self.family.placeholder)
-            total = torch.where(seen[:, None], self.family.statistics(own), 0).sum(-1)  # (T, p, C, K)
+            values = torch.where(seen[:, None], values, self.family.placeholder)
+            total = torch.where(seen[:, None], self.family.statistics(values), 0).sum(-1)  # (T, p, C, K)
             of_all = mean[:, place[pairs], :, None]
             of_rows = torch.where(seen.any(-1)[:, None], total / seen.sum(-1).clamp_min(1)[:, None], of_all)
             phi = self.family.expecting(torch.lerp(of_all, of_rows, share)).to(self.phi.dtype)

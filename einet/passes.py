@@ -247,8 +247,8 @@ def chunks(model: Einet | Mixture, x: Tensor, observed: Mask) -> Iterator[tuple[
         weights = [layer.weights for level in network.levels for layer in level.einsums]
         numel += network.leaves.num_nodes * network.num_leaves + sum(w.shape[:2].numel() for w in weights)
     for rows in slices(x.shape[2], 4 * CHUNK_NUMEL // numel):
-        shared = observed is None or observed.shape[1] == 1
-        yield rows, x[:, :, rows], observed if shared else cast(Mask, observed[:, rows])
+        mask = observed if observed is None or observed.shape[1] == 1 else observed[:, rows]
+        yield rows, x[:, :, rows], cast(Mask, mask)
 
 
 def networks_of(model: Einet | Mixture) -> list[Einet]:

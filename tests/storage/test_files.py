@@ -27,7 +27,7 @@ LEFT_OVER = ".einet-0123456789abcdef.tmp"
 
 def test_safetensors_reads_what_is_written(tmp_path):
     """Every type and shape, each at a multiple of its size, as readers in browsers need it."""
-    known = [dtype for dtype, name in archive.NAMES.items() if name[:2] not in ("C6", "F8")]  # by all versions of it
+    known = [dtype for dtype, name in archive.DTYPE_NAMES.items() if name[:2] not in ("C6", "F8")]  # by all versions
     tensors = {f"{i}": torch.arange(5).to(dtype) for i, dtype in enumerate(known)}
     tensors |= {"none": torch.ones(0, 3), "one": torch.tensor(2.0), "turned": torch.arange(6.0).view(2, 3).T}
     tensors["same"] = tensors["one"]
