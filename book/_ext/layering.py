@@ -1,8 +1,8 @@
 """The house, drawn from its imports: the directive `{layering}`.
 
-Rows are the layers of pyproject.toml, which import-linter checks; arrows are what grimp finds that modules import. An arrow
-that follows from others is left out: who imports `em` has `network` below it anyway. The core, which `import einet` loads,
-stands at the left on one ground, packages beside it.
+Rows are the layers of pyproject.toml, which import-linter checks; arrows are what grimp finds that modules import. An
+arrow that follows from others is left out: who imports `em` has `network` below it anyway. The core, which `import
+einet` loads, stands at the left on one ground, packages beside it.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def svg(rows: list[list[str]], found: Imports, core: set[str]) -> str:
     height = max(box.y for box in boxes.values()) + BOX + MARGIN
     top = min(box.y for box in boxes.values() if box.kind == "core") - MARGIN - 12
     alt = (
-        f"The {len(boxes)} modules and packages of einet in {len(rows)} layers, from {', '.join(rows[0])} at the top to "
-        f"{rows[-1][0]} at the bottom. Every arrow, from a module to one that it imports, points down. "
+        f"The {len(boxes)} modules and packages of einet in {len(rows)} layers, from {', '.join(rows[0])} at the top "
+        f"to {rows[-1][0]} at the bottom. Every arrow, from a module to one that it imports, points down. "
         f"The core, {len(core)} modules, stands at the left, packages beside it."
     )
     parts = [
