@@ -21,8 +21,8 @@ FLOATS = (torch.float16, torch.bfloat16, *MODEL_DTYPES)
 WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple[int, ...]]:
-    for family in leaf if isinstance(leaf, dict) else [leaf]:  # which a list, say, could not be a key of
+def checked_families(leaf: Any, num_variables: int) -> dict[ExponentialFamily, tuple[int, ...]]:
+    for family in leaf if isinstance(leaf, dict) else [leaf]:  # before `leaf` is a key: a list has no hash
         if not isinstance(family, ExponentialFamily):
             raise ValueError(f"leaf must be a family such as einet.Normal(), or a dict of them, got {family!r}")
     families = leaf if isinstance(leaf, dict) else {leaf: range(num_variables)}
