@@ -9,16 +9,25 @@ Modules, each using only those above it (import-linter holds it, by the contract
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
     structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
     einsum       log_einsum_exp, the paper's operation
     inputs       the checks of arguments
-    learned      graphs that are learned from rows: Chow-Liu trees
     layers       the sum layers: einsum, thin, mixing
+=======
+    exponential_family        what a leaf family answers, for your own
+    discrete, continuous, families  Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal,
+                 Exponential, Gamma; all of them by name
+    scratch, derivatives, scaled    memory that is used again, second derivatives, densities that do not underflow
+    kernels, einsum, thin           log_einsum_exp, the paper's operation, with its derivatives; kernels is for GPUs; thin
+                 multiplies entry by entry instead
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
     children, identity, network     where a layer finds its children, and which model a state belongs to; Einet, a graph
                  compiled into layers
     em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
+    learned      graphs that are learned from rows: Chow-Liu trees
     passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share
     data, starts, training          one pass over a data set; where EM starts from; the loop around it
 

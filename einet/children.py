@@ -5,16 +5,18 @@ Source: Section 3.3
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from einet.derivatives import parts
 from einet.scaled import Gathered, Scaled
 
 
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
 class Children(nn.ModuleList):
     """The children of a sum layer among the outputs of the levels below, as a list of pools.
 
@@ -32,11 +34,62 @@ class Children(nn.ModuleList):
     @property
     def pools(self) -> Sequence[Pool]:
         return cast(Sequence[Pool], self)  # torch types it as a list of any modules
+=======
+class Outputs(list[Scaled]):
+    """What the levels put out, the leaves first, of which those that a single layer asks for are in `portions`, too.
+
+    Autograd joins the gradients of all portions at once, where it would add up those of slices one after the other,
+    each as large as all leaves.
+    """
+
+    def __init__(self, leaves: Scaled, sizes: Sequence[int]):
+        super().__init__([leaves])
+        self.portions = [type(leaves)(*part) for part in zip(*(parts(each, sizes) for each in leaves), strict=True)]
+
+
+def portions_of_leaves(pools: Iterable[Pool], num_leaves: int) -> list[int]:
+    """The sizes of portions of the leaves, in their order, and `portion` of the pools that are one."""
+    runs = sorted(((pool.run, pool) for pool in pools if pool.run), key=lambda pair: pair[0].start)
+    sizes, end = [], 0
+    for run, pool in runs:
+        if run.start < end:
+            continue  # shared with another: this one fetches its leaves
+        sizes += [run.start - end] if run.start > end else []
+        pool.portion = len(sizes)
+        sizes.append(len(run))
+        end = run.stop
+    return sizes + ([num_leaves - end] if num_leaves > end else [])
+
+
+class Children(nn.Module):
+    """Where a sum layer finds its children among the outputs of the levels below.
+
+    `sides` has for each side, the left one first, the places (output, row) of the nodes' children there; None for a
+    node without one. `shared` are the numbers of sides, one after the other, that share a pool: all, unless their
+    vectors differ in length.
+    """
+
+    def __init__(
+        self, sides: Sequence[Sequence[tuple[int, int] | None]], sizes: list[int], shared: Sequence[int] | None = None
+    ):
+        super().__init__()
+        shared = [len(sides)] if shared is None else shared
+        self.num_sides = len(sides)
+        self.pool_of = [(pool, side) for pool, count in enumerate(shared) for side in range(count)]
+        present = iter([place for place in side if place is not None] for side in sides)
+        self.pools = nn.ModuleList(Pool([next(present) for _ in range(count)], sizes) for count in shared)
+        for number, side in enumerate(sides):  # where a node's child stands on a side that not all have; or -1
+            places = None
+            if None in side:
+                has_one = torch.tensor([place is not None for place in side])
+                places = torch.where(has_one, has_one.cumsum(0) - 1, -1)
+            self.register_buffer(f"place_{number}", places, persistent=False)
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
 
     def gathered(self, outputs: list[Scaled]) -> Gathered:
         """The children of all sides, lazily, for a layer that may gather them itself."""
         pools, rows, segments = zip(*(pool.gathered(outputs) for pool in self.pools), strict=True)
-        return Gathered(pools, rows, segments, self.num_sides)
+        return Gathered(pools, rows, segments, self.num_sides, [pool.sizes for pool in self.pools])
 
     def forward(self, outputs: list[Scaled]) -> Sequence[Scaled]:
         """The children of each side: left and right."""
@@ -44,18 +97,36 @@ class Children(nn.ModuleList):
 
     def places(self, side: int, node: Tensor) -> Iterator[tuple[int, Tensor | slice, Tensor]]:
         """(output, which of `node`, their rows there) for the children of these nodes on one side."""
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
         sides_of_pool = self.num_sides // len(self)
         pool = self.pools[side // sides_of_pool]
         row = pool.rows.chunk(sides_of_pool)[side % sides_of_pool][node]
         for source, first, past in pool.ranges:
             which = slice(None) if len(pool.ranges) == 1 else ((row >= first) & (row < past)).nonzero()[:, 0]
             yield source, which, row[which] - first
+=======
+        index, own_side = self.pool_of[side]
+        pool, place = self.pools[index], getattr(self, f"place_{side}")
+        rows = pool.rows.split(pool.sizes)[own_side]
+        number = rows[node] if place is None else torch.where(place[node] < 0, -1, rows[place[node]])
+        for source, first, past in pool.ranges:
+            alone = place is None and len(pool.ranges) == 1
+            own = slice(None) if alone else ((number >= first) & (number < past)).nonzero()[:, 0]
+            yield source, own, number[own] - first
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
 
     def sums_at_leaves(self, values: Sequence[Tensor]) -> Tensor | float:
         """For each leaf region the sum over the children that it is: (n, K) of every side -> (L, K)."""
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
         values = [torch.cat(list(values))] if len(self) == 1 else values
         pairs = zip(self.pools, values, strict=True)
         return sum(pool.sums_at_leaves(own) for pool, own in pairs if pool.at_leaves)
+=======
+        sides = iter(each)
+        of_pools = [[next(sides) for _ in pool.sizes] for pool in self.pools]
+        pools = zip(self.pools, of_pools, strict=True)
+        return sum(pool.sums_at_leaves(torch.cat(own)) for pool, own in pools if pool.at_leaves)
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
 
     @property
     def at_leaves(self) -> int:
@@ -66,6 +137,7 @@ class Children(nn.ModuleList):
 class Pool(nn.Module):
     """Regions of the levels below, as one tensor.
 
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
     Args:
         places: (output, row) of each child. In a tree they are all rows of the output just below, taken as it is.
         sizes: the number of regions of each output.
@@ -76,7 +148,15 @@ class Pool(nn.Module):
     offsets: Tensor
 
     def __init__(self, places: list[tuple[int, int]], sizes: list[int]):
+=======
+    `sides` are pairs (output, row) each. In a tree they are all of the output just below, which is then taken as it is.
+    """
+
+    def __init__(self, sides: list[list[tuple[int, int]]], sizes: list[int]):
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
         super().__init__()
+        self.sizes = [len(side) for side in sides]
+        places = [place for side in sides for place in side]
         sources = sorted({source for source, _ in places})
         ends = list(accumulate(sizes[source] for source in sources))
         self.ranges = list(zip(sources, [0, *ends[:-1]], ends, strict=True))  # (output, its first row here, past it)
@@ -91,6 +171,14 @@ class Pool(nn.Module):
         # Leaves are output 0, so their children come first in `order`.
         self.at_leaves = sum(source == 0 for source, _ in places)
         self.num_leaves = sizes[0] if self.at_leaves else 0
+        self.portion: int | None = None  # of the leaves, which is all of this pool: see `Outputs`
+
+    @property
+    def run(self) -> range | None:
+        """The rows of the leaf regions that this is, one after the other; None for anything else."""
+        first = int(self.rows[0])
+        run = range(first, first + len(self.rows))
+        return run if self.at_leaves == len(self.rows) and self.rows.tolist() == list(run) else None
 
     def sums_at_leaves(self, values: Tensor) -> Tensor:
         """For each leaf region the sum over the children that it is, (n, K) -> (L, K), always in the same order."""
@@ -103,6 +191,12 @@ class Pool(nn.Module):
         return self.order[: self.at_leaves]
 
     def gathered(self, outputs: list[Scaled]) -> tuple[Scaled, Tensor, tuple[Tensor, Tensor] | None]:
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
         """The vectors of all sources, which of them are taken, and the CSR index, as `Gathered` has it."""
+=======
+        """The vectors of all sources, and which of them are taken, as `Gathered` has it."""
+        if self.portion is not None and isinstance(outputs, Outputs):
+            return outputs.portions[self.portion], self.rows, None
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
         pool = Scaled.joined([outputs[source] for source, _, _ in self.ranges])
         return pool, self.rows, None if self.whole else (self.order, self.offsets)

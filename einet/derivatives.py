@@ -6,6 +6,7 @@ Source: not in the paper
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -30,20 +31,28 @@ def ordinary(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() and torch.is_grad_enabled() else tensor
 
 
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
 def parts(tensor: Tensor, count: int) -> Sequence[Tensor]:
     """Views of `count` equal parts along the first axis. Gradients that lie in one buffer are joined without a copy."""
     if count == 1:
+=======
+def parts(tensor: Tensor, sizes: int | Sequence[int]) -> Sequence[Tensor]:
+    """Views of so many equal parts, or of parts of these sizes, one behind the other. Their gradients, made in one
+    buffer, are not copied."""
+    sizes = [len(tensor) // sizes] * sizes if isinstance(sizes, int) else list(sizes)
+    if len(sizes) == 1:
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
         return (tensor,)
     if transformed() or torch.compiler.is_compiling() or not tensor.requires_grad:
-        return tensor.chunk(count)
-    return _Parts.apply(tensor, count)
+        return tensor.split(sizes)
+    return _Parts.apply(tensor, sizes)
 
 
 class _Parts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor, count: int) -> tuple[Tensor, ...]:
+    def forward(ctx, tensor: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
         ctx.shape = tensor.shape
-        return tensor.chunk(count)
+        return tensor.split(sizes)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -54,6 +63,7 @@ class _Parts(torch.autograd.Function):
 
 
 def _are_parts(gradients: Sequence[Tensor], whole: Tensor, shape: torch.Size) -> bool:
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
     """Whether the gradients are, in order, all of `whole`."""
     if not whole.is_contiguous() or whole.numel() != shape.numel():
         return False
@@ -61,4 +71,16 @@ def _are_parts(gradients: Sequence[Tensor], whole: Tensor, shape: torch.Size) ->
     return all(
         gradient._base is whole and gradient.is_contiguous() and gradient.storage_offset() == place
         for gradient, place in zip(gradients, places, strict=True)
+=======
+    """Whether the gradients are all that is in `whole`, in their order."""
+    ends = accumulate(gradient.numel() for gradient in gradients)
+    places = [whole.storage_offset() + end - gradient.numel() for end, gradient in zip(ends, gradients, strict=True)]
+    return (
+        whole.is_contiguous()
+        and whole.numel() == shape.numel()
+        and all(
+            gradient._base is whole and gradient.is_contiguous() and gradient.storage_offset() == place
+            for gradient, place in zip(gradients, places, strict=True)
+        )
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
     )

@@ -85,24 +85,37 @@ class LogScaled(Scaled):
 class Gathered(NamedTuple):
     """The children of a sum layer, not gathered yet: on a GPU the einsum kernel gathers them itself.
 
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
     Attributes:
         pools: one that all sides share, or one for each side.
         rows: for each pool the index of the nodes' children in it, (sides * L,) with all left ones first, or (L,).
         segments: for each pool the CSR index (order, offsets) from its rows to the children: row m is the children
             order[offsets[m]:offsets[m + 1]]. None if child c is row c.
         num_sides: children of a node, 2 for pairs.
+=======
+    pools      one that all sides share, or one for each side
+    rows       for each pool, where in it the nodes' children are, all left ones before all right ones: (sides * L,)
+               or (L,)
+    segments   for each pool (order, offsets), or None where it is taken whole, in its order: row m of the pool is the
+               children order[offsets[m]:offsets[m + 1]]
+    num_sides  2 for pairs
+    sizes      for each pool, the numbers of children on its sides; None where all sides have as many, one a node, and
+               all pools as many sides
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
     """
 
     pools: Sequence[Scaled]
     rows: Sequence[Tensor]
     segments: Sequence[tuple[Tensor, Tensor] | None]
     num_sides: int
+    sizes: Sequence[Sequence[int]] | None = None
 
     @classmethod
     def of(cls, children: Sequence[Scaled | Gathered]) -> Gathered:
         """A layer's arguments. Vectors as they are become pools that are taken whole."""
         if isinstance(children[0], Gathered):
             return children[0]
+<<<<<<< 2371756fbf1800081092b44c93e6788bac1ee27d
         pools = cast(Sequence[Scaled], children)
         rows = [torch.arange(len(pool.value), device=pool.value.device) for pool in pools]
         return cls(pools, rows, [None] * len(pools), len(pools))
@@ -110,17 +123,29 @@ class Gathered(NamedTuple):
     def by_side(self) -> tuple[Sequence[Scaled], list[Tensor], Sequence]:
         """The pools, the rows of each side, (L,), and the segments, as a kernel takes them."""
         return self.pools, [side for rows in self.rows for side in rows.chunk(self._sides_of_pool)], self.segments
+=======
+        rows = [torch.arange(len(child.value), device=child.value.device) for child in children]
+        return cls(children, rows, [None] * len(children), len(children), [[len(own)] for own in rows])
+
+    def by_side(self) -> tuple[Sequence[Scaled], list[Tensor], Sequence]:
+        """The pools, the rows of each side, (L,), and the segments: what a kernel takes."""
+        sides = [side for rows, sizes in zip(self.rows, self.sizes_of_pools, strict=True) for side in rows.split(sizes)]
+        return self.pools, sides, self.segments
+>>>>>>> a062538036bd981c5e9af3a27aa7cd31a512ca78
 
     @property
-    def _sides_of_pool(self) -> int:
-        return self.num_sides // len(self.pools)
+    def sizes_of_pools(self) -> Sequence[Sequence[int]]:
+        if self.sizes is not None:
+            return self.sizes
+        sides = self.num_sides // len(self.pools)
+        return [[len(rows) // sides] * sides for rows in self.rows]
 
     def fetch(self) -> list[Scaled]:
         """The vectors of each side, the left ones first."""
         sides = []
-        for pool, rows, segments in zip(self.pools, self.rows, self.segments, strict=True):
+        for pool, rows, segments, sizes in zip(self.pools, self.rows, self.segments, self.sizes_of_pools, strict=True):
             taken = pool if segments is None else pool.map(lambda tensor, rows=rows: tensor.index_select(0, rows))
-            halves = [parts(tensor, self._sides_of_pool) for tensor in taken]
+            halves = [parts(tensor, sizes) for tensor in taken]
             sides += [type(pool)(*side) for side in zip(*halves, strict=True)]
         return sides
 

@@ -10,14 +10,7 @@ import pytest
 import torch
 
 import einet
-from einet import (
-    Einet,
-    ExponentialFamily,
-    Normal,
-    RegionGraph,
-    random_binary_trees,
-    start_leaves,
-)
+from einet import Einet, ExponentialFamily, Normal, RegionGraph, random_binary_trees, start_leaves
 from einet.em import column_parameters
 from einet.families import FAMILIES
 from einet.leaves import LeafLayer

@@ -59,7 +59,7 @@ def test_a_mixture_of_thin_networks_answers_as_its_imitations():
 
 @pytest.mark.parametrize("lr", [0.5, 1.0])
 def test_a_step_of_em_moves_it_as_its_imitation(lr):
-    model = thin(UNEVEN, MIXED, num_classes=3)
+    model = thin(random_binary_trees(6, 2, 3, seed=0), MIXED, num_classes=3)
     wide, x = imitation(model), einet.sample(model, 9, torch.Generator().manual_seed(0), labels=1)
     observed = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8
     for each in (model, wide):
@@ -167,10 +167,10 @@ def test_a_hub_is_one_layer_and_does_not_underflow(dtype):
     )
 
 
-def test_partitions_of_one_arity_share_a_layer():
+def test_a_level_is_one_layer_however_many_children_its_nodes_have():
     model = thin(MANY, MIXED)
-    found = [sorted((layer.num_children, len(layer.weights)) for layer in level.einsums) for level in model.levels]
-    assert found == [[(2, 1)], [(3, 2), (4, 1)], [(3, 2)]]
+    found = [[(layer.layout.num_children, len(layer.weights)) for layer in level.einsums] for level in model.levels]
+    assert found == [[("2", 1)], [("3-4", 3)], [("3", 2)]]
 
 
 def test_a_leaf_below_an_inner_region_has_no_sum():
@@ -263,11 +263,3 @@ def test_lengths_that_do_not_fit_are_refused():
         Einet(uneven, Bernoulli(), num_sums=2, num_leaves=3, sum_product="cp")
     with pytest.raises(ValueError, match="sum_product must be one of tucker, cp, got 'hadamard'"):
         Einet(uneven, Bernoulli(), sum_product="hadamard")
-
-
-def test_pages_do_not_have_it(tmp_path):
-    from einet.inpaint import export
-
-    model = Einet(einet.poon_domingos((2, 2), 1), Bernoulli(), num_sums=2, sum_product="cp")
-    with pytest.raises(ValueError, match="sum_product='tucker' alone, got 'cp'"):
-        export(model, tmp_path / "page.safetensors")
