@@ -9,23 +9,29 @@ Modules, each using only those above it (import-linter holds it, by the contract
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
     structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
-    exponential_family        what a leaf family answers, for your own
-    discrete, continuous, families  Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal,
-                 Exponential, Gamma; all of them by name
-    scratch, derivatives, scaled    memory that is used again, second derivatives, densities that do not underflow
-    kernels, einsum                 log_einsum_exp, the paper's operation, with its derivatives; kernels is for GPUs
+    family       what a leaf family answers, for your own; families/ has those that there are, by name
+    scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
+    einsum       log_einsum_exp, the paper's operation
+    inputs       the checks of arguments
+    learned      graphs that are learned from rows: Chow-Liu trees
+    layers       the sum layers: einsum, thin, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    layers       what a sum layer is, and the three that there are: einsum, thin and mixing layers
-    children, inputs, identity, network   Einet: a graph compiled into layers; children tells where a layer finds its
-                 own, inputs checks what it is given, identity tells which model a state belongs to
-    learned      graphs learned from rows: Chow-Liu trees
-    mixture, em  several networks as one density; EM as an optimizer
-    trees, queries, sampling, explain, information    what a density is asked; trees has the passes that they share
-    files, checkpoint               models on disk
-    rows, training, clusters        one pass over a data set; the loop around it; mixtures that begin with k-means
-    cells, columns, estimator, datasets, plotting, inpaint    what becomes of a table, scikit-learn's interface, data
-                 sets, figures, a widget: what needs more than torch, and is imported by name, as in
-                 `from einet.estimator import EinetClassifier`
+    children, identity, network     where a layer finds its children, and which model a state belongs to; Einet, a graph
+                 compiled into layers
+    em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
+    passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share
+    data, starts, training          one pass over a data set; where EM starts from; the loop around it
+
+and packages, named for what they are for, the last three of which are imported by name, as in
+`from einet.tables import EinetClassifier`, since they need more than torch:
+
+    families     Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal, Exponential, Gamma
+    gpu          fused kernels and training steps as CUDA graphs
+    storage      models and training runs on disk
+    clustered    mixtures that begin with k-means
+    tables       scikit-learn's interface, for columns of any kind
+    datasets     data sets, checked
+    inpaint      a widget that answers, with a kernel or in a page alone; plotting draws graphs
 
 Letters of tensors, trailed as comments in the code, `# (L, K, B)`:
 
@@ -43,19 +49,19 @@ Paper: Peharz et al. (2020), "Einsum Networks: Fast and Scalable Learning of Tra
 Chapter: book/intro
 """
 
-from einet.checkpoint import load, load_optimizer, save
-from einet.clusters import fit_mixture
-from einet.continuous import Exponential, Gamma, LogNormal, Normal
-from einet.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.clustered.mixtures import fit_mixture
+from einet.data import log_density
 from einet.einsum import log_einsum_exp
-from einet.em import EM, constrained, unconstrained
-from einet.explain import Explanation, mpe
-from einet.exponential_family import ExponentialFamily
+from einet.em import EM
+from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
+from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.family import ExponentialFamily
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
 from einet.layers import set_precision
 from einet.learned import chow_liu, pairwise_information
 from einet.mixture import Mixture
+from einet.most_probable import Explanation, mpe
 from einet.network import Einet
 from einet.queries import (
     Marginals,
@@ -65,8 +71,10 @@ from einet.queries import (
     log_conditional,
     log_marginal,
 )
-from einet.rows import log_density
+from einet.reparametrize import constrained, unconstrained
 from einet.sampling import sample, sample_conditional
+from einet.starts import start_leaves
+from einet.storage.checkpoint import load, load_optimizer, save
 from einet.structures import poon_domingos, quad_graph, random_binary_trees
 from einet.training import History, fit
 
@@ -118,5 +126,6 @@ __all__ = [
     "sample_conditional",
     "save",
     "set_precision",
+    "start_leaves",
     "unconstrained",
 ]

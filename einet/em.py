@@ -31,21 +31,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from einet.exponential_family import ExponentialFamily
-from einet.layers import EinsumLayer, SumLayer, Weighted
+from einet.family import ExponentialFamily
+from einet.inputs import as_number, as_parts, as_pseudocount
+from einet.layers import WEIGHT_FLOOR, EinsumLayer, SumLayer, Weighted
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 from einet.scratch import node_slices
 
-# A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
-WEIGHT_FLOOR = 1e-12
 # Expected uses below this are none: dividing by them would return rounding errors.
 FEWEST_USES = 1e-20
 # How much of the usual number of a root's visits is the last step's: a moving average over some twenty steps.
 LAST_STEP = 0.05
 NO_GRADIENT = "there is no gradient: call model(x).sum().backward() before step()"
-# Numbers of statistics that are summed at once.
-MOST_AT_ONCE = 2**22
 
 
 class EM(torch.optim.Optimizer):
@@ -63,11 +60,12 @@ class EM(torch.optim.Optimizer):
                  in each step
     leaf_pseudocount   at least 0: so many uses more of every leaf entry, in each step, by rows whose variables are each
                  distributed as in the data: shrinkage towards the columns' own distributions
-    data         x, or (x, observed): where those distributions are taken from; needed for a `leaf_pseudocount`
+    data         x, (x,) or (x, observed): where those distributions are taken from; needed for a `leaf_pseudocount`
 
     `step` raises `ValueError`, before it changes anything, where there is no gradient, or one that is not finite or of
-    the wrong sign, or where weights are parametrized for gradient training. While a CUDA graph is recorded gradients
-    have no values yet, so these are not looked at: `fit(..., cuda_graph=True)` then watches the likelihood.
+    the wrong sign, where weights are parametrized for gradient training, or for settings out of range. While a CUDA
+    graph is recorded gradients have no values yet, so these are not looked at: `fit(..., cuda_graph=True)` then watches
+    the likelihood. The model may change its type or its device between steps.
 
     Paper: Section 3.5, Eq. (6) to (9)
     Chapter: book/07_em
@@ -81,11 +79,11 @@ class EM(torch.optim.Optimizer):
         leaf_pseudocount: float = 0.0,
         data: Tensor | tuple[Tensor, Tensor | None] | None = None,
     ):
-        if not 0 < lr <= 1:
-            raise ValueError(f"lr must be within (0, 1], got {lr}")
-        for name, value in (("pseudocount", pseudocount), ("leaf_pseudocount", leaf_pseudocount)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        settings = {
+            "lr": as_number("lr", lr, "within (0, 1]", lambda number: 0 < number <= 1),
+            "pseudocount": as_pseudocount("pseudocount", pseudocount),
+            "leaf_pseudocount": as_pseudocount("leaf_pseudocount", leaf_pseudocount),
+        }
         if leaf_pseudocount and data is None:
             raise ValueError(f"leaf_pseudocount={leaf_pseudocount} needs data: the columns to shrink towards")
         self.networks = [module for module in model.modules() if isinstance(module, Einet)]
@@ -93,11 +91,9 @@ class EM(torch.optim.Optimizer):
         if not self.networks:
             raise ValueError(f"EM needs an Einet, got {type(model).__name__}")
         check_movable(model)
-        super().__init__(
-            model.parameters(), {"lr": lr, "pseudocount": pseudocount, "leaf_pseudocount": leaf_pseudocount}
-        )
+        super().__init__(model.parameters(), settings)
         if leaf_pseudocount:
-            x, observed = data if isinstance(data, tuple) else (data, None)
+            x, observed = (*as_parts("data", data, "x", "observed"), None)[:2]
             for network in self.networks:
                 for part in network.leaves.parts:
                     self.state[part.phi]["column"] = column_parameters(part, *network.as_input(x, observed))
@@ -112,6 +108,7 @@ class EM(torch.optim.Optimizer):
         for group in self.param_groups:
             group.setdefault("leaf_pseudocount", 0.0)
 
+    @torch.inference_mode(False)  # what is kept from one step to the next must be of use outside
     @torch.no_grad()
     def step(self, closure=None):
         """The M-step, from the gradients of `model(x).sum()`."""
@@ -119,14 +116,12 @@ class EM(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 value = closure()
-        group = self.param_groups[0]
-        lr, pseudocount = group["lr"], group["pseudocount"]
-        if not 0 <= lr <= 1:
-            raise ValueError(f"lr must be within [0, 1], got {lr}")
+        lr, pseudocount, leaf_pseudocount = self._settings()
         for network in self.networks:
             _check_gradients(network)
         if any(layer.weights.grad is None for layer in self.weighted):
             raise ValueError(NO_GRADIENT)
+        self._follow()
         uses = [leaf_uses(network) for network in self.networks]  # of the old weights
         rates = {}  # of the layers, by their weights
         for network, uses_of_leaves in zip(self.networks, uses, strict=True):
@@ -136,7 +131,7 @@ class EM(torch.optim.Optimizer):
             for part in network.leaves.parts:
                 total = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()]) + pseudocount
                 column = self.state[part.phi].get("column")
-                _move_leaves(part, total, rate, column, group["leaf_pseudocount"])
+                _move_leaves(part, total, rate, column, leaf_pseudocount)
         for layer in self.weighted:
             if layer.weights not in rates:  # of a mixture, whose visits are those of its components together
                 total = (layer.weights * layer.weights.grad).sum()[None]
@@ -145,6 +140,23 @@ class EM(torch.optim.Optimizer):
             move = _move_weights if kernels is None else kernels.move_weights
             move(layer.weights, rates[layer.weights], layer.weight_dim, pseudocount, FEWEST_USES, WEIGHT_FLOOR)
         return value
+
+    def _settings(self) -> tuple[float, float, float]:
+        """lr, pseudocount and leaf_pseudocount of this step: schedulers and users change them."""
+        group = self.param_groups[0]
+        lr = as_number("lr", group["lr"], "within [0, 1]", lambda number: 0 <= number <= 1)
+        pseudocounts = [as_pseudocount(name, group[name]) for name in ("pseudocount", "leaf_pseudocount")]
+        parts = [part for network in self.networks for part in network.leaves.parts]
+        if pseudocounts[1] and not all("column" in self.state.get(part.phi, {}) for part in parts):
+            raise ValueError(
+                f"leaf_pseudocount={pseudocounts[1]} needs data when EM is made: the columns to shrink towards"
+            )
+        return lr, *pseudocounts
+
+    def _follow(self) -> None:
+        """`model.double()`, `model.to(device)`: what is kept goes with the parameters."""
+        for parameter, kept in self.state.items():
+            kept.update({name: tensor.to(parameter) for name, tensor in kept.items()})
 
 
 def _top(network: Einet) -> list[SumLayer]:
@@ -178,9 +190,11 @@ def _rates(state: dict[str, Tensor], visits: Tensor, lr: float) -> tuple[Tensor,
 
 
 def check_movable(model: nn.Module) -> None:
-    """`ValueError` for parameters that were born in inference mode: nothing may write to them outside."""
+    """`ValueError` for parameters that nothing may write to: born in inference mode, or all of them frozen."""
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise ValueError("parameters made in inference mode cannot be trained: copy.deepcopy the model outside of it")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("no parameter of the model requires a gradient: call model.requires_grad_() before training")
 
 
 def _check_gradients(network: Einet) -> None:
@@ -188,6 +202,8 @@ def _check_gradients(network: Einet) -> None:
     if any(parametrize.is_parametrized(layer) for layer in (*sums, *parts)):
         raise ValueError("the model is parametrized for gradient training (see unconstrained): EM cannot move it")
     parameters = [*(layer.weights for layer in sums), *(part.phi for part in parts)]
+    if not all(parameter.requires_grad for parameter in parameters):
+        raise ValueError("some parameters do not require a gradient: EM moves all of a network, or none")
     if any(parameter.grad is None for parameter in parameters):
         raise ValueError(NO_GRADIENT)
     # What is wrong anywhere in a circuit is wrong at its root and its leaves.
@@ -265,6 +281,7 @@ def _towards(family: ExponentialFamily, target: Tensor, phi: Tensor) -> Tensor:
     return family.natural_gradient(exact, gradient).to(phi.dtype)
 
 
+@torch.inference_mode(False)  # an optimizer keeps them
 @torch.no_grad()
 def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) -> Tensor:
     """phi (|T|, P, C, 1) of the density that each variable of a leaf has by itself in x (D, C, B).
@@ -274,77 +291,7 @@ def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) ->
     Paper: not in it
     Chapter: book/07_em
     """
-    family, variables = part.family, part.variables
-    size = max(1, MOST_AT_ONCE // (family.num_statistics * len(variables)))
-    total, count = 0, 0
-    for start in range(0, x.shape[-1], size):
-        rows = slice(start, start + size)
-        seen = torch.ones_like(x[variables, 0, rows], dtype=torch.bool)
-        if observed is not None:
-            seen &= observed[variables][:, rows] if observed.shape[1] > 1 else observed[variables]
-        statistics = family.statistics(x[variables][..., rows].double())  # (T, V, C, B)
-        total = total + torch.where(seen[:, None], statistics, 0).sum(-1)
-        count = count + seen.sum(-1, keepdim=True)
-    place = torch.searchsorted(variables, part.pairs)
-    own = family.expecting((total / count.clamp_min(1))[:, place])  # (T, P, C)
+    mean, count = part.column_statistics(x, observed)
+    place = torch.searchsorted(part.variables, part.pairs)
+    own = part.family.expecting(mean[:, place])  # (T, P, C)
     return torch.where(count[place] > 0, own, part.phi.double().mean(-1))[..., None].to(part.phi.dtype)
-
-
-# Gradient training, to compare with
-
-
-@torch.inference_mode(False)  # parameters that are born there could not be trained
-def unconstrained(model: Einet) -> Einet:
-    """Reparametrize `model`, in place, so that any gradient optimizer may train it: softmax weights, free leaves.
-
-    Afterwards `model.parameters()` are unconstrained and `torch.optim.Adam` applies; `constrained(model)` goes back to
-    plain probabilities and expectation parameters. Returns the model. `ValueError` where it is unconstrained already.
-
-    Paper: Section 3.5
-    Chapter: book/07_em
-    """
-    if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError("the model is parametrized for gradient training already")
-    for layer in model.sum_layers():
-        parametrize.register_parametrization(layer, "weights", _Softmax(layer.weight_dim))
-    for part in model.leaves.parts:
-        parametrize.register_parametrization(part, "phi", _Constrain(part.family))
-    return model
-
-
-@torch.inference_mode(False)  # parameters that are born there could not be trained
-def constrained(model: Einet) -> Einet:
-    """Undo `unconstrained`, keeping the density. Returns the model.
-
-    Paper: Section 3.5
-    Chapter: book/07_em
-    """
-    for layer in model.sum_layers():
-        parametrize.remove_parametrizations(layer, "weights")
-    for part in model.leaves.parts:
-        parametrize.remove_parametrizations(part, "phi")
-    return model
-
-
-class _Softmax(nn.Module):
-    def __init__(self, dim: int):
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return torch.softmax(raw, self.dim)
-
-    def right_inverse(self, weights: Tensor) -> Tensor:
-        return torch.log(weights.clamp_min(WEIGHT_FLOOR))
-
-
-class _Constrain(nn.Module):
-    def __init__(self, family: ExponentialFamily):
-        super().__init__()
-        self.family = family
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return self.family.constrain(raw)
-
-    def right_inverse(self, phi: Tensor) -> Tensor:
-        return self.family.unconstrain(phi)

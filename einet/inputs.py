@@ -1,18 +1,19 @@
 """What a network is given, as it wants it: families, rows and masks, or a `ValueError` that names what is wrong.
 
-Paper: Section 3
-Chapter: book/04_layers
+Source: Section 3
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from einet.derivatives import ordinary
-from einet.exponential_family import ExponentialFamily
+from einet.family import ExponentialFamily
 
 # Parameters in fewer bits lose mass by EM, and densities in float16 are soon 0.
 MODEL_DTYPES = (torch.float32, torch.float64)
@@ -38,8 +39,33 @@ def checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple[
     return families
 
 
+def as_number(name: str, value: Any, limit: str, holds: Callable[[float], bool]) -> float:
+    """One real number, of Python, numpy or torch, as a float; text that looks like one is none."""
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError for a tensor of several
+        number = math.nan
+    if not holds(number):  # NaN holds nothing
+        raise ValueError(f"{name} must be {limit}, got {value!r}")
+    return number
+
+
+def as_pseudocount(name: str, value: Any) -> float:
+    return as_number(name, value, "finite and at least 0", lambda number: 0 <= number < math.inf)
+
+
+def as_parts(name: str, given: Any, *names: str) -> tuple:
+    """x, or a tuple of x and what belongs to it, as a tuple of at most so many parts."""
+    parts = given if isinstance(given, tuple) else (given,)
+    if not 1 <= len(parts) <= len(names):
+        raise ValueError(f"{name} must be x or a tuple such as ({', '.join(names)}), got a tuple of {len(parts)}")
+    return parts
+
+
 def batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] | None) -> Tensor:
     """x as (D, C, B), contiguous. One channel may go without its axis."""
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ValueError(f"x must be a dense tensor, got one in {x.layout}: call x.to_dense()")
     if not isinstance(x, Tensor) or x.dtype not in (torch.bool, *WHOLE, *FLOATS):
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x must be bool, whole numbers or floats of 16 to 64 bits in a real tensor, got {kind}")
@@ -68,6 +94,8 @@ def as_mask(observed: Any, name: str = "observed") -> Tensor:
     if not isinstance(observed, Tensor) or observed.dtype != torch.bool:
         kind = observed.dtype if isinstance(observed, Tensor) else type(observed).__name__
         raise ValueError(f"{name} must be a bool tensor, got {kind}")
+    if observed.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got one in {observed.layout}: call {name}.to_dense()")
     return observed
 
 
@@ -86,3 +114,9 @@ def mask_last(observed: Tensor, variables: int, x: Tensor, grid: tuple[int, ...]
 def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
     if tensor.device != other.device:
         raise ValueError(f"{name} must be where the model is, on {other.device}, got a tensor on {tensor.device}")
+
+
+def check_concentration(concentration: float) -> None:
+    number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
+    if not number or not 0 < concentration < math.inf:
+        raise ValueError(f"concentration must be a positive, finite number, got {concentration!r}")

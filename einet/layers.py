@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from einet.derivatives import transformed
 from einet.einsum import gradients_of_sums, scaled, scaled_sums
 from einet.scaled import Gathered, Scaled, fetched
-from einet.scratch import CACHE, PORTION, node_slices, slices
+from einet.scratch import CACHE_NUMEL, CHUNK_NUMEL, node_slices, slices
 
 # How the kernels for GPUs multiply two float32: see `set_precision`.
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
+# A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
+WEIGHT_FLOOR = 1e-12
 # Of so many pairs of entries or more, those that can be largest are looked for; so many are tried first.
 MANY_PAIRS, FIRST = 2**12, 128
 
@@ -125,18 +127,18 @@ class EinsumLayer(SumLayer):
         return Scaled(sums, log_scale + left.log_scale + right.log_scale)
 
     def kernels(self, weights: Tensor) -> ModuleType | None:
-        """`einet.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
+        """`einet.gpu.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
         on_gpu = weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"  # the latter imitates one, for tests
         kernels = _import_kernels() if on_gpu and self.precision else None
-        return kernels if kernels and kernels.serves(weights, self.num_left, self.num_right) else None
+        return kernels if kernels and kernels.supports(weights, self.num_left, self.num_right) else None
 
     def maximum(self, *children: Scaled | Gathered) -> Scaled:
         left, right = fetched(children)
         (num_nodes, _, batch), (num_out, num_pairs) = left.value.shape, self.weights.shape[1:]
         maxima = left.value.new_empty(num_nodes, num_out, batch)
         largest = _all_choices if num_pairs < MANY_PAIRS or maxima.is_cuda else _likely_choices
-        for nodes in slices(num_nodes, CACHE // (num_pairs * batch)):
-            for rows in slices(batch, PORTION // num_pairs):
+        for nodes in slices(num_nodes, CACHE_NUMEL // (num_pairs * batch)):
+            for rows in slices(batch, CHUNK_NUMEL // num_pairs):
                 outer = left.value[nodes, :, None, rows] * right.value[nodes, None, :, rows]
                 largest(self.weights[nodes], outer.flatten(1, 2), maxima[nodes, :, rows])
         value, log_scale = scaled(maxima)
@@ -321,7 +323,7 @@ class MixingLayer(SumLayer):
 
 
 def set_precision(model: nn.Module, precision: str | None) -> None:
-    """How the einsum layers of `model` multiply on a GPU, where the fused kernels of `einet.kernels` serve them.
+    """How the einsum layers of `model` multiply on a GPU, where the fused kernels of `einet.gpu.kernels` serve them.
 
     "ieee", the default, multiplies in float32. The others use the tensor cores: "tf32" rounds every factor to 11
     significant bits, "tf32x3" and "bf16x3" split each in two and add three products. None leaves the kernels out, for
@@ -340,15 +342,25 @@ def set_precision(model: nn.Module, precision: str | None) -> None:
 @cache
 def _import_kernels() -> ModuleType | None:
     try:
-        from einet import kernels  # here, so that `import einet` needs no Triton
+        from einet.gpu import kernels  # here, so that `import einet` needs no Triton
     except ImportError:
         return None
     return kernels
 
 
-def normalized_(weights: Tensor, dim: int, generator: torch.Generator) -> None:
-    """Fill with a draw from the flat Dirichlet distribution along `dim`."""
+def normalized_(weights: Tensor, dim: int, generator: torch.Generator, concentration: float = 1.0) -> None:
+    """Fill with draws from the symmetric Dirichlet distribution of this concentration along `dim`; 1 is the flat one.
+
+    The smaller the concentration, the fewer of the weights of a sum share its mass. Those with none are WEIGHT_FLOOR.
+    """
     with torch.no_grad():
         uniform = torch.rand(weights.shape, generator=generator, dtype=torch.float32, device=generator.device)
-        draw = uniform.clamp_min_(1e-6).log_().neg_()
+        if concentration == 1:
+            draw = uniform.clamp_min_(1e-6).log_().neg_()
+            weights.copy_(draw / draw.sum(dim, keepdim=True))
+            return
+        # A gamma variable of shape c is one of shape c + 1 times U^(1 / c). By logarithms: many are below 1e-38.
+        draw = torch._standard_gamma(torch.full_like(uniform, concentration + 1), generator).log_()
+        draw += uniform.clamp_min_(torch.finfo(uniform.dtype).tiny).log_().div_(concentration)
+        draw = torch.softmax(draw, dim).clamp_min_(WEIGHT_FLOOR)
         weights.copy_(draw / draw.sum(dim, keepdim=True))

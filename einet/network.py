@@ -21,11 +21,19 @@ from torch import Tensor, nn
 
 from einet.children import Children
 from einet.derivatives import transformed
-from einet.exponential_family import ExponentialFamily, refuse
+from einet.family import ExponentialFamily, raise_where
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
-from einet.inputs import MODEL_DTYPES, as_float, batch_last, check_device, checked_families, mask_last
-from einet.layers import SUM_PRODUCTS, CPLayer, MixingLayer, SumLayer, normalized_
+from einet.inputs import (
+    MODEL_DTYPES,
+    as_float,
+    batch_last,
+    check_concentration,
+    check_device,
+    checked_families,
+    mask_last,
+)
+from einet.layers import SUM_PRODUCTS, CPLayer, EinsumLayer, MixingLayer, SumLayer, normalized_
 from einet.leaves import LeafLayer
 from einet.scaled import LogScaled, Scaled
 
@@ -41,6 +49,9 @@ class Einet(nn.Module):
     seed         of the initial parameters; different in every call where None
     sum_product  "tucker": sums over all products of a left and a right entry, K * K weights each (`EinsumLayer`); or
                  "cp": over products of entries of one number, K weights each (`CPLayer`), of equally long vectors
+    concentration  positive: of the symmetric Dirichlet distribution that the sums over products below the root draw
+                 their initial weights from. 1 is the flat one; the smaller it is, the fewer weights share a sum's
+                 mass, and the more the entries of a vector differ: where they are alike, EM moves them alike
 
     `model(x)` is the log-density in nats. Weights are probabilities, the leaves' phi expectation parameters: `em.EM`
     moves both. They are float32, whatever torch's default is, and on its default device; `model.double()` makes them
@@ -55,6 +66,8 @@ class Einet(nn.Module):
     Chapter: book/04_layers
     """
 
+    levels: Sequence[Level]
+
     @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(
         self,
@@ -65,8 +78,10 @@ class Einet(nn.Module):
         num_classes: int = 1,
         seed: int | None = None,
         sum_product: str = "tucker",
+        concentration: float = 1.0,
     ):
         super().__init__()
+        check_concentration(concentration)
         num_leaves = num_sums if num_leaves is None else num_leaves
         for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
             if not isinstance(value, int) or value < 1:
@@ -80,7 +95,7 @@ class Einet(nn.Module):
 
         device = torch.zeros(()).device
         with torch.device("cpu"):  # where indices are counted; memory for parameters is not touched yet
-            self.leaf_order, levels = _compile(graph, SUM_PRODUCTS[sum_product], num_sums, num_leaves, num_classes)
+            self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes, SUM_PRODUCTS[sum_product])
             scopes = [graph.regions[leaf].scope for leaf in self.leaf_order]
             kind = LogScaled if sum_product == "cp" else Scaled
             self.leaves = LeafLayer(scopes, self.families, num_leaves, kind)
@@ -88,13 +103,14 @@ class Einet(nn.Module):
         self.register_buffer(KEY, as_tensor(self._identity()))
         if device.type != "cpu":
             self.to(device)
-        self.reset_parameters(seed)
+        self.reset_parameters(seed, concentration)
 
-    def reset_parameters(self, seed: int | None = None) -> None:
-        """Draw all parameters anew: weights from the flat Dirichlet distribution, leaves as their family does.
+    def reset_parameters(self, seed: int | None = None, concentration: float = 1.0) -> None:
+        """Draw all parameters anew: weights by this concentration, leaves as their family does.
 
         On the CPU, so that a seed gives the same ones on any device. On the meta device there is nothing to draw.
         """
+        check_concentration(concentration)
         if next(self.parameters()).is_meta:
             return
         generator = torch.Generator("cpu")
@@ -102,8 +118,11 @@ class Einet(nn.Module):
         with torch.no_grad(), torch.device("cpu"):
             for part in self.leaves.parts:
                 part.phi.copy_(part.family.initial(tuple(part.phi.shape[1:]), generator))
-            for layer in self.sum_layers():
-                normalized_(layer.weights, layer.weight_dim, generator)
+            for level in self.levels:
+                for layer in (*level.einsums, *level.mixings):
+                    # One entry alone, as at the root, has no other to differ from; nor have partitions.
+                    flat = level is self.levels[-1] or isinstance(layer, MixingLayer)
+                    normalized_(layer.weights, layer.weight_dim, generator, 1.0 if flat else concentration)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Einet:
         """What `to` and all its like come to."""
@@ -194,7 +213,7 @@ class Einet(nn.Module):
                 seen = observed if len(self.leaves.parts) == 1 else observed[part.variables]
                 own = own.masked_select(seen[:, None])
             if not exact:
-                refuse(own.abs() >= 2**53, own, "a whole number must be below 2^53, to be a float64")
+                raise_where(own.abs() >= 2**53, own, "a whole number must be below 2^53, to be a float64")
             part.family.check(own)
 
     def upward(self, leaves: Scaled) -> list[Scaled]:
@@ -219,6 +238,11 @@ class Level(nn.Module):
     order      sorts the partitions of all these layers by region
     counts     the numbers of partitions of the regions, ascending: there is a mixing layer for each that is not 1
     """
+
+    einsums: Sequence[SumLayer]
+    children_of: Sequence[Children]
+    mixings: Sequence[MixingLayer]
+    order: Tensor | None
 
     def __init__(self, einsums: list[SumLayer], children: list[Children], order: list[int], counts: list[int]):
         super().__init__()
@@ -274,7 +298,7 @@ _plans: WeakKeyDictionary[RegionGraph, dict] = WeakKeyDictionary()
 
 
 def _compile(
-    graph: RegionGraph, layer: type[SumLayer], num_sums: int, num_leaves: int, num_classes: int
+    graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: int, layer: type[SumLayer] = EinsumLayer
 ) -> tuple[list[int], list[Level]]:
     """The order of the leaf regions, and the levels above them, whose sums over products are of the class `layer`."""
     if graph.root in graph.leaves:  # one sum over the entries of the only region

@@ -17,20 +17,14 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from einet.checkpoint import (
-    check_dtype,
-    check_state,
-    description,
-    optimizer_state,
-    parameters_of,
-    set_optimizer_state,
-    set_parameters,
-)
+from einet.data import Rows, check_positive, epoch, graphed_step, steps_of_epoch
 from einet.em import EM, check_movable
-from einet.files import digest, read, refusals, write
+from einet.gpu.graphed_step import GraphedStep
+from einet.inputs import as_parts
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.rows import GraphedStep, Rows, check_positive, epoch, steps_of_epoch
+from einet.storage.checkpoint import parameters_of, set_parameters
+from einet.storage.resume import RunFile
 
 # Who gains less than these nats a row has not left the start.
 FEWEST_NATS = 0.01
@@ -84,7 +78,7 @@ def fit(
     batch_size  at most so many rows a step, in a new random order every epoch: an epoch's batches differ by at most one
                 row in size. None is full-batch: one step an epoch
     lr, pseudocount, leaf_pseudocount   of `EM`, where no `optimizer` is given
-    scheduler   of the `optimizer`, stepped after every epoch
+    scheduler   of the `optimizer`, which must be given then; stepped after every epoch
     patience    stop after this many epochs without a better validation; None never stops early. An epoch of EM in which
                 `lr` and the number of steps multiply to less than 1 counts as that much of an epoch only, since EM may
                 stay on a plateau for 1 / lr steps. A warning says where training ended as good as it started
@@ -110,13 +104,14 @@ def fit(
     train = Rows(model, x, observed, labels)
     train.check_resolution()
     check_movable(model)
-    held_out = None if valid is None else Rows(model, *(valid if isinstance(valid, tuple) else (valid,)))
+    held_out = None if valid is None else Rows(model, *as_parts("valid", valid, "x", "observed", "labels"))
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     if optimizer is None:
         # where the model is; the rows themselves may be elsewhere
         optimizer = EM(model, lr, pseudocount, leaf_pseudocount, train.some(slice(None)) if leaf_pseudocount else None)
-    run = _Run(model, optimizer, scheduler, GraphedStep(train, optimizer, batch_size) if cuda_graph else None)
+    _check_optimizer(model, optimizer, scheduler)
+    run = _Run(model, optimizer, scheduler, graphed_step(train, optimizer, batch_size) if cuda_graph else None)
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
         run.resume(checkpoint, {**settings, "validation rows": held_out and held_out.digest()}, epochs)
@@ -128,8 +123,7 @@ def fit(
         if patience is not None and run.waited(steps_of_epoch(len(x), batch_size)) >= patience:
             break
         run.advance(train, held_out, batch_size, seed)
-        if checkpoint is not None:
-            run.save(checkpoint)
+        run.save()
         if progress:
             bar.set_postfix(run.shown())
     run.finish()
@@ -143,7 +137,7 @@ class _Run:
 
     def __init__(self, model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler, graph: GraphedStep | None):
         self.model, self.optimizer, self.scheduler, self.graph = model, optimizer, scheduler, graph
-        self.history, self.best = History(), None
+        self.history, self.best, self.file = History(), None, None
 
     @property
     def epoch(self) -> int:
@@ -156,7 +150,7 @@ class _Run:
 
     def advance(self, train: Rows, held_out: Rows | None, batch_size: int | None, seed: int) -> None:
         start, history = time.perf_counter(), self.history
-        history.lr.append(self.optimizer.param_groups[0]["lr"])
+        history.lr.append(float(self.optimizer.param_groups[0]["lr"]))
         history.train.append(epoch(train, self.optimizer, batch_size, seed + self.epoch, self.graph))
         if self.scheduler is not None:
             self.scheduler.step()
@@ -185,50 +179,38 @@ class _Run:
 
     def resume(self, path: str | os.PathLike, settings: dict, epochs: int) -> None:
         """Go on from `path`, or, where there is no such file, begin it."""
-        check_dtype(parameters_of(self.model))  # of another, no epoch could be read again
-        self.settings = {
-            **settings,
-            "model": description(self.model, _families(self.model)),
-            "initial parameters": digest(parameters_of(self.model)),
-            "optimizer": optimizer_state(self.optimizer)[0],
-            **_told(self.scheduler),
-        }
-        if not os.path.exists(path):
-            self.save(path)  # now, so that a path where nothing can be written is found before an epoch is lost
+        self.file = RunFile(path, self.model, self.optimizer, self.scheduler, settings)
+        found = self.file.read(epochs)
+        if found is None:
+            self.save()  # now, so that a path where nothing can be written is found before an epoch is lost
             return
-        content, tensors = read(path)
-        with refusals(path):
-            if "training" not in content:
-                raise ValueError("it is a model, and not what `fit` was doing")
-            check_same(content["training"]["settings"], self.settings)
-            self._restore(content, tensors)
-            if self.epoch > epochs:
-                raise ValueError(f"it has seen {self.epoch} epochs, more than epochs={epochs}")
-
-    def save(self, path: str | os.PathLike) -> None:
-        state, tensors = optimizer_state(self.optimizer)
-        current = parameters_of(self.model)
-        best = current if self.best is None else self.best
-        if self.history.best_epoch < self.epoch - 1:
-            tensors |= {f"training.{name}": tensor for name, tensor in current.items()}
-        training = {"history": asdict(self.history), "settings": self.settings}
-        content = {"model": self.settings["model"], "optimizer": state, "training": training}
-        write(path, content, {**best, **tensors})
-
-    def _restore(self, content: dict, tensors: dict[str, Tensor]) -> None:
-        best = {name: tensors[name] for name in parameters_of(self.model)}
-        current = {name: tensors.get(f"training.{name}", tensor) for name, tensor in best.items()}
-        for state in (best, current):
-            check_state(self.model, state)
-        set_parameters(self.model, current)
-        self.history = History(**content["training"]["history"])
+        set_parameters(self.model, found.current)
+        self.history = History(**found.history)
         if self.history.valid:
-            self.best = {name: tensor.clone() for name, tensor in best.items()}
+            self.best = {name: tensor.clone() for name, tensor in found.best.items()}
         with warnings.catch_warnings():  # torch would warn that no step of the optimizer came first
             warnings.simplefilter("ignore", UserWarning)
             for _ in range(self.epoch if self.scheduler else 0):
                 self.scheduler.step()
-        set_optimizer_state(self.optimizer, content["optimizer"], tensors)
+        self.file.restore_optimizer()
+
+    def save(self) -> None:
+        if self.file is not None:
+            is_best = self.history.best_epoch == self.epoch - 1
+            self.file.write(asdict(self.history), None if is_best else self.best)
+
+
+def _check_optimizer(model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler) -> None:
+    """`ValueError` for what would train another model, or nothing, without a word."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optimizer must be an optimizer of torch, made for the model, got {optimizer!r}")
+    own = {id(parameter) for parameter in model.parameters()}
+    if own.isdisjoint(id(parameter) for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError(
+            f"optimizer must be made for this model's parameters, {type(optimizer).__name__} has none of them"
+        )
+    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError("scheduler must be made for the optimizer that is given: it drives no other")
 
 
 def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:
@@ -238,28 +220,6 @@ def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:
             f"{best:.4g} nats. Where variables depend on each other, more patience or another seed may get further",
             stacklevel=4,  # of whoever called `fit`, which has a frame of torch around it
         )
-
-
-def _told(scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> dict:
-    """What a scheduler that has made no step is: its name, and what is plain in its state. Functions cannot be told."""
-    if scheduler is None:
-        return {"scheduler": None}
-    state = {f"its {name}": value for name, value in scheduler.state_dict().items() if name[0] != "_"}
-    plain = {name: str(value) for name, value in state.items() if isinstance(value, (int, float, str, dict))}
-    return {"scheduler": type(scheduler).__name__, **plain}
-
-
-def _families(model: Einet | Mixture) -> set[type]:
-    networks = [module for module in model.modules() if isinstance(module, Einet)]
-    return {type(family) for network in networks for family in network.families}
-
-
-def check_same(there: dict, here: dict) -> None:
-    """`ValueError`, naming it, where a setting of the run on disk is not that of the run which wants to go on."""
-    for name, value in here.items():
-        if there.get(name) != value:
-            was, now = (f"{text[:120]}..." if len(text) > 120 else text for text in map(str, (there.get(name), value)))
-            raise ValueError(f"it is of another run: {name} was {was}, and is {now}")
 
 
 class _NoBar:

@@ -12,7 +12,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import StratifiedKFold
 
-from einet.estimator import EinetClassifier
+from einet.tables import EinetClassifier
 
 SHARE, FOLDS, MASKS = 0.3, 5, 4
 

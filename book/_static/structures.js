@@ -1,6 +1,7 @@
 // The figure of chapter 5 that answers: a grid and a distance of cuts give the regions, partitions and parameters of a
 // Poon-Domingos structure. A classic script without dependencies, so that it also runs from file://. It fills every element
-// of class "structures-figure", and leaves its numbers in data attributes, which tests/test_browser.py compares with einet.
+// of class "structures-figure", and leaves its numbers in data attributes, which tests/book/test_browser.py compares with
+// einet.
 (() => {
   "use strict";
 

@@ -4,9 +4,9 @@
 //     given.logDensity, given.sample(random(7)), given.moments(), given.explanation()
 //
 // Letters as in einet: D variables, C channels, K entries of a region's vector, T statistics of a leaf, P pairs of a
-// leaf region and a variable in it. tests/test_inpaint.py holds the engine beside einet.
+// leaf region and a variable in it. tests/inpaint/test_inpaint.py holds the engine beside einet.
 
-// The file: safetensors in half precision, its metadata as einet/files.py and einet/inpaint/circuit.py have it
+// The file: safetensors in half precision, its metadata as einet/storage/archive.py and einet/inpaint/circuit.py have it
 
 const HALF = Float64Array.from({ length: 65536 }, (_, bits) => {
   const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;

@@ -1,7 +1,6 @@
 """The widget: images, a mask that is painted, and what the model says about what it covers.
 
-Paper: Section 4.2, Figure 4
-Chapter: book/11_inpainting
+Source: Section 4.2, Figure 4
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ import torch
 import traitlets
 from torch import Tensor
 
-from einet.checkpoint import load
-from einet.explain import mpe_and_evidence
 from einet.inpaint.circuit import Range, check_images, value_range_of
 from einet.inpaint.pages import SOURCE, es_module, page_name
 from einet.mixture import Mixture
+from einet.most_probable import mpe_and_evidence
 from einet.network import Einet
+from einet.passes import check_evidence, networks_of
 from einet.queries import conditional_mean, conditional_variance
 from einet.sampling import sample_conditional
-from einet.trees import check_evidence, networks_of
+from einet.storage.checkpoint import load
 
 VIEWS = ("sample", "mean", "deviation", "explanation")
 SHOWN, PICTURE = 10, "image-rendering: pixelated; max-width: 40rem; width: 100%"  # images side by side, and their style
@@ -49,8 +48,7 @@ class InpaintWidget(anywidget.AnyWidget):
     `filled`, what was shown. `ValueError` for what `export` refuses, for images of another size or with values outside
     the range or the families' support, and for labels that are not one for each image.
 
-    Paper: Section 4.2, Figure 4
-    Chapter: book/11_inpainting
+    Source: Section 4.2, Figure 4
     """
 
     _esm = es_module()

@@ -31,8 +31,8 @@ from pathlib import Path
 
 import torch
 
+from einet.data import log_density
 from einet.datasets import debd_sources
-from einet.rows import log_density
 from experiments.debd.search import Candidate, Result, Size, best, cost, einet, rat_spn
 from experiments.debd.table import RESULTS, paired_t_test, read_rows, table, write_rows
 from experiments.debd.training import OutOfTime, Search

@@ -12,7 +12,7 @@ import torch
 
 import einet
 from einet.datasets import debd
-from einet.files import read
+from einet.storage.archive import read
 from experiments.debd.search import PATIENCE, Candidate, Result, Size, cost
 from experiments.records import say, write_whole
 

@@ -14,9 +14,9 @@ from torch import Tensor
 import einet
 from book import figures
 from einet import plotting
-from einet.files import read
+from einet.data import log_density
 from einet.inpaint import export
-from einet.rows import log_density
+from einet.storage.archive import read
 from experiments.images.recipes import LEVELS, Images, Recipe, bits_per_dimension, images, inputs, outputs
 from experiments.provenance import provenance
 

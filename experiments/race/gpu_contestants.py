@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 import einet
+from einet.data import Rows, graphed_step, step
 from einet.layers import EinsumLayer
-from einet.rows import GraphedStep, Rows, step
 from einet.scaled import Scaled, fetched
 from experiments.race.contestants import LibCirkit
 
@@ -56,7 +56,7 @@ class OurNetwork:
         self.evaluate = self.model
         if scheme == "compiled":
             self.model.compile()
-        self.graph = GraphedStep(self.rows, self.optimizer, case.batch) if graphed else None
+        self.graph = graphed_step(self.rows, self.optimizer, case.batch) if graphed else None
 
     def train(self, batch: Tensor) -> None:
         step(self.rows, self.optimizer, batch) if self.graph is None else self.graph.step(batch)

@@ -1,0 +1,182 @@
+"""A data set as a model sees it: checked once, read in slices, and taken through the network batch by batch.
+
+    Rows(model, x, observed).log_densities()    # nats, (B,), without gradients
+    epoch(rows, optimizer, batch_size=100, seed=0)    # one pass of training
+
+Paper: Section 3.5
+Chapter: book/07_em
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from einet.em import EM
+from einet.gpu.graphed_step import GraphedStep
+from einet.inputs import as_mask
+from einet.leaves import MAX_ONE_HOT, FamilyLeaves
+from einet.mixture import Mixture
+from einet.network import Einet
+from einet.passes import check_model
+from einet.storage.archive import digest
+
+# Rows of one pass that needs no gradients, and of one that does, where no batch size is given.
+INFERENCE_ROWS, GRADIENT_ROWS = 1000, 500
+
+
+def log_density(model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, batch_size: int = 1000) -> Tensor:
+    """`model(x, observed)` without gradients, in batches: for data that is too large for one call. Nats, (B,).
+
+    Paper: Section 2
+    Chapter: book/07_em
+    """
+    check_positive(batch_size=batch_size)
+    return Rows(model, x, observed).log_densities(batch_size)
+
+
+class Rows:
+    """A data set for `model`, checked once: rows, their masks and their labels. Its data may be on another device."""
+
+    def __init__(self, model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, labels: Tensor | None = None):
+        check_model(model)
+        observed = None if observed is None else as_mask(observed)
+        self.model, self.x, self.observed, self.labels = model, x, observed, labels
+        first = x[:1] if isinstance(x, Tensor) and x.dim() else x
+        self.num_variables = len(model.as_input(first, None, check=False)[0])
+        # Not by size alone: a lone row may come with one mask (D,), and a grid have as many lines as there are rows.
+        per_row = (len(x) * self.num_variables, x.shape[:1])
+        self.masks_differ = observed is not None and (observed.shape.numel(), observed.shape[:1]) == per_row
+        for rows in self.slices(INFERENCE_ROWS):
+            model.as_input(*self.some(rows))
+        if labels is not None:
+            self._check_labels(labels)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        classes, right = self.model.num_classes, isinstance(labels, Tensor) and labels.dtype == torch.int64
+        if not right or labels.shape != self.x.shape[:1] or labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"labels must be {len(self.x)} int64 numbers from 0 to {classes - 1}, got {labels}")
+
+    def check_resolution(self) -> None:
+        """`ValueError` where a variable is so far from 0 that the model could not tell its values apart.
+
+        A mean is as fine as its type, and x^2 as float64 is: x^2 / variance is right where x < 10^7 deviations.
+        """
+        dtype, leaves = next(self.model.parameters()).dtype, self.model.modules()
+        if not any(part.family.cancels for part in leaves if isinstance(part, FamilyLeaves)):
+            return
+        found = []
+        for rows in self.slices(INFERENCE_ROWS):
+            x, seen = self.model.as_input(*self.some(rows), check=False)  # (D, C, B)
+            x, seen = x.double(), torch.ones_like(x, dtype=torch.bool) if seen is None else seen[:, None]
+            low, high = torch.where(seen, x, torch.inf).amin((1, 2)), torch.where(seen, x, -torch.inf).amax((1, 2))
+            rounded = torch.maximum((x - x.to(dtype)).abs(), 1e-8 * x.abs())
+            found.append(torch.stack((low, high, torch.where(seen, rounded, 0).amax((1, 2)))))
+        low, high, lost = torch.stack(found, 1)  # (slices, D) each
+        low, high, lost = low.amin(0), high.amax(0), lost.amax(0)
+        for d in (lost > (high - low).clamp_min(0) / 100).logical_and(low < high).nonzero()[:1, 0].tolist():
+            raise ValueError(
+                f"variable {d} is from {low[d]:.17g} to {high[d]:.17g}, which a model in {dtype} knows to within "
+                f"{lost[d]:.2g} only: subtract its mean first"
+            )
+
+    def slices(self, size: int) -> Iterable[slice]:
+        return (slice(start, start + size) for start in range(0, len(self.x), size))
+
+    def some(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Some rows and their masks, where the model is."""
+        device = next(self.model.parameters()).device
+        observed = self.observed
+        if observed is not None:
+            observed = (observed[rows] if self.masks_differ else observed).to(device)
+        return self.x[rows].to(device), observed
+
+    def move(self, device: torch.device) -> None:
+        self.x, others = self.x.to(device), (self.observed, self.labels)
+        self.observed, self.labels = (None if tensor is None else tensor.to(device) for tensor in others)
+
+    def log_density(self, rows: slice | Tensor) -> Tensor:
+        log_density = self.model(*self.some(rows), check=False)
+        if self.labels is None:
+            return log_density
+        return log_density.gather(1, self.labels[rows, None].to(log_density.device))[:, 0]
+
+    @torch.no_grad()
+    def log_densities(self, batch_size: int = INFERENCE_ROWS) -> Tensor:
+        return torch.cat([self.log_density(rows) for rows in self.slices(batch_size)])
+
+    def digest(self) -> str:
+        tensors = {"x": self.x, "observed": self.observed, "labels": self.labels}
+        return digest({name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+
+# Training
+
+
+def epoch(
+    rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int, graph: GraphedStep | None = None
+) -> float:
+    """One pass over the rows; the mean log-density as it was seen on the way."""
+    order = torch.randperm(len(rows.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    order = order if graph is None else order.to(graph.device)
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
+    optimizer.zero_grad()
+    # A short rest would count as much as a batch: there is none, batches differ by at most one row in size.
+    for batch in order.tensor_split(steps_of_epoch(len(order), batch_size or GRADIENT_ROWS)):
+        if batch_size is None:
+            total = total + _accumulate(rows, optimizer, batch, len(order))
+        else:
+            total = total + (step(rows, optimizer, batch) if graph is None else graph.step(batch))
+    if batch_size is None:
+        optimizer.step()
+    mean = total.item() / len(order)  # only here does the CPU wait for a GPU
+    if graph is not None and not math.isfinite(mean):
+        raise ValueError(f"the log-likelihood became {mean}: some row has density 0 or infinity under the model")
+    return mean
+
+
+def steps_of_epoch(num_rows: int, batch_size: int | None) -> int:
+    """How many batches, of at most `batch_size` rows each, an epoch has; one if that is None."""
+    return 1 if batch_size is None else math.ceil(num_rows / batch_size)
+
+
+def step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
+    """One step on a batch; its log-densities before the step, summed."""
+    value = _accumulate(rows, optimizer, batch, len(batch))
+    optimizer.step()
+    optimizer.zero_grad()
+    return value
+
+
+def _accumulate(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor, rows_of_step: int) -> Tensor:
+    """Gradients of a batch, to be added to those there are. Its log-densities, summed."""
+    value = rows.log_density(batch).double().sum()
+    (value if isinstance(optimizer, EM) else -value / rows_of_step).backward()
+    return value.detach()
+
+
+def graphed_step(rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None) -> GraphedStep:
+    """`step` on the batches of `rows` as a CUDA graph; the rows are moved to the model's GPU."""
+    device = next(rows.model.parameters()).device
+    if device.type != "cuda":
+        raise ValueError(f"cuda_graph=True needs the model on a CUDA device, got {device}")
+    if not isinstance(optimizer, EM) or batch_size is None:
+        raise ValueError(f"cuda_graph=True needs EM and a batch_size, got {type(optimizer).__name__}, {batch_size}")
+    parts = [part for part in rows.model.modules() if isinstance(part, FamilyLeaves)]
+    if any(part.uses_table(part.phi) for part in parts):
+        raise ValueError(f"cuda_graph=True needs at most {MAX_ONE_HOT} categories a variable, got more")
+    rows.move(device)
+    return GraphedStep(partial(step, rows, optimizer), lambda: optimizer.param_groups[0]["lr"], device)
+
+
+def check_positive(**settings: int | None) -> None:
+    """`ValueError` unless all are integers of at least 1, or None where that has a meaning."""
+    for name, value in settings.items():
+        if value is None and name in ("batch_size", "patience"):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

@@ -1,0 +1,75 @@
+"""Gradient training, to compare with EM: parameters without constraints, for any optimizer of torch.
+
+    unconstrained(model)                                    # softmax weights, free leaves
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+
+Paper: Section 3.5
+Chapter: book/07_em
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from einet.em import WEIGHT_FLOOR
+from einet.family import ExponentialFamily
+from einet.network import Einet
+
+
+@torch.inference_mode(False)  # parameters that are born there could not be trained
+def unconstrained(model: Einet) -> Einet:
+    """Reparametrize `model`, in place, so that any gradient optimizer may train it: softmax weights, free leaves.
+
+    Afterwards `model.parameters()` are unconstrained and `torch.optim.Adam` applies; `constrained(model)` goes back to
+    plain probabilities and expectation parameters. Returns the model. `ValueError` where it is unconstrained already.
+
+    Paper: Section 3.5
+    Chapter: book/07_em
+    """
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise ValueError("the model is parametrized for gradient training already")
+    for layer in model.sum_layers():
+        parametrize.register_parametrization(layer, "weights", _Softmax(layer.weight_dim))
+    for part in model.leaves.parts:
+        parametrize.register_parametrization(part, "phi", _Constrain(part.family))
+    return model
+
+
+@torch.inference_mode(False)  # parameters that are born there could not be trained
+def constrained(model: Einet) -> Einet:
+    """Undo `unconstrained`, keeping the density. Returns the model.
+
+    Paper: Section 3.5
+    Chapter: book/07_em
+    """
+    for layer in model.sum_layers():
+        parametrize.remove_parametrizations(layer, "weights")
+    for part in model.leaves.parts:
+        parametrize.remove_parametrizations(part, "phi")
+    return model
+
+
+class _Softmax(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return torch.softmax(raw, self.dim)
+
+    def right_inverse(self, weights: Tensor) -> Tensor:
+        return torch.log(weights.clamp_min(WEIGHT_FLOOR))
+
+
+class _Constrain(nn.Module):
+    def __init__(self, family: ExponentialFamily):
+        super().__init__()
+        self.family = family
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return self.family.constrain(raw)
+
+    def right_inverse(self, phi: Tensor) -> Tensor:
+        return self.family.unconstrain(phi)

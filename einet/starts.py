@@ -1,0 +1,59 @@
+"""Where EM starts from: leaves around rows of the data. (How weights are drawn is `Einet(..., concentration=...)`.)
+
+    model = einet.Einet(graph, einet.Bernoulli(), concentration=0.1, seed=0)
+    einet.start_leaves(model, x, seed=0)
+    einet.fit(model, x)
+
+Parameters that know nothing of the rows are, in high dimension, very different densities of every row, and the entry
+that happens to be nearest takes them all; entries that are alike stay alike, since EM moves them alike.
+
+Paper: not in it; Section 3.5 for EM
+Chapter: book/07_em
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from einet.data import Rows, check_positive
+from einet.mixture import Mixture
+from einet.network import Einet
+from einet.passes import networks_of
+
+
+@torch.inference_mode(False)  # parameters that are written to there could not be trained
+def start_leaves(
+    model: Einet | Mixture,
+    x: Tensor,
+    observed: Tensor | None = None,
+    *,
+    rows: int = 1,
+    share: float = 0.8,
+    seed: int = 0,
+) -> None:
+    """Put every entry of every leaf region around rows of `x` of its own, in place: for any family, before training.
+
+    rows     how many random rows an entry starts around; the same ones for all variables of its region
+    share    in [0, 1]: an entry expects E[T(x)] = share * the mean of T over its rows + (1 - share) * that over all
+    seed     of the choice of rows; the global random state is left alone
+
+    What is missing counts neither among an entry's rows nor in the mean; a variable that no row has keeps its
+    parameters. Weights stay as they are. `ValueError` for data that do not fit the model, and settings out of range;
+    nothing has changed then.
+
+    Paper: not in it
+    Chapter: book/07_em
+    """
+    check_positive(rows=rows)
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be within [0, 1], got {share}")
+    data = Rows(model, x, observed)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    for network in networks_of(model):
+        values, mask = network.as_input(*data.some(slice(None)), check=False)
+        leaves = network.leaves
+        shape = (leaves.num_nodes, leaves.num_entries, rows)
+        chosen = torch.randint(len(x), shape, generator=generator, device="cpu").to(values.device)
+        for part in leaves.parts:
+            part.start(values, mask, chosen, share)

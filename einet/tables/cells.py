@@ -1,0 +1,244 @@
+"""The cells of a table before they become floats: each is a number, or missing, or refused with its column.
+
+    floats(X)                 (B, D) float64 in which NaN is missing, from whatever scikit-learn takes for a table
+
+Source: not in the paper
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import reprlib
+from decimal import Decimal
+
+import numpy as np
+import torch
+
+# What pandas' NaT becomes as an integer.
+NAT = -(2.0**63)
+# Up to here float64 has all whole numbers. Further off, a training column spans at least so many of its steps.
+EXACT, FEWEST_STEPS = 2.0**53, 100
+# Words that stand for a missing cell in many files.
+WORDS = {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "missing", "unknown"}
+
+
+class CellError(ValueError, TypeError):
+    """A cell that is no number. A `TypeError`, too, as scikit-learn demands it of an object that `float` refuses.
+
+    Source: not in the paper
+    """
+
+
+def floats(X, training: bool = False):
+    """X (B, D) as float64, what is missing as NaN; X itself where it is no table, which scikit-learn says better.
+
+    X is a DataFrame (pandas, polars), a pyarrow table, an array of any dtype, masked or not, a tensor, or rows as
+    lists. Missing are None, NaN, NaT, pandas.NA, Decimal("NaN"), null and what a mask hides; text of a number is that
+    number.
+    `ValueError`, with the column and what to do, for any other cell, for infinities, for names of columns that
+    scikit-learn would not compare, and, in `training`, for whole numbers that are the same as floats.
+
+    Source: not in the paper
+    """
+    names = names_of(X)
+    if names is None:
+        array = _as_array(X)
+        if array is None or array.ndim != 2:
+            return X
+        columns = [array[:, d] for d in range(array.shape[1])]
+    else:
+        _check_names(names)
+        columns = [_column(X, d) for d in range(len(names))]
+    if not columns or not len(columns[0]):
+        return X
+    told = [_Told(X, d, name) for d, name in enumerate(range(len(columns)) if names is None else names)]
+    return np.stack([_numbers(*pair, training) for pair in zip(columns, told, strict=True)], 1)
+
+
+def names_of(X) -> list | None:
+    """The names of a table's columns; None for what has none, such as an array.
+
+    Source: not in the paper
+    """
+    if hasattr(X, "column_names"):  # pyarrow
+        return list(X.column_names)
+    if len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns"):
+        return list(X.columns)
+    return None
+
+
+def _column(X, d: int) -> np.ndarray:
+    if hasattr(X, "iloc"):  # pandas, whose own integers with gaps would become floats
+        column = X.iloc[:, d]
+        whole = not isinstance(column.dtype, np.dtype) and getattr(column.dtype, "kind", "") in ("i", "u")
+        return np.asarray(column, dtype=object if whole else None)
+    return np.asarray(X.to_series(d) if hasattr(X, "to_series") else X.column(d))  # polars, pyarrow
+
+
+def _as_array(X) -> np.ndarray | None:
+    """An array whose cells are still what they were; None for what is neither array nor rows in lists."""
+    if isinstance(X, torch.Tensor):  # numpy has no bfloat16, nor anything that is elsewhere or has a gradient
+        X = X.detach().cpu()
+        X = X.double() if X.dtype == torch.bfloat16 else X
+    if isinstance(X, np.matrix) or not (isinstance(X, (list, tuple)) or hasattr(X, "__array__")):
+        return None
+    if not isinstance(X, (list, tuple)):
+        X = np.asanyarray(X)
+        if X.dtype.names:
+            raise CellError(f"X is a structured array of {list(X.dtype.names)}: pandas.DataFrame(X) makes it a table")
+        return X
+    if any(isinstance(row, np.ma.MaskedArray) for row in X):
+        return np.ma.array(X)
+    try:
+        array = np.asarray(X)
+    except (TypeError, ValueError):  # dates beside numbers, or rows of different lengths
+        array = None
+    rows_of_cells = any(isinstance(row, (list, tuple)) for row in X)
+    rounded = array is not None and rows_of_cells and array.dtype.kind == "f" and (np.abs(array) > EXACT).any()
+    if array is not None and not rounded and (array.dtype.kind in "biuf" or not rows_of_cells):
+        return array
+    try:
+        return np.array(X, dtype=object)
+    except ValueError:
+        return None
+
+
+def _check_names(names: list) -> None:
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"columns must have names of their own, got {twice} more than once")
+    if not all(isinstance(name, str) for name in names) and names != list(range(len(names))):
+        raise ValueError(
+            f"columns must have names of text, or 0, 1, ..., got {names}: "
+            "make them, as in X.set_axis([str(name) for name in X.columns], axis=1)"
+        )
+
+
+# A column
+
+
+class _Told:
+    """How errors speak of a column: its name, and the code that has it as a pandas Series."""
+
+    def __init__(self, X, d: int, name):
+        code = {"pandas": "X[{!r}]", "polars": "pandas.Series(X[{!r}])", "pyarrow": "X[{!r}].to_pandas()"}
+        self.name, own = f"column {name!r}", code.get(type(X).__module__.partition(".")[0], "pandas.DataFrame(X)[{!r}]")
+        self.code = own.format(name)
+
+    def refused(self, cell) -> CellError:
+        if isinstance(cell, (np.str_, np.bytes_)):
+            cell = cell.item()
+        kind, remedy = _kind_and_remedy(cell, self.code)
+        shown = str(cell) if isinstance(cell, np.generic) else reprlib.repr(cell)
+        return CellError(f"{self.name} holds {kind} ({shown}): {remedy}")
+
+
+def _numbers(cells: np.ndarray, told: _Told, training: bool) -> np.ndarray:
+    """The cells (B,) of a column as float64."""
+    found = np.full(len(cells), np.nan)
+    known, cells = ~np.ma.getmaskarray(cells), np.ma.getdata(cells)
+    if cells.dtype.kind in "biuf":
+        with np.errstate(over="ignore"):  # of a long double, which is told below
+            found[known] = cells[known]
+    else:
+        found[known] = [_number(cell, told) for cell in cells[known]]
+    if np.isinf(found).any():
+        raise CellError(
+            f"{told.name} holds an infinity, or a number too large for float64: cells must be finite, or NaN where "
+            f"missing, as in {told.code}.replace([numpy.inf, -numpy.inf], numpy.nan)"
+        )
+    if (found == NAT).any():
+        raise CellError(
+            f"{told.name} holds {NAT:.0f}, which is what NaT becomes as an integer: make numbers of the dates "
+            "themselves, as in (dates - dates.min()) / pandas.Timedelta('1D')"
+        )
+    if training and (np.abs(found) > EXACT).any():
+        _check_steps(cells[known], told)
+    return found
+
+
+def _check_steps(cells: np.ndarray, told: _Told) -> None:
+    """Whole numbers that are so large, and so close to each other, that float64 hardly tells them apart."""
+    whole = [int(cell) for cell in cells if isinstance(cell, (int, np.integer))]
+    low, high = min(whole, default=0), max(whole, default=0)
+    if low < high and high - low < FEWEST_STEPS * np.spacing(float(max(-low, high))):
+        raise CellError(
+            f"{told.name} holds whole numbers from {low} to {high}, which float64 rounds to one another: subtract the "
+            f"least first, as in {told.code} - {low}"
+        )
+
+
+def _number(cell, told: _Told) -> float:
+    if _is_missing(cell):
+        return np.nan
+    if isinstance(cell, (np.datetime64, np.timedelta64, complex, np.complexfloating)) or getattr(cell, "ndim", 0):
+        raise told.refused(cell)
+    try:
+        return float(cell)
+    except OverflowError:
+        return np.inf
+    except (TypeError, ValueError):
+        raise told.refused(cell) from None
+
+
+def _is_missing(cell) -> bool:
+    if cell is None or cell is np.ma.masked or type(cell).__name__ == "NAType":
+        return True
+    if isinstance(cell, Decimal):
+        return cell.is_nan()
+    return bool(cell != cell) if not getattr(cell, "ndim", 0) else False  # NaN and NaT
+
+
+# What to do about it
+
+
+def _kind_and_remedy(cell, column: str) -> tuple[str, str]:
+    """What a cell is, and code that makes numbers of such a column, a pandas Series."""
+    if isinstance(cell, (str, bytes)):
+        return "text", _remedy_of_text(cell, column)
+    if isinstance(cell, (np.timedelta64, datetime.timedelta)):
+        return "durations", f"code it in days, as in pandas.to_timedelta({column}) / pandas.Timedelta('1D')"
+    if isinstance(cell, (np.datetime64, datetime.date)):
+        return "dates", _days_since(cell, f"pandas.to_datetime({column})")
+    if isinstance(cell, datetime.time):
+        return "times", f"code it in hours, as in pandas.to_timedelta({column}.astype(str)) / pandas.Timedelta('1h')"
+    if hasattr(cell, "start_time"):
+        start = f"{column}.map(lambda period: period.start_time, na_action='ignore')"
+        return "periods", _days_since(cell.start_time, start)
+    if hasattr(cell, "mid"):
+        middle = f"{column}.map(lambda interval: interval.mid, na_action='ignore')"
+        return "intervals", f"code it as their middles, as in {middle}"
+    if isinstance(cell, (complex, np.complexfloating)):
+        return "complex numbers", (
+            "Complex data not supported, so make a column of each part, of numpy.imag just "
+            f"as in {column}.map(numpy.real)"
+        )
+    kind = f"a {type(cell).__name__}, where float's argument must be a string or a number"
+    if hasattr(cell, "__len__"):
+        return kind, f"give each part a column, as in pandas.DataFrame({column}.tolist())"
+    return kind, _map(cell, column)
+
+
+def _remedy_of_text(cell: str | bytes, column: str) -> str:
+    text = (cell.decode(errors="replace") if isinstance(cell, bytes) else cell).strip()
+    if text.lower() in WORDS:
+        return f"where this is a missing cell, say so, as in {column}.mask({column} == {cell!r})"
+    separator = re.fullmatch(r"[+-]?\d{1,3}(?:([,' ])\d{3})(?:\1\d{3})*(?:\.\d+)?", text)
+    if separator or re.fullmatch(r"[+-]?\d+,\d+", text):
+        change = f"{separator[1]!r}, ''" if separator else "',', '.'"
+        code = f"{column}.map(lambda cell: float(str(cell).replace({change})), na_action='ignore')"
+        return f"make numbers of it, as in {code}"
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return _map(cell, column)
+    return _days_since(text, f"pandas.to_datetime({column})")
+
+
+def _days_since(first, dates: str) -> str:
+    return f"code it in days since a date, as in ({dates} - pandas.Timestamp('{first}')) / pandas.Timedelta('1D')"
+
+
+def _map(cell, column: str) -> str:
+    return f"code it as numbers, as in {column}.map({{{cell!r}: 0, ...}})"

@@ -1,0 +1,213 @@
+"""Every built page in Chromium, from a server on this machine and from the disk: nothing is fetched from elsewhere."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from inpainter import PHONE, WithoutAKernel, assert_legible, ground_of, nats_in, opened
+from pages import served
+from project import ROOT
+
+import einet
+from einet.inpaint.pages import page_name
+
+HTML, BOOK = (ROOT / name for name in ("_build/html", "book"))
+PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))
+
+if not PAGES:
+    pytest.skip("no built book: run `make book` first", allow_module_level=True)
+
+
+class Links(HTMLParser):
+    """The anchors that a page has, and the places it points to."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.anchors, self.links = {""}, []
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors |= {attrs[k] for k in ("id", "name") if attrs.get(k)}
+        self.links += [attrs[k] for k in ("href", "src") if attrs.get(k) and tag != "base"]
+
+
+links_of = cache(Links)  # each page is pointed to from many others
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    for link in links_of(page).links:
+        url, anchor = urldefrag(urljoin(page.as_uri(), link))
+        if not url.startswith("file:"):
+            assert re.match(r"https?:|mailto:|data:", url), link
+            continue
+        target = Path(unquote(url.removeprefix("file://").partition("?")[0]))
+        assert target.exists(), f"broken link {link}"
+        if target.suffix == ".html":
+            assert unquote(anchor) in links_of(target).anchors, f"broken anchor {link}"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with served(HTML) as address:
+        yield address
+
+
+@pytest.mark.parametrize("scheme", ["http", "file"])
+@every_page
+def test_page(browser, server, page, scheme):
+    origin = (server if scheme == "http" else HTML.as_uri()) + "/"
+    troubles = []
+
+    def guard(route):
+        if route.request.url.startswith((origin, "data:", "blob:")):
+            route.continue_()
+        else:
+            troubles.append(f"a request elsewhere: {route.request.url}")
+            route.abort()
+
+    context = browser.new_context(viewport={"width": 400, "height": 800})
+    tab = context.new_page()
+    tab.route("**/*", guard)
+    tab.on("console", lambda m: troubles.append(f"console: {m.text}") if m.type == "error" else None)
+    tab.on("pageerror", lambda e: troubles.append(f"error: {e}"))
+    tab.on("response", lambda r: troubles.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+    tab.goto(origin + str(page.relative_to(HTML)))
+    tab.wait_for_load_state("networkidle")
+    tab.evaluate("window.MathJax?.startup?.promise")  # all formulas are set
+
+    count = "selector => document.querySelectorAll(selector).length"
+    if tab.evaluate(count, ".math:not(:has(mjx-container)), mjx-merror, mjx-container [data-mjx-error]"):
+        troubles.append("a formula that is not rendered, or in error")
+    prose = tab.evaluate("document.body.innerText")
+    if re.search(r"\\[(\[]|\\(?:begin|frac|sum|log)\b", prose):
+        troubles.append("raw TeX on the page")
+    if tab.evaluate("[...document.images].filter(i => i.loading != 'lazy' && !i.naturalWidth).length"):
+        troubles.append("an image that does not load")
+    if tab.evaluate(count, "article img:not([alt]), article img[alt='']"):
+        troubles.append("an image without alt text")
+    if tab.evaluate("[...document.querySelectorAll('article section')].filter(s => s.children.length < 2).length"):
+        troubles.append("a heading without content")
+    if (width := tab.evaluate("document.documentElement.scrollWidth")) > 400:
+        troubles.append(f"a screen of 400 px has to scroll sideways to {width} px")
+    context.close()
+    assert not troubles, "\n".join(troubles)
+
+
+@pytest.mark.parametrize("height,width,delta,rows_only", [(28, 28, 7, False), (9, 14, 4, False), (32, 20, 8, True)])
+def test_sizes_of_rectangles(browser, height, width, delta, rows_only):
+    """The sizes that chapter 5 computes in JavaScript are those of einet's graphs and models."""
+    tab = browser.new_page()
+    tab.goto((HTML / "book/05_structures.html").as_uri())
+    for name, value in {"height": height, "width": width, "delta": delta, "K": 3}.items():
+        tab.fill(f".structures-figure input[name={name}]", str(value))
+    tab.check(f".structures-figure input[value={'rows' if rows_only else 'both'}]")
+    shown = tab.evaluate("({...document.querySelector('.structures-figure').dataset})")
+    tab.close()
+
+    graph = einet.poon_domingos((height, width), delta, axes=[0] if rows_only else None)
+    model = einet.Einet(graph, einet.Bernoulli(), num_sums=3)
+    numbers = len(graph.regions), len(graph.leaves), len(graph.partitions), sum(p.numel() for p in model.parameters())
+    assert tuple(int(shown[name]) for name in ("regions", "leaves", "partitions", "parameters")) == numbers
+
+
+def test_a_region_is_drawn_anew(browser):
+    """Chapter 10: pixels of the region that was pressed change, and no others; the page is read from the disk."""
+    tab = browser.new_page()
+    tab.goto((HTML / "book/10_images.html").as_uri())
+    figure = tab.locator(".regions-figure")
+    figure.get_by_role("checkbox").uncheck()
+    pixels = """canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]"""
+    before = np.reshape(figure.locator("canvas").evaluate(pixels), (32, 32, 4))
+    assert len(np.unique(before)) > 20, "nothing is drawn"
+    figure.get_by_role("button", name="draw rows 9 to 24 anew").press("Enter")
+    after = np.reshape(figure.locator("canvas").evaluate(pixels), (32, 32, 4))
+    kept = float(figure.evaluate("root => root.dataset.logDensity"))
+    tab.close()
+    changed = (before != after).any((1, 2))
+    assert changed.tolist() == [8 <= row < 24 for row in range(32)]
+    assert 500 < kept < 3000  # nats, of half an image
+
+
+def heights(pages):
+    """The names of pages with an inpainter, and the height of its images, which are square."""
+    start = re.compile(r'class="einet-inpaint" data-page="{&quot;height&quot;: (\d+)')
+    found = {f: start.search(f.read_text(encoding="utf-8")) for f in pages}
+    return {str(f.relative_to(HTML)): int(match[1]) for f, match in found.items() if match}
+
+
+INPAINTERS = heights(PAGES)
+
+
+def shown_by(name):
+    """What the inpainter of a page knows."""
+    return json.loads(html.unescape(re.search(r'data-page="([^"]*)"', (HTML / name).read_text(encoding="utf-8"))[1]))
+
+
+@pytest.fixture(scope="class", params=["http", "file"])
+def origin(request, server):
+    return server if request.param == "http" else HTML.as_uri()
+
+
+@pytest.mark.parametrize("name", INPAINTERS, scope="class")
+class TestInpainter(WithoutAKernel):
+    """Paint in the built pages: the model answers without a kernel. A page is loaded once for all but the touch."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def page(cls, browser, origin, name):
+        screen = {"width": 1000, "height": 900}
+        with opened(browser, f"{origin}/{name}", INPAINTERS[name], viewport=screen) as inpainter:
+            yield inpainter
+
+    def test_every_image_has_the_log_density_that_python_says(self, page, name):
+        """To 0.1 nats, of the very pixels of the chapter: (byte + 0.5) / 256, of the sheet."""
+        shown = shown_by(name)
+        sheet = torch.tensor(plt.imread(BOOK / "_static/11_clothes.png")).view(10, 28, 20, 28)[:, :, 0]
+        images = torch.tensor(np.stack([np.frombuffer(base64.b64decode(i), shown["dtype"]) for i in shown["images"]]))
+        assert torch.equal(images.view(10, 28, 28), (255 * sheet + 0.5) / 256)
+        (file,) = (BOOK / "models").glob(f"{shown['file'].rsplit('-', 1)[0]}.safetensors")
+        assert page_name(file) == shown["file"]
+        model, (row, column) = einet.load(file), torch.meshgrid(*2 * [torch.arange(28)], indexing="ij")
+        for mask, seen in {"lower half": row < 14, "every other pixel": (row + column) % 2 == 1}.items():
+            page.press(mask)
+            for label, wanted in zip(shown["labels"], model(images.view(10, 28, 28), seen).tolist(), strict=True):
+                page.press(label)
+                assert nats_in(page.tab.inner_text(".numbers")) == pytest.approx(wanted, abs=0.1), (mask, label)
+
+    @pytest.mark.parametrize("theme", ["light", "dark"])
+    def test_legible_in_both_themes(self, page, theme):
+        page.tab.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        page.tab.wait_for_timeout(500)
+        page.tab.locator(".einet-inpaint").scroll_into_view_if_needed()
+        ground = ground_of(page.tab)
+        assert (sum(ground) < 384) == (theme == "dark")
+        assert_legible(page.tab, ground)
+
+    @pytest.fixture
+    def phone(self, browser, origin, name):
+        with opened(browser, f"{origin}/{name}", INPAINTERS[name], **PHONE) as inpainter:
+            yield inpainter
+
+
+def test_the_intro_and_chapter_11_share_a_model():
+    """It is in the book once, and not in the pages."""
+    pages = ["book/intro.html", "book/11_inpainting.html"]
+    assert set(pages) <= set(INPAINTERS)
+    models = [f.relative_to(HTML).as_posix() for f in HTML.rglob("fashion-mnist*")]
+    digest = hashlib.sha256((BOOK / "models/fashion-mnist.safetensors").read_bytes()).hexdigest()
+    assert models == [f"_static/inpaint/fashion-mnist-{digest}.js"]
+    assert all((HTML / page).stat().st_size < (HTML / models[0]).stat().st_size / 4 for page in pages)
