@@ -117,7 +117,7 @@ def fit_mixture(
 
 
 def _any_network(structure: Structure, leaf: Any, x: Tensor, sum_product: str) -> Einet:
-    """What the rows are checked with. Where the graph is not known yet, it is one region, on the grid of the rows."""
+    """A network to check the rows with. Where the graph is not known yet, it is one region, on the grid of the rows."""
     if not isinstance(structure, RegionGraph):
         if not callable(structure):
             raise ValueError(f"structure must be a RegionGraph, or a function from rows to one, got {structure!r}")

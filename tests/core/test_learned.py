@@ -491,8 +491,9 @@ def test_structures_that_are_none_are_refused(arguments, message, tmp_path):
 
 
 def test_estimators_learn_their_structure():
-    from einet.tables import EinetClassifier, EinetDensity
     from sklearn.base import clone
+
+    from einet.tables import EinetClassifier, EinetDensity
 
     x = two_kinds(120).numpy().astype(float)
     x[::7, 3] = math.nan
