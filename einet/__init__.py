@@ -13,8 +13,8 @@ Modules, each using only those above it (import-linter holds it, by the contract
     discrete, continuous, families  Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal,
                  Exponential, Gamma; all of them by name
     scratch, derivatives, scaled    memory that is used again, second derivatives, densities that do not underflow
-    kernels, einsum, thin           log_einsum_exp, the paper's operation, with its derivatives; kernels is for GPUs; thin
-                 multiplies entry by entry instead
+    kernels, einsum, thin           log_einsum_exp, the paper's operation, with its derivatives; kernels for GPUs;
+                 thin: the same for products entry by entry
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
     layers       what a sum layer is, and the three that there are: einsum, thin and mixing layers
     children, inputs, identity, network   Einet: a graph compiled into layers; children tells where a layer finds its
