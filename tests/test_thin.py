@@ -196,6 +196,13 @@ def test_nodes_with_one_child_two_and_three():
     assert layer.maximum(first, second, third).log().exp().flatten().tolist() == pytest.approx([0.25, 0.5, 0.5])
 
 
+def test_what_the_first_nodes_alone_have_is_multiplied_into_a_copy():
+    first, second = scaled_children([[1.0, 0.5], [0.5, 1.0]], [[0.5, 1.0]])
+    sums = layer_of([[[0.5, 0.5]]] * 2, [2, 2], nodes=[None, [0]])(first, second).log().exp()
+    assert first.value.flatten().tolist() == [1, 0.5, 0.5, 1]
+    assert sums.flatten().tolist() == pytest.approx([0.5, 0.75])
+
+
 def test_leaves_are_handed_out_in_portions_where_one_layer_has_them():
     """In a tree each level has a slice of the leaves; gradients are as those of leaves that are fetched by row."""
     rows = torch.randint(2, (40, 12), generator=torch.Generator().manual_seed(0))
