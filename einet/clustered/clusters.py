@@ -23,7 +23,7 @@ from einet.data import Rows, check_positive
 from einet.em import EM
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
-from einet.inputs import check_concentration
+from einet.inputs import as_concentration
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.starts import start_leaves
@@ -76,7 +76,7 @@ def fit_mixture(
     """
     check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
     rows = Rows(Einet(graph, leaf, num_sums=1, seed=0, sum_product=sum_product), x, observed)
-    check_concentration(concentration)
+    as_concentration(concentration)
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be within (0, 1], got {decay}")
     if num_components > len(x):

@@ -58,9 +58,9 @@ def test_concentration_of_a_network():
     assert all(torch.equal(a, b) for a, b in zip(flat.parameters(), sharp.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("concentration", [0, -1.0, math.inf, math.nan, "1", True, None])
+@pytest.mark.parametrize("concentration", [0, -1.0, math.inf, math.nan, "1", None])
 def test_bad_concentrations(concentration):
-    with pytest.raises(ValueError, match="concentration must be a positive, finite number, got"):
+    with pytest.raises(ValueError, match="concentration must be positive and finite, got"):
         einet.Einet(GRAPH, einet.Bernoulli(), concentration=concentration)
     model = einet.Einet(GRAPH, einet.Bernoulli(), seed=0)
     before = [parameter.clone() for parameter in model.parameters()]

@@ -30,6 +30,7 @@ from einet import (
     save,
     unconstrained,
 )
+from einet import training
 from einet.clustered.clusters import start
 from einet.storage.archive import read
 
@@ -100,6 +101,60 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, how, settings):
     before = os.stat(path).st_mtime_ns
     finished, again = train(how, 5, path, **settings)  # and once it has ended, nothing is done again
     assert same(whole, finished) and os.stat(path).st_mtime_ns == before
+
+
+def test_a_step_that_falls(tmp_path, monkeypatch):
+    """By equal amounts, from `lr` to `last_lr`: as a scheduler has it, and where it was, after a stop in the middle."""
+
+    def falling(path=None, **settings):
+        model = network()
+        steps = {"epochs": 5, "lr": 0.9, "last_lr": 0.1, "progress": False, "checkpoint": path}
+        return model, fit(model, X, valid=-X[:5], **(steps | settings))
+
+    whole, history = falling()
+    assert history.lr == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1])
+    model = network()
+    em = EM(model, lr=0.9)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(em, lambda epoch: 1 - epoch * 2 / 9)
+    fit(model, X, valid=-X[:5], epochs=5, optimizer=em, scheduler=scheduler, progress=False)
+    for one, other in zip(whole.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    _, constant = falling(last_lr=0.9)
+    assert constant.lr == [0.9] * 5
+    _, once = falling(epochs=1)
+    assert once.lr == [0.9]
+
+    advance = training._Run.advance
+
+    def stopped(run, *arguments):
+        if run.epoch == 3:
+            raise KeyboardInterrupt
+        advance(run, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training._Run, "advance", stopped)
+        falling(tmp_path / "run")
+    parts, again = falling(tmp_path / "run")
+    assert same(whole, parts) and again.lr == history.lr
+    with pytest.raises(ValueError, match="its total_iters was 4, and is 6"):
+        falling(tmp_path / "run", epochs=7)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"last_lr": 0.6}, r"last_lr must be within \(0, lr=0.5\], got 0.6"),
+        ({"last_lr": 0}, "last_lr must be within .* got 0"),
+        ({"last_lr": math.nan}, "got nan"),
+        ({"last_lr": 0.1, "optimizer": True}, "last_lr=0.1 is of the EM that fit makes, and an optimizer is given"),
+    ],
+)
+def test_bad_last_steps(settings, message):
+    model = network()
+    settings = settings | ({"optimizer": EM(model)} if "optimizer" in settings else {})
+    with pytest.raises(ValueError, match=message):
+        fit(model, X, progress=False, **settings)
+    assert same(model, network())
 
 
 def test_mixtures_and_classes_resume(tmp_path):
