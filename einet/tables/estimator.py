@@ -188,8 +188,8 @@ class EinetDensity(DensityMixin, _EinetEstimator):
                   the more rows there are
     validation    share of the rows that decide, by `patience` epochs without improvement, when to stop, as in
                   `einet.fit`. Where they are fewer than 50 rows, five folds decide: each is held out once, and all rows
-                  then train for as many steps as were best in the median. With 0, or fewer than 10 rows, all rows train
-                  for all `epochs`
+                  then train for as many steps as were best in the median. With 0, or a single row, all rows train for
+                  all `epochs`
     random_state  an integer makes fits and samples repeatable
 
     Sets `model_` (an `Einet` in float64), `columns_`, `history_`, `n_features_in_` and, from a table with names,
@@ -314,7 +314,7 @@ def _folds(labels: np.ndarray, share: float) -> np.ndarray:
     held_out = rank < np.floor(share * size)
     if held_out.sum() >= FEWEST_VALIDATION_ROWS:
         return np.where(held_out, 0, -1)
-    if share == 0 or len(labels) < 2 * FOLDS:
+    if share == 0 or len(labels) < 2:
         return np.full(len(labels), -1)
     return (rank + labels).astype(int) % FOLDS  # small classes begin in different folds
 
