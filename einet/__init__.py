@@ -11,12 +11,14 @@ Modules, each using only those above it (import-linter holds it, by the contract
     structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
-    einsum, layers                  log_einsum_exp, the paper's operation; the sum layers: einsum, thin, mixing
+    einsum       log_einsum_exp, the paper's operation
+    inputs       the checks of arguments
+    learned      graphs that are learned from rows: Chow-Liu trees
+    layers       the sum layers: einsum, thin, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    learned      graphs learned from rows: Chow-Liu trees
-    children, inputs, identity, network   Einet: a graph compiled into layers; where a layer finds its children, the
-                 checks of arguments, and which model a state belongs to
-    mixture, em, reparametrize      several networks as one density; EM as an optimizer; other optimizers
+    children, identity, network     where a layer finds its children, and which model a state belongs to; Einet, a graph
+                 compiled into layers
+    em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
     passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share
     data, starts, training          one pass over a data set; where EM starts from; the loop around it
 
@@ -47,7 +49,7 @@ Paper: Peharz et al. (2020), "Einsum Networks: Fast and Scalable Learning of Tra
 Chapter: book/intro
 """
 
-from einet.clustered.clusters import fit_mixture
+from einet.clustered.mixtures import fit_mixture
 from einet.data import log_density
 from einet.einsum import log_einsum_exp
 from einet.em import EM
@@ -73,7 +75,7 @@ from einet.reparametrize import constrained, unconstrained
 from einet.sampling import sample, sample_conditional
 from einet.starts import start_leaves
 from einet.storage.checkpoint import load, load_optimizer, save
-from einet.structures import poon_domingos, random_binary_trees
+from einet.structures import poon_domingos, quad_graph, random_binary_trees
 from einet.training import History, fit
 
 __all__ = [

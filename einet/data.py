@@ -19,7 +19,7 @@ from torch import Tensor
 from einet.em import EM
 from einet.gpu.graphed_step import GraphedStep
 from einet.inputs import as_mask
-from einet.leaves import MULTIPLIED, FamilyLeaves
+from einet.leaves import MAX_ONE_HOT, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import check_model
@@ -167,8 +167,8 @@ def graphed_step(rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int |
     if not isinstance(optimizer, EM) or batch_size is None:
         raise ValueError(f"cuda_graph=True needs EM and a batch_size, got {type(optimizer).__name__}, {batch_size}")
     parts = [part for part in rows.model.modules() if isinstance(part, FamilyLeaves)]
-    if any(part.looks_up(part.phi) for part in parts):
-        raise ValueError(f"cuda_graph=True needs at most {MULTIPLIED} categories a variable, got more")
+    if any(part.uses_table(part.phi) for part in parts):
+        raise ValueError(f"cuda_graph=True needs at most {MAX_ONE_HOT} categories a variable, got more")
     rows.move(device)
     return GraphedStep(partial(step, rows, optimizer), lambda: optimizer.param_groups[0]["lr"], device)
 

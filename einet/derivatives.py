@@ -1,7 +1,6 @@
-"""What the layers' own derivatives need: which way autograd came, and gradients that are differentiated in turn.
+"""Which way autograd came, and gradients that are differentiated again: helpers of the layers' own derivatives.
 
-Paper: not in it
-Chapter: book/03_einsum_layer
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -13,27 +12,26 @@ from torch import Tensor
 
 
 def transformed() -> bool:
-    """Whether a transform of `torch.func` is at work: it takes plain operations alone."""
+    """Whether a transform of `torch.func` is active: it takes plain operations alone."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def differentiable(plain: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
-    """The gradients of `inputs`, given that of `plain(*inputs)`, which may be differentiated in turn; None where not
-    wanted."""
+    """Gradients of the `inputs`, given that of `plain`, that can be differentiated; None where not required."""
     with torch.enable_grad():
-        inputs = [each.view_as(each) for each in inputs]  # each by itself, where one tensor comes twice
-        wanted = [each for each in inputs if each.requires_grad]
-        found = iter(torch.autograd.grad(plain(*inputs), wanted, gradient, create_graph=True))
-        return [next(found) if each.requires_grad else None for each in inputs]
+        inputs = [tensor.view_as(tensor) for tensor in inputs]  # told apart, where one tensor comes twice
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        gradients = iter(torch.autograd.grad(plain(*inputs), wanted, gradient, create_graph=True))
+        return [next(gradients) if tensor.requires_grad else None for tensor in inputs]
 
 
 def ordinary(tensor: Tensor) -> Tensor:
-    """The same, or a copy of a tensor that was born in inference mode, which autograd could not keep."""
+    """The tensor; a copy if it was made in inference mode, which autograd could not keep."""
     return tensor.clone() if tensor.is_inference() and torch.is_grad_enabled() else tensor
 
 
 def parts(tensor: Tensor, count: int) -> Sequence[Tensor]:
-    """Views of `count` equal parts, one behind the other. Their gradients, made in one buffer, are not copied."""
+    """Views of `count` equal parts along the first axis. Gradients that lie in one buffer are joined without a copy."""
     if count == 1:
         return (tensor,)
     if transformed() or torch.compiler.is_compiling() or not tensor.requires_grad:
@@ -56,13 +54,11 @@ class _Parts(torch.autograd.Function):
 
 
 def _are_parts(gradients: Sequence[Tensor], whole: Tensor, shape: torch.Size) -> bool:
-    """Whether the gradients are all that is in `whole`, in their order."""
-    places = [whole.storage_offset() + i * gradient.numel() for i, gradient in enumerate(gradients)]
-    return (
-        whole.is_contiguous()
-        and whole.numel() == shape.numel()
-        and all(
-            gradient._base is whole and gradient.is_contiguous() and gradient.storage_offset() == place
-            for gradient, place in zip(gradients, places, strict=True)
-        )
+    """Whether the gradients are, in order, all of `whole`."""
+    if not whole.is_contiguous() or whole.numel() != shape.numel():
+        return False
+    places = (whole.storage_offset() + i * gradient.numel() for i, gradient in enumerate(gradients))
+    return all(
+        gradient._base is whole and gradient.is_contiguous() and gradient.storage_offset() == place
+        for gradient, place in zip(gradients, places, strict=True)
     )

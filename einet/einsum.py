@@ -20,7 +20,7 @@ from torch import Tensor
 
 from einet.derivatives import differentiable, transformed
 from einet.scaled import Scaled
-from einet.scratch import node_slices, room
+from einet.scratch import node_slices, scratch
 
 
 def log_einsum_exp(weights: Tensor, left: Tensor, right: Tensor, fast: bool = True) -> Tensor:
@@ -123,7 +123,7 @@ def _outer_products(left: Tensor, right: Tensor, rooms: int = 1):
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
     slices = node_slices(num_nodes, num_left * num_right * batch, left)
     shape = (rooms, slices[0].stop, num_left * num_right, batch)
-    with room(math.prod(shape), left) as buffer:
+    with scratch(math.prod(shape), left) as buffer:
         buffers = buffer.view(shape)
         for nodes in slices:
             outer, other = (buffers[i, : nodes.stop - nodes.start] for i in (0, -1))

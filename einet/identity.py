@@ -1,11 +1,10 @@
-"""Which model the numbers of a state belong to: `state_dict()` has it as `identity`, `load_state_dict` compares it.
+"""Which model the numbers of a state belong to: `state_dict()` has its `identity`, and `load_state_dict` compares it.
 
 Shapes alone do not tell: two random graphs of equal sizes have parameters of equal shapes, and one's parameters are
 another density in the other. The identity is JSON, as bytes in a tensor, so that it stays with the state wherever
-tensors go: safetensors, a prefix, a copy on another device, of another dtype.
+tensors go: safetensors, a prefix, a copy on another device or of another dtype.
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
 
 KEY = "identity"
-SHOWN = 200  # characters of a text in an identity, the rest is told by its digest
+MAX_TEXT = 200  # characters of a text in an identity; a digest stands for the rest
 REMEDY = (
     "Build it over the graph and families of the saved one (random_binary_trees without a seed gives another graph in "
     f"every process), or keep both together with einet.save. A state without its {KEY!r} is not compared"
@@ -30,11 +29,11 @@ REMEDY = (
 
 
 def identity(graph: RegionGraph, families: Mapping[ExponentialFamily, Sequence[int]], **settings: int | str) -> dict:
-    """What must be equal for two models of one class to be the same density with the same parameters.
+    """What two models of one class must share to be the same density with the same parameters.
 
-    A grid's shape is not among it, nor are settings of a family that have their default value.
+    A grid's shape is not part of it, nor are fields of a family that have their default value.
     """
-    listed = [f"{_told(family)} of {_shortened(_ranges(variables))}" for family, variables in families.items()]
+    listed = [f"{_family_text(family)} of {_shortened(_ranges(variables))}" for family, variables in families.items()]
     return {"graph": f"{graph!r} {graph.digest[:16]}", "families": listed, **settings}
 
 
@@ -43,14 +42,15 @@ def as_tensor(content: dict) -> Tensor:
 
 
 def check_identity(here: dict, state: Mapping[str, Tensor], prefix: str) -> bool:
-    """Whether the part `prefix` of a state says whose it is, as those of einet 0.1.0 do not.
+    """Whether the part `prefix` of a state has an identity; those of einet 0.1.0 have none.
 
-    `RuntimeError`, as torch's for wrong shapes, where it is of another model than `here`.
+    Raises:
+        RuntimeError: it is that of another model than `here`; torch raises the same for wrong shapes.
     """
-    told = state.get(prefix + KEY)
-    if told is None or told.is_meta:
+    saved = state.get(prefix + KEY)
+    if saved is None or saved.is_meta:
         return False
-    there = _content(told)
+    there = _content(saved)
     differ = [f"{name} was {there.get(name)}, and is {now}" for name, now in here.items() if there.get(name) != now]
     if differ:
         raise RuntimeError(f"the state is of another model: {'; '.join(differ)}. {REMEDY}")
@@ -65,8 +65,8 @@ def _content(tensor: Tensor) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _told(family: ExponentialFamily) -> str:
-    """As its repr, without what is as it is by default: a setting that a later version adds changes no identity."""
+def _family_text(family: ExponentialFamily) -> str:
+    """The repr without default values, so that a field that a later version adds changes no identity."""
     fields = [(f.name, _json(getattr(family, f.name)), _json(f.default)) for f in dataclasses.fields(family)]
     changed = [f"{name}={value}" for name, value, default in fields if value != default]
     return f"{type(family).__name__}({', '.join(changed)})"
@@ -78,14 +78,14 @@ def _json(value: object) -> str:
 
 def _ranges(variables: Sequence[int]) -> str:
     """[0, 1, 2, 5] as "0-2, 5"."""
-    found: list[list[int]] = []
+    ranges: list[list[int]] = []
     for variable in variables:
-        if found and variable == found[-1][1] + 1:
-            found[-1][1] = variable
+        if ranges and variable == ranges[-1][1] + 1:
+            ranges[-1][1] = variable
         else:
-            found.append([variable, variable])
-    return ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in found)
+            ranges.append([variable, variable])
+    return ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in ranges)
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"

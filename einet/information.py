@@ -1,9 +1,8 @@
-"""How much there is to know: entropy, divergence, mutual information, in nats.
+"""Entropy, divergence and mutual information, in nats.
 
 Densities and small marginals are exact; an expectation over all variables is sampled, or bounded.
 
-Paper: not in it; its densities and marginals make these possible
-Chapter: book/12_queries
+Source: not in the paper; its densities and marginals make these possible
 """
 
 from __future__ import annotations
@@ -24,17 +23,16 @@ from einet.passes import check_model, networks_of, upward
 from einet.queries import conditional_marginals, log_marginal
 from einet.sampling import sample
 from einet.scaled import Gathered, Scaled, fetched
-from einet.scratch import PORTION
+from einet.scratch import CHUNK_NUMEL
 
-# Enumerating more joint values than this is a mistake, not a question.
-MOST_WORLDS = 2**16
+# Joint values that `mutual_information` enumerates at most.
+MAX_JOINT_VALUES = 2**16
 
 
 class Estimate(NamedTuple):
     """A mean over samples, in nats, and its standard error.
 
-    Paper: not in it; the usual Monte Carlo estimate
-    Chapter: book/12_queries
+    Source: not in the paper; the usual Monte Carlo estimate
     """
 
     value: float
@@ -44,13 +42,18 @@ class Estimate(NamedTuple):
 def kl(
     p: Einet | Mixture, q: Einet | Mixture, num_samples: int = 10_000, generator: torch.Generator | None = None
 ) -> Estimate:
-    """KL(p || q) = E_p[log p(x) - log q(x)], in nats, estimated without bias from samples of p.
+    """KL(p || q) = E_p[log p(x) - log q(x)], estimated without bias from samples of p.
 
-    `ValueError` unless num_samples >= 2 and both have one class and the same number of variables and channels, and
-    where a sample of p is outside the support of q.
+    Args:
+        p: the density that is sampled.
+        q: another over the same variables and channels.
+        num_samples: at least 2.
+        generator: on the device of p; without it every call draws anew.
 
-    Paper: not in it; the densities are exact, the expectation is sampled
-    Chapter: book/12_queries
+    Raises:
+        ValueError: a model has several classes, or a sample of p is outside the support of q.
+
+    Source: not in the paper; the densities are exact, the expectation is sampled
     """
     _check_one_class(q)
     x = _samples(p, num_samples, generator)
@@ -58,12 +61,11 @@ def kl(
 
 
 def entropy(model: Einet | Mixture, num_samples: int = 10_000, generator: torch.Generator | None = None) -> Estimate:
-    """H = -E[log p(x)], in nats, estimated without bias from samples; `entropy_bounds` has bounds without sampling.
+    """H = -E[log p(x)], estimated without bias from samples; `entropy_bounds` has bounds without sampling.
 
-    `ValueError` unless num_samples >= 2 and the model has one class.
+    Args and errors are those of `kl`.
 
-    Paper: not in it; the densities are exact, the expectation is sampled
-    Chapter: book/12_queries
+    Source: not in the paper; the densities are exact, the expectation is sampled
     """
     return _estimate(-log_marginal(model, _samples(model, num_samples, generator)).double())
 
@@ -81,8 +83,8 @@ def _check_one_class(model: Einet | Mixture) -> None:
         raise ValueError(f"the model must have one class, got {model.num_classes}")
 
 
-def _estimate(each: Tensor) -> Estimate:
-    return Estimate(each.mean().item(), (each.std() / len(each) ** 0.5).item())
+def _estimate(terms: Tensor) -> Estimate:
+    return Estimate(terms.mean().item(), (terms.std() / len(terms) ** 0.5).item())
 
 
 # Bounds on the entropy
@@ -91,8 +93,7 @@ def _estimate(each: Tensor) -> Estimate:
 class Bounds(NamedTuple):
     """lower <= value <= upper, in nats.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
 
     lower: float
@@ -103,18 +104,18 @@ class Bounds(NamedTuple):
 def entropy_bounds(model: Einet | Mixture) -> Bounds:
     """H(x | z) <= H(x) <= min(H(x, z), sum_d H(x_d)), exactly and without sampling.
 
-    z is the induced tree that x comes from (see `trees`), and both sides follow from one pass up, for every entry
+    z is the induced tree that x comes from (see `passes`), and both sides follow from one pass up, for every entry
 
         H(x | z) = sum_ij W_ij (H_i + H_j),     H(x, z) the same - sum_ij W_ij log W_ij
 
-    The gap is at most H(z), which is large in a large circuit. There the second upper bound helps: entropies of single
-    variables, from `conditional_marginals` given nothing; where a family has not finitely many values, the entropy of
-    a normal density of the same variance.
+    The gap is at most H(z), which is large in a large circuit. There the second upper bound helps. Entropies of single
+    variables come from `conditional_marginals` given nothing; where a family has infinitely many values, from a normal
+    density of the same variance.
 
-    `ValueError` unless the model has one class and each family knows its `entropy`.
+    Raises:
+        ValueError: the model has several classes, or a family does not know its `entropy`.
 
-    Paper: not in it; latent variables as in Section 3.5
-    Chapter: book/12_queries
+    Source: not in the paper; latent variables as in Section 3.5
     """
     _check_one_class(model)
     given_tree, joint = torch.stack([_entropies(network) for network in networks_of(model)], 1)
@@ -126,34 +127,36 @@ def entropy_bounds(model: Einet | Mixture) -> Bounds:
 
 def _entropies(network: Einet) -> Tensor:
     """H(x | z) and H(x, z): the two columns of an upward pass whose values are entropies."""
-    zeros = network.leaves.parts[0].phi.new_zeros(network.leaves.num_nodes, network.num_leaves, dtype=torch.float64)
+    entropies = network.leaves.parts[0].phi.new_zeros(network.leaves.num_nodes, network.num_leaves, dtype=torch.float64)
     for part in network.leaves.parts:
-        of_pair = _entropy_of(part.family, part.phi.double()).sum(1)  # (P, K)
-        for rows, pairs, variables in part.groups():
-            zeros.index_add_(0, rows, of_pair[pairs].unflatten(0, variables.shape).sum(1))
-    leaves = Scaled(zeros[..., None].repeat(1, 1, 2), zeros.new_zeros(len(zeros), 2))
+        of_pairs = _entropy_of(part.family, part.phi.double()).sum(1)  # (P, K)
+        for regions, pairs, variables in part.groups():
+            entropies.index_add_(0, regions, of_pairs[pairs].unflatten(0, variables.shape).sum(1))
+    leaves = Scaled(entropies[..., None].repeat(1, 1, 2), entropies.new_zeros(len(entropies), 2))
     return upward(network, leaves, _entropies_of).outputs[-1].value[0, 0]
 
 
 def _entropies_of(layer: SumLayer, *inputs: Scaled | Gathered) -> Scaled:
-    """The operation of a pass of entropies, which stand where densities do; they have no scale."""
-    entropies = layer.entropies(*(each.value for each in fetched(inputs)))
+    """The operation of a pass of entropies, which stand where densities do and have no scale."""
+    entropies = layer.entropies(*(vectors.value for vectors in fetched(inputs)))
     return Scaled(entropies, entropies.new_zeros(len(entropies), 2))
 
 
 def _entropy_of(family: ExponentialFamily, phi: Tensor) -> Tensor:
     """The entropy of each density of a family, phi (|T|, P, C, K) -> (P, C, K), in bounded memory."""
-    step = max(1, PORTION // ((family.num_values or 1) * phi[0, 0].numel()))
-    return torch.cat([family.entropy(some) for some in phi.split(step, 1)])
+    step = max(1, CHUNK_NUMEL // ((family.num_values or 1) * phi[0, 0].numel()))
+    return torch.cat([family.entropy(chunk) for chunk in phi.split(step, 1)])
 
 
-def _largest(variance: Tensor, real: bool) -> Tensor:
-    """The largest entropy of that variance: among densities on the reals the normal one has it. An integer, too, is a
-    real with its entropy once noise on [-1/2, 1/2] is added, and 1/12 of variance; so counts are bounded as well."""
+def _max_entropy(variance: Tensor, real: bool) -> Tensor:
+    """The largest entropy of a variance: that of a normal density.
+
+    An integer plus uniform noise on [-1/2, 1/2] is a real variable of the same entropy, and of 1/12 more variance.
+    """
     return 0.5 * torch.log(2 * math.pi * math.e * (variance if real else variance + 1 / 12))
 
 
-def _of_table(probabilities: Tensor, dim: int = 0) -> Tensor:
+def _entropy_of_table(probabilities: Tensor, dim: int = 0) -> Tensor:
     return -torch.xlogy(probabilities, probabilities).sum(dim)
 
 
@@ -167,9 +170,9 @@ def _sum_of_entropies(model: Einet | Mixture) -> float:
     total = torch.zeros_like(x)
     for family, variables in network.families.items():
         if family.num_values is None:
-            total[:, variables] = _largest(marginals.variance()[:, variables], family.location_scale)
+            total[:, variables] = _max_entropy(marginals.variance()[:, variables], family.location_scale)
         else:
-            total[:, variables] = _of_table(marginals.probabilities()[:, variables], -1)
+            total[:, variables] = _entropy_of_table(marginals.probabilities()[:, variables], -1)
     return total.sum().item()
 
 
@@ -179,23 +182,27 @@ def _sum_of_entropies(model: Einet | Mixture) -> float:
 def mutual_information(model: Einet | Mixture, a: Sequence[int], b: Sequence[int]) -> float:
     """I(a; b) = sum over the values of x_a and x_b of p(x_a, x_b) log(p(x_a, x_b) / p(x_a) p(x_b)), in nats, exactly.
 
-    a, b   disjoint, non-empty sets of discrete variables, with at most 65536 joint values: all are enumerated, the
-           other variables integrated out
+    Args:
+        model: a density with one class.
+        a: discrete variables. All joint values of a and b are enumerated, the other variables integrated out.
+        b: discrete variables, none of them in a.
 
-    `ValueError` where they are not, or the model has several classes.
+    Raises:
+        ValueError: a and b are empty, overlap, are not discrete, or have more than 65536 joint values.
 
-    Paper: not in it; marginals as in Section 2
-    Chapter: book/12_queries
+    Source: not in the paper; marginals as in Section 2
     """
     _check_one_class(model)
     a, b = list(a), list(b)
     supports = [support for d in a + b for support in _supports(model, a, b, d)]
-    if math.prod(supports) > MOST_WORLDS:
-        raise ValueError(f"{a} and {b} have {math.prod(supports)} joint values, at most {MOST_WORLDS} are enumerated")
+    if math.prod(supports) > MAX_JOINT_VALUES:
+        raise ValueError(
+            f"{a} and {b} have {math.prod(supports)} joint values, at most {MAX_JOINT_VALUES} are enumerated"
+        )
     joint = _joint(model, a + b, torch.tensor(list(product(*map(range, supports))), dtype=torch.float64))
-    of_a = math.prod(supports[: len(a) * networks_of(model)[0].channels])
-    joint = (joint / joint.sum()).view(of_a, -1)
-    information = _of_table(joint.sum(1)) + _of_table(joint.sum(0)) - _of_table(joint.flatten())
+    values_of_a = math.prod(supports[: len(a) * networks_of(model)[0].channels])
+    joint = (joint / joint.sum()).view(values_of_a, -1)
+    information = _entropy_of_table(joint.sum(1)) + _entropy_of_table(joint.sum(0)) - _entropy_of_table(joint.flatten())
     return max(0.0, information.item())
 
 
@@ -204,13 +211,13 @@ def _supports(model: Einet | Mixture, a: list[int], b: list[int], variable: int)
     networks = networks_of(model)
     if not a or not b or len({*a, *b}) < len(a) + len(b):
         raise ValueError(f"a and b must be non-empty, disjoint and without repetition, got {a} and {b}")
-    own = {family for each in networks for family, variables in each.families.items() if variable in variables}
-    for family in own:
+    families = {f for network in networks for f, variables in network.families.items() if variable in variables}
+    if not families:
+        raise ValueError(f"variables are from 0 to {networks[0].graph.num_variables - 1}, got {variable}")
+    for family in families:
         if family.num_values is None:
             raise ValueError(f"values are enumerated, so variables must be discrete, got {variable}: {family}")
-    if not own:
-        raise ValueError(f"variables are from 0 to {networks[0].graph.num_variables - 1}, got {variable}")
-    return [max(family.num_values for family in own)] * networks[0].channels
+    return [max(family.num_values or 0 for family in families)] * networks[0].channels
 
 
 def _joint(model: Einet | Mixture, variables: list[int], worlds: Tensor) -> Tensor:
@@ -220,8 +227,8 @@ def _joint(model: Einet | Mixture, variables: list[int], worlds: Tensor) -> Tens
     observed = torch.zeros(network.graph.num_variables, dtype=torch.bool)
     observed[variables] = True
     log_probabilities = []
-    for some in worlds.split(1024):
-        x = some.new_zeros(len(some), network.graph.num_variables, network.channels)
-        x[:, variables] = some.view(len(some), len(variables), -1)
+    for chunk in worlds.split(1024):
+        x = chunk.new_zeros(len(chunk), network.graph.num_variables, network.channels)
+        x[:, variables] = chunk.view(len(chunk), len(variables), -1)
         log_probabilities.append(log_marginal(model, x.to(device), observed.to(device)))
     return torch.cat(log_probabilities).double().exp()

@@ -1,7 +1,6 @@
 """What a network is given, as it wants it: families, rows and masks, or a `ValueError` that names what is wrong.
 
-Paper: Section 3
-Chapter: book/04_layers
+Source: Section 3
 """
 
 from __future__ import annotations
@@ -69,6 +68,8 @@ def as_parts(name: str, given: Any, *names: str) -> tuple:
 
 def batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] | None) -> Tensor:
     """x as (D, C, B), contiguous. One channel may go without its axis."""
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ValueError(f"x must be a dense tensor, got one in {x.layout}: call x.to_dense()")
     if not isinstance(x, Tensor) or x.dtype not in (torch.bool, *WHOLE, *FLOATS):
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x must be bool, whole numbers or floats of 16 to 64 bits in a real tensor, got {kind}")
@@ -97,6 +98,8 @@ def as_mask(observed: Any, name: str = "observed") -> Tensor:
     if not isinstance(observed, Tensor) or observed.dtype != torch.bool:
         kind = observed.dtype if isinstance(observed, Tensor) else type(observed).__name__
         raise ValueError(f"{name} must be a bool tensor, got {kind}")
+    if observed.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got one in {observed.layout}: call {name}.to_dense()")
     return observed
 
 

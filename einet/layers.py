@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from einet.derivatives import transformed
 from einet.einsum import gradients_of_sums, scaled, scaled_sums
 from einet.scaled import Gathered, Scaled, fetched
-from einet.scratch import CACHE, PORTION, node_slices, slices
+from einet.scratch import CACHE_NUMEL, CHUNK_NUMEL, node_slices, slices
 
 # How the kernels for GPUs multiply two float32: see `set_precision`.
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
@@ -130,15 +130,15 @@ class EinsumLayer(SumLayer):
         """`einet.gpu.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
         on_gpu = weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"  # the latter imitates one, for tests
         kernels = _import_kernels() if on_gpu and self.precision else None
-        return kernels if kernels and kernels.serves(weights, self.num_left, self.num_right) else None
+        return kernels if kernels and kernels.supports(weights, self.num_left, self.num_right) else None
 
     def maximum(self, *children: Scaled | Gathered) -> Scaled:
         left, right = fetched(children)
         (num_nodes, _, batch), (num_out, num_pairs) = left.value.shape, self.weights.shape[1:]
         maxima = left.value.new_empty(num_nodes, num_out, batch)
         largest = _all_choices if num_pairs < MANY_PAIRS or maxima.is_cuda else _likely_choices
-        for nodes in slices(num_nodes, CACHE // (num_pairs * batch)):
-            for rows in slices(batch, PORTION // num_pairs):
+        for nodes in slices(num_nodes, CACHE_NUMEL // (num_pairs * batch)):
+            for rows in slices(batch, CHUNK_NUMEL // num_pairs):
                 outer = left.value[nodes, :, None, rows] * right.value[nodes, None, :, rows]
                 largest(self.weights[nodes], outer.flatten(1, 2), maxima[nodes, :, rows])
         value, log_scale = scaled(maxima)

@@ -1,13 +1,13 @@
 """The leaf layer: exponential families over the variables of each leaf region.
 
-Paper: Section 3.4
-Chapter: book/06_leaves
+Source: Section 3.4
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from einet.derivatives import differentiable, transformed
 from einet.family import ExponentialFamily
 from einet.scaled import Scaled
-from einet.scratch import PORTION, exp_, node_slices, room, slices
+from einet.scratch import CHUNK_NUMEL, exp_, node_slices, scratch, slices
 
-# Up to this many categories, a GPU multiplies by indicators.
-MULTIPLIED = 32
+# embedding_bag's backward waits for the CPU. Up to this many categories, a GPU is faster by a one-hot product.
+MAX_ONE_HOT = 32
+
+_Factors: TypeAlias = tuple[Tensor, Tensor, Tensor, ExponentialFamily, bool]
 
 
 class LeafLayer(nn.Module):
@@ -26,13 +28,18 @@ class LeafLayer(nn.Module):
 
         log L_k(x) = sum over variables d of the region:  T(x_d) . theta_dk - A(theta_dk)
 
-    `scopes` are the regions' variables; `families` maps each family to the variables that follow it. The base measure
-    log h(x) is the same for every entry, so the network adds it once, at the root (`log_base`). `kind` is what comes
-    out: `Scaled`, or `LogScaled` for a network of products entry by entry.
+    The base measure log h(x) is the same for every entry: the network adds it once, at the root.
 
-    Paper: Section 3.4
-    Chapter: book/06_leaves
+    Args:
+        scopes: the variables of each region.
+        families: the variables of each family.
+        num_entries: K.
+        kind: type of the result, `LogScaled` for a network of products entry by entry.
+
+    Source: Section 3.4
     """
+
+    parts: Sequence[FamilyLeaves]
 
     def __init__(
         self,
@@ -43,9 +50,8 @@ class LeafLayer(nn.Module):
     ):
         super().__init__()
         self.num_nodes, self.num_entries, self.kind = len(scopes), num_entries, kind
-        self.parts = nn.ModuleList(
-            FamilyLeaves(family, variables, scopes, num_entries) for family, variables in families.items()
-        )
+        parts = [FamilyLeaves(family, variables, scopes, num_entries) for family, variables in families.items()]
+        self.parts = cast(Sequence[FamilyLeaves], nn.ModuleList(parts))
 
     def forward(self, x: Tensor, observed: Tensor | None) -> Scaled:
         """x (D, C, B), observed (D, B) or (D, 1), or None for all -> densities (L, K, B), less the base measure."""
@@ -53,8 +59,8 @@ class LeafLayer(nn.Module):
             return self.parts[0].densities(x, observed, self.kind)
         total = torch.zeros(self.num_nodes, self.num_entries, x.shape[-1], dtype=torch.float64, device=x.device)
         for part in self.parts:
-            for rows, log_density in part.log_densities(x, observed):
-                total = total.index_add(0, rows, log_density.double())
+            for regions, log_density in part.log_densities(x, observed):
+                total = total.index_add(0, regions, log_density.double())
         return self.kind.from_log(total, self.parts[0].phi.dtype)
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
@@ -63,75 +69,84 @@ class LeafLayer(nn.Module):
 
 
 class FamilyLeaves(nn.Module):
-    """One family's part of the leaf layer: parameters for each pair of a leaf region and a variable in it.
+    """One family's part of the leaf layer: a parameter vector for each pair of a leaf region and a variable in it.
 
-    phi (|T|, P, C, K): P pairs, sorted so that regions with equally many variables of this family stand together. Such
-    a group is one matrix product of parameters and gathered statistics, (L, K, n) @ (L, n, B), and the paper's tensor
-    of all B x D x K x R log-densities is never built.
+    phi (|T|, P, C, K) of P pairs, sorted by how many variables of this family a region has. Regions with equally many
+    are a group, and a group is one matrix product (L, K, n) @ (L, n, B) of parameters and gathered statistics: the
+    paper's tensor of all B x D x K x R log-densities is never built.
     """
 
-    def __init__(self, family: ExponentialFamily, variables: Sequence[int], scopes, num_entries: int):
+    regions: Tensor  # those with variables of this family, by group
+    by_region: Tensor  # argsort of `regions`
+    pairs: Tensor  # the variable of each pair, (P,)
+    variables: Tensor  # of this family, ascending
+
+    def __init__(self, family: ExponentialFamily, variables: Sequence[int], scopes: Sequence, num_entries: int):
         super().__init__()
         self.family = family
         mine = set(variables)
         scopes = [[d for d in scope if d in mine] for scope in scopes]
-        of_size: dict[int, list[int]] = {}
-        for row, scope in enumerate(scopes):
-            of_size.setdefault(len(scope), []).append(row)
-        self.sizes = sorted(of_size.keys() - {0})
-        groups = [of_size[size] for size in self.sizes]
-        pairs = [d for group in groups for row in group for d in scopes[row]]
-        for g, group in enumerate(groups):
-            self.register_buffer(f"rows_{g}", torch.tensor(group), persistent=False)
-        by_group = torch.tensor([row for group in groups for row in group])
-        self.register_buffer("order", torch.argsort(by_group), persistent=False)  # back to that of the regions
+        groups: dict[int, list[int]] = {}
+        for region, scope in enumerate(scopes):
+            groups.setdefault(len(scope), []).append(region)
+        self.sizes = sorted(groups.keys() - {0})  # how many variables a region of each group has
+        self.counts = [len(groups[size]) for size in self.sizes]  # of regions
+        regions = [region for size in self.sizes for region in groups[size]]
+        pairs = [d for region in regions for d in scopes[region]]
+        self.register_buffer("regions", torch.tensor(regions, dtype=torch.int64), persistent=False)
+        self.register_buffer("by_region", torch.argsort(self.regions), persistent=False)
         self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
         self.register_buffer("variables", torch.tensor(sorted(variables)), persistent=False)
-        self.phi = nn.Parameter(
-            torch.empty(family.num_statistics, len(pairs), family.channels, num_entries, dtype=torch.float32)
-        )
+        shape = family.num_statistics, len(pairs), family.channels, num_entries
+        self.phi = nn.Parameter(torch.empty(shape, dtype=torch.float32))
 
-    def groups(self):
-        """(rows of the layer (L,), their pairs as a slice, their variables (L, s)) of each group of regions."""
+    def groups(self) -> Iterator[tuple[Tensor, slice, Tensor]]:
+        """(regions (L,), the slice of their pairs, their variables (L, s)) of each group."""
         start = 0
-        for g, size in enumerate(self.sizes):
-            rows = getattr(self, f"rows_{g}")
-            pairs = slice(start, start + len(rows) * size)
-            yield rows, pairs, self.pairs[pairs].view(-1, size)
+        for regions, size in zip(self.regions.split(self.counts), self.sizes, strict=True):
+            pairs = slice(start, start + len(regions) * size)
+            yield regions, pairs, self.pairs[pairs].view(-1, size)
             start = pairs.stop
 
     @torch.no_grad()
     def column_statistics(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The means of T(x_d) over the rows of x (D, C, B) in which d is observed, (|T|, V, C), and how many these are,
-        (V, 1), for each variable of the family: float64. The mean of no rows is 0."""
-        size = max(1, PORTION // (self.family.num_statistics * len(self.variables)))
-        total, count = 0, 0
-        for start in range(0, x.shape[-1], size):
-            rows = slice(start, start + size)
+        """For each variable of the family the mean of T(x_d) over the rows of x (D, C, B) where d is observed.
+
+        Returns:
+            The means (|T|, V, C) in float64, 0 for a variable of no row, and the numbers of rows (V, 1).
+        """
+        total, count = torch.zeros((), dtype=torch.float64, device=x.device), torch.zeros_like(self.variables)[:, None]
+        for rows in slices(x.shape[-1], CHUNK_NUMEL // (self.family.num_statistics * len(self.variables))):
             seen = torch.ones_like(x[self.variables, 0, rows], dtype=torch.bool)
             if observed is not None:
                 seen &= observed[self.variables][:, rows] if observed.shape[1] > 1 else observed[self.variables]
-            own = torch.where(seen[:, None], x[self.variables][..., rows].double(), self.family.placeholder)
-            total = total + torch.where(seen[:, None], self.family.statistics(own), 0).sum(-1)
+            values = torch.where(seen[:, None], x[self.variables][..., rows].double(), self.family.placeholder)
+            total = total + torch.where(seen[:, None], self.family.statistics(values), 0).sum(-1)
             count = count + seen.sum(-1, keepdim=True)
         return total / count.clamp_min(1), count
 
     @torch.no_grad()
     def start(self, x: Tensor, observed: Tensor | None, chosen: Tensor, share: float) -> None:
-        """Put each entry around rows of x (D, C, B) of its own: `chosen` (L, K, n). Its E[T(x)] is, by `share`, their
-        mean, and else the mean of all rows. A variable that no row has keeps its parameters."""
+        """Put each entry around rows of its own. A variable that no row has keeps its parameters.
+
+        Args:
+            x: (D, C, B).
+            observed: (D, B) or (D, 1), or None for all.
+            chosen: the rows of each entry, (L, K, n).
+            share: the weight of their mean in the entry's E[T(x)]; the mean over all rows has the rest.
+        """
         mean, count = self.column_statistics(x, observed)
-        region = torch.cat([rows.repeat_interleave(variables.shape[1]) for rows, _, variables in self.groups()])
+        region = torch.cat([regions.repeat_interleave(variables.shape[1]) for regions, _, variables in self.groups()])
         place = torch.searchsorted(self.variables, self.pairs)
-        of_a_pair = self.phi[:, 0].numel() * chosen.shape[2]
-        for pairs in slices(len(self.pairs), max(1, PORTION // of_a_pair)):
+        for pairs in slices(len(self.pairs), CHUNK_NUMEL // (self.phi[:, 0].numel() * chosen.shape[2])):
+            # The statistics of the chosen rows of some pairs of a region and a variable, and their means.
             variables, rows = self.pairs[pairs, None, None], chosen[region[pairs]]  # (p, 1, 1), (p, K, n)
-            own = x.movedim(1, 2)[variables, rows].movedim(3, 1).double()  # (p, C, K, n)
+            values = x.movedim(1, 2)[variables, rows].movedim(3, 1).double()  # (p, C, K, n)
             seen = torch.ones_like(rows, dtype=torch.bool)
             if observed is not None:
                 seen = observed.expand(-1, x.shape[-1])[variables, rows]
-            own = torch.where(seen[:, None], own, self.family.placeholder)
-            total = torch.where(seen[:, None], self.family.statistics(own), 0).sum(-1)  # (T, p, C, K)
+            values = torch.where(seen[:, None], values, self.family.placeholder)
+            total = torch.where(seen[:, None], self.family.statistics(values), 0).sum(-1)  # (T, p, C, K)
             of_all = mean[:, place[pairs], :, None]
             of_rows = torch.where(seen.any(-1)[:, None], total / seen.sum(-1).clamp_min(1)[:, None], of_all)
             phi = self.family.expecting(torch.lerp(of_all, of_rows, share)).to(self.phi.dtype)
@@ -140,56 +155,60 @@ class FamilyLeaves(nn.Module):
     def densities(self, x: Tensor, observed: Tensor | None, kind: type[Scaled]) -> Scaled:
         """The vectors of all regions, where this is their only family."""
         dtype = self.phi.dtype
-        if kind is not Scaled or self.looks_up(x):
+        if kind is not Scaled or self.uses_table(x):
             groups = [kind.from_log(log_density, dtype) for _, log_density in self.log_densities(x, observed)]
         else:
-            groups = [Scaled(*densities) for _, densities in self._multiply(x, observed, dtype)]
+            groups = [Scaled(*_densities(factors, dtype)) for _, factors in self._factors(x, observed)]
         if len(groups) == 1:
             return groups[0]
-        return Scaled.joined(groups).map(lambda tensor: tensor.index_select(0, self.order))
+        return Scaled.joined(groups).map(lambda tensor: tensor.index_select(0, self.by_region))
 
-    def looks_up(self, x: Tensor) -> bool:
-        """Whether T(x) . theta is looked up in a table: where T(x) is an indicator. On a GPU the gradient of a look-up
-        waits for the CPU, so that few categories are multiplied there, like the statistics of any family."""
-        return self.family.indicator and not (x.is_cuda and self.family.num_statistics <= MULTIPLIED)
+    def uses_table(self, x: Tensor) -> bool:
+        """Whether T(x) . theta is a look-up: T(x) is one-hot, and not of so few categories that a GPU multiplies."""
+        return self.family.indicator and not (x.is_cuda and self.family.num_statistics <= MAX_ONE_HOT)
 
-    def log_densities(self, x: Tensor, observed: Tensor | None):
-        """(rows, log-densities (L, K, B)) of each group of regions, to be added to those of other families."""
-        return self._look_up(x, observed) if self.looks_up(x) else self._multiply(x, observed, None)
+    def log_densities(self, x: Tensor, observed: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """(regions, log-densities (L, K, B)) of each group, to be added to those of other families."""
+        if self.uses_table(x):
+            return self._by_table(x, observed)
+        return ((regions, _densities(factors, None)[0]) for regions, factors in self._factors(x, observed))
 
-    def _multiply(self, x: Tensor, observed: Tensor | None, dtype: torch.dtype | None):
-        """(rows, what `_LeafFunction` returns) of each group, in float64 where float32 would cancel."""
-        masked, num_variables = observed is not None, len(x)
-        x, observed = self._own(x, observed)
+    def _factors(self, x: Tensor, observed: Tensor | None) -> Iterator[tuple[Tensor, _Factors]]:
+        """(regions, arguments of `_LeafFunction`) of each group, in float64 where float32 would cancel."""
+        # The statistics of all variables, a row of `features` each, are 0 where a variable is missing.
+        num_variables = len(x)
+        x, observed = self._select(x, observed)
         statistics = self.family.statistics(x.to(torch.float64 if self.family.cancels else self.phi.dtype))
-        if masked:
-            statistics = torch.where(observed[:, None], statistics, 0)
         row_of = torch.arange(statistics[..., 0].numel(), device=x.device).view(statistics.shape[:3])  # of (T, D, C, B)
-        features = statistics.flatten(0, 2)
-        if masked:  # A(theta) counts where its variable is observed: the mask is one more statistic
-            features = torch.cat((features, observed.to(features.dtype).expand(-1, x.shape[-1])))
+        if observed is None:
+            features = statistics.flatten(0, 2)
+        else:  # the mask is one more feature of each variable, with the coefficient -A(theta)
+            mask = observed.to(statistics.dtype).expand(-1, x.shape[-1])
+            features = torch.cat((torch.where(observed[:, None], statistics, 0).flatten(0, 2), mask))
+        # For each group, the parameters of its pairs, and the rows of `features` that they multiply.
         sizes = [variables.numel() for _, _, variables in self.groups()]
-        densities = _plain_densities if transformed() else _LeafFunction.apply
-        for (rows, _, variables), phi in zip(self.groups(), self.phi.split(sizes, 1), strict=True):
+        for (regions, _, variables), phi in zip(self.groups(), self.phi.split(sizes, 1), strict=True):
             if len(x) < num_variables:
                 variables = torch.searchsorted(self.variables, variables)
             index = row_of[:, variables].transpose(0, 1).flatten(1)  # (L, T s C)
-            if masked:
+            if observed is not None:
                 index = torch.cat((index, variables + row_of.numel()), 1)
             phi = phi.unflatten(1, variables.shape).permute(0, 1, 4, 2, 3)  # (T, L, K, s, C)
-            yield rows, densities(phi, features, index, self.family, masked, dtype)
+            yield regions, (phi, features, index, self.family, observed is not None)
 
-    def _own(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """x and observed of the variables of this family alone, where statistics and gradients are finite: log x is not
-        for values of other families, nor for the 0 of a missing one, which its `placeholder` replaces."""
+    def _select(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x and observed of this family's variables, a placeholder for missing values.
+
+        So statistics and gradients are finite: log x is not for another family's values, nor for a missing one's 0.
+        """
         if len(x) > len(self.variables):
-            x, observed = (None if part is None else part[self.variables] for part in (x, observed))
+            x, observed = x[self.variables], None if observed is None else observed[self.variables]
         if observed is not None and self.family.placeholder:
             x = torch.where(observed[:, None], x, self.family.placeholder)
         return x, observed
 
-    def _look_up(self, x: Tensor, observed: Tensor | None):
-        """Where T(x) is an indicator, T(x) . theta is the row of theta that x names; unobserved, a row of zeros."""
+    def _by_table(self, x: Tensor, observed: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Where T(x) is one-hot, T(x) . theta is a row of a table; of a missing variable, the last row, of zeros."""
         table = torch.log(self.phi).permute(1, 2, 0, 3)  # (P, C, values, K)
         num_pairs, channels, values, entries = table.shape
         table = torch.cat((table.reshape(-1, entries), table.new_zeros(1, entries)))
@@ -197,16 +216,16 @@ class FamilyLeaves(nn.Module):
         index = first + x.long()[self.pairs]  # (P, C, B)
         if observed is not None:
             index = torch.where(observed[self.pairs, None], index, len(table) - 1)
-        for rows, pairs, _ in self.groups():
-            bags = index[pairs].view(len(rows), -1, x.shape[-1]).transpose(1, 2).flatten(0, 1)  # (L B, s C)
+        for regions, pairs, _ in self.groups():
+            bags = index[pairs].view(len(regions), -1, x.shape[-1]).transpose(1, 2).flatten(0, 1)  # (L B, s C)
             if transformed():
                 sums = nn.functional.embedding(bags, table).sum(1)
             else:
                 sums = _BagFunction.apply(nn.functional.embedding_bag(bags, table, mode="sum"), table, bags)
-            yield rows, sums.view(len(rows), -1, entries).transpose(1, 2).contiguous()
+            yield regions, sums.view(len(regions), -1, entries).transpose(1, 2).contiguous()
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
-        x, observed = self._own(x, observed)
+        x, observed = self._select(x, observed)
         base = self.family.log_base(x.double())
         if base is None:
             return 0.0
@@ -218,16 +237,15 @@ class FamilyLeaves(nn.Module):
 
 
 class _BagFunction(torch.autograd.Function):
-    """Passes on the sums that `embedding_bag` made of a table's rows.
+    """The sums that `embedding_bag` made of a table's rows, with a gradient that can be differentiated again.
 
-    Their gradient goes back the way they came. One that is differentiated in turn, which `embedding_bag` could not do,
-    goes to the table straight away.
+    The first goes back through `embedding_bag`, which has no second one: that goes to the table directly.
     """
 
     @staticmethod
     def forward(ctx, sums, table, bags):
         ctx.save_for_backward(bags)
-        ctx.rows = len(table)
+        ctx.table_rows = len(table)
         return sums.view_as(sums)
 
     @staticmethod
@@ -236,25 +254,31 @@ class _BagFunction(torch.autograd.Function):
             return gradient, None, None
         (bags,) = ctx.saved_tensors
         of_rows = gradient.repeat_interleave(bags.shape[1], 0)
-        return None, gradient.new_zeros(ctx.rows, gradient.shape[1]).index_add(0, bags.flatten(), of_rows), None
+        return None, gradient.new_zeros(ctx.table_rows, gradient.shape[1]).index_add(0, bags.flatten(), of_rows), None
 
 
-def _plain_densities(phi, features, index, family, masked, dtype) -> Tensor | Scaled:
-    """What `_LeafFunction` returns, by plain operations on all nodes at once."""
+def _densities(factors: _Factors, dtype: torch.dtype | None) -> tuple[Tensor, Any]:
+    """(log-densities, None), or with a `dtype` scaled densities: by `_LeafFunction` where that is possible."""
+    if not transformed():
+        return _LeafFunction.apply(*factors, dtype)
+    logs = _plain_logs(*factors)
+    return (logs, None) if dtype is None else Scaled.from_log(logs, dtype)
+
+
+def _plain_logs(phi: Tensor, features: Tensor, index: Tensor, family: ExponentialFamily, masked: bool) -> Tensor:
     parameters, constants = _parameters(family, phi.to(features.dtype), masked)
-    logs = torch.baddbmm(constants, parameters, features[index])
-    return logs if dtype is None else Scaled.from_log(logs, dtype)
+    return torch.baddbmm(constants, parameters, features[index])
 
 
 class _LeafFunction(torch.autograd.Function):
     """log L_k = sum over s variables and C channels:  T(x) . theta_k - A(theta_k), (L, K, B), from phi (T, L, K, s, C).
 
-    With a `dtype` it goes on to densities in that precision, scaled: (L / max L, log max L). Features (n, B) are the
-    statistics of all variables, and `index` (L, T s C) says which a region multiplies. If `masked`, a feature that is 1
-    where a variable is observed follows for each of the region's variables: what A(theta) is multiplied with.
+    `features` (n, B) has a row for each statistic of each variable, `index` (L, T s C) the rows of each region. If
+    `masked`, a mask follows for each variable, in both: its coefficient is -A(theta). With a `dtype` the result is
+    scaled, (L / max L, log max L).
 
-    A few nodes at a time, so that neither the gathered features nor the log-densities, which may be in float64, ever
-    exist as a whole. Beside what is given, nothing is kept for the backward pass but the densities.
+    It takes a few nodes at a time, so neither the gathered features nor the log-densities, which may be in float64,
+    ever exist as a whole. The backward pass keeps nothing but its inputs and the densities.
     """
 
     @staticmethod
@@ -274,52 +298,53 @@ class _LeafFunction(torch.autograd.Function):
         ctx.family, ctx.masked, ctx.dtype = family, masked, dtype
         ctx.save_for_backward(phi, features, index, None if dtype is None else density)
         if dtype is None:
-            return density
+            return density, None
         ctx.mark_non_differentiable(log_scale)
         return density, log_scale
 
     @staticmethod
-    def backward(ctx, gradient, _=None):
+    def backward(ctx, gradient, _):
         phi, features, index, density = ctx.saved_tensors
         if torch.is_grad_enabled():
 
             def plain(phi: Tensor, features: Tensor) -> Tensor:
-                found = _plain_densities(phi, features, index, ctx.family, ctx.masked, ctx.dtype)
-                return found if ctx.dtype is None else found.value
+                logs = _plain_logs(phi, features, index, ctx.family, ctx.masked)
+                return logs if ctx.dtype is None else Scaled.from_log(logs, ctx.dtype).value
 
             return *differentiable(plain, (phi, features), gradient), None, None, None, None
         _, num_nodes, entries, *pair = phi.shape
-        sums = features.new_empty(num_nodes, entries, index.shape[1])  # over the rows, of the features an entry sees
-        uses_of_nodes = features.new_empty(num_nodes, entries)
+        sums = features.new_empty(num_nodes, entries, index.shape[1])  # over the rows, of counts * features
+        totals = features.new_empty(num_nodes, entries)  # of the counts
         grad_features = torch.zeros_like(features) if ctx.needs_input_grad[1] else None
+        parameters = None
         if grad_features is not None:
             parameters, _ = _parameters(ctx.family, _contiguous(phi, features.dtype), ctx.masked)
-        for nodes, gathered, uses in _gathered(features, index, entries):
-            # d log P / d log L: the probability, given the row, that the circuit uses this entry
+        for nodes, gathered, counts in _gathered(features, index, entries):
+            # The expected count d log P / d log L: the probability, given the row, that the circuit uses this entry.
             if ctx.dtype is not None:
-                torch.mul(gradient[nodes], density[nodes], out=uses)
+                torch.mul(gradient[nodes], density[nodes], out=counts)
             else:
-                uses.copy_(gradient[nodes])
+                counts.copy_(gradient[nodes])
             if not ctx.masked:
-                torch.sum(uses, 2, out=uses_of_nodes[nodes])
-            torch.bmm(uses, gathered.transpose(1, 2), out=sums[nodes])
-            if grad_features is not None:
-                back = torch.bmm(parameters[nodes].transpose(1, 2), uses)  # (nodes, n, B)
+                torch.sum(counts, 2, out=totals[nodes])
+            torch.bmm(counts, gathered.transpose(1, 2), out=sums[nodes])
+            if grad_features is not None and parameters is not None:
+                back = torch.bmm(parameters[nodes].transpose(1, 2), counts)  # (nodes, n, B)
                 grad_features.index_add_(0, index[nodes].flatten(), back.flatten(0, 1))
         width = len(phi) * math.prod(pair)
         statistics = sums[..., :width].unflatten(2, (len(phi), *pair)).movedim(2, 0)  # as phi
-        uses = sums[..., width:, None] if ctx.masked else uses_of_nodes[..., None, None]  # (L, K, s, C)
-        grad_phi = ctx.family.score(_contiguous(phi, features.dtype), statistics, uses)
+        counts = sums[..., width:, None] if ctx.masked else totals[..., None, None]  # (L, K, s, C)
+        grad_phi = ctx.family.score(_contiguous(phi, features.dtype), statistics, counts)
         return grad_phi.to(phi.dtype), grad_features, None, None, None, None
 
 
 def _contiguous(phi: Tensor, dtype: torch.dtype) -> Tensor:
-    """In one pass where the type changes, too; `to` alone leaves the order as it is where it does not."""
+    """One pass if the type changes; if it does not, `to` alone would keep the strides."""
     return phi.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def _parameters(family: ExponentialFamily, phi: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
-    """What the features of each region are multiplied with, (L, K, n), and what is added, (L, K, 1)."""
+    """The coefficients of each region's features, (L, K, n), and the constants, (L, K, 1)."""
     theta = family.natural(phi)  # (T, L, K, s, C)
     parameters, normalizers = theta.movedim(0, 2).flatten(2), family.log_normalizer(theta)
     if not masked:
@@ -327,16 +352,16 @@ def _parameters(family: ExponentialFamily, phi: Tensor, masked: bool) -> tuple[T
     return torch.cat((parameters, -normalizers.sum(3)), 2), torch.zeros_like(parameters[..., :1])
 
 
-def _gathered(features: Tensor, index: Tensor, entries: int):
-    """Slices of nodes, their features (nodes, n, B), and room for (nodes, entries, B)."""
+def _gathered(features: Tensor, index: Tensor, entries: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Slices of nodes, their features (nodes, n, B), and a scratch buffer (nodes, entries, B)."""
     (num_nodes, width), batch = index.shape, features.shape[1]
     slices = node_slices(num_nodes, max(width, entries) * batch, features)
     sizes = [slices[0].stop * width, slices[0].stop * entries]
-    with room(sum(sizes) * batch, features) as memory:
-        buffer, other = memory.view(-1, batch).split(sizes)
-        other = other.view(-1, entries, batch)
+    with scratch(sum(sizes) * batch, features) as memory:
+        for_features, for_entries = memory.view(-1, batch).split(sizes)
+        for_entries = for_entries.view(-1, entries, batch)
         for nodes in slices:
             count = nodes.stop - nodes.start
-            rows = buffer[: count * width]
+            rows = for_features[: count * width]
             torch.index_select(features, 0, index[nodes].flatten(), out=rows)
-            yield nodes, rows.view(count, width, batch), other[:count]
+            yield nodes, rows.view(count, width, batch), for_entries[:count]

@@ -2,8 +2,7 @@
 
     log P(x) = log sum_c w_c P_c(x)
 
-Paper: Section 4.2
-Chapter: book/10_images
+Source: Section 4.2
 """
 
 from __future__ import annotations
@@ -19,14 +18,16 @@ from einet.network import Einet
 
 
 class Mixture(Weighted):
-    """`weights` (C,), positive and summing to 1, over `components`, networks over the same variables.
+    """A density that mixes networks: `model(x, observed)` is the log-density in nats, (B,), as of one network.
 
-    `model(x, observed)` is the log-density in nats, (B,), as of one network. For each row a query weighs the components
-    by their posterior, log w_c + log P_c(evidence) - log P(evidence), never by the prior or the nearest cluster alone.
-    `ValueError` where the components differ in shape or the weights are no distribution over them.
+    For each row a query weighs the components by their posterior, log w_c + log P_c(evidence) - log P(evidence), never
+    by the prior or the nearest cluster alone.
 
-    Paper: Section 4.2
-    Chapter: book/10_images
+    Args:
+        components: networks over the same variables, shape and channels, with one class.
+        weights: (C,), positive and summing to 1.
+
+    Source: Section 4.2
     """
 
     weight_dim = 0
@@ -35,7 +36,7 @@ class Mixture(Weighted):
     @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(self, components: Sequence[Einet], weights: Tensor | Sequence[float]):
         super().__init__()
-        self.components = cast(Sequence[Einet], nn.ModuleList(components))  # torch types it as a list of any modules
+        self.components = cast(Sequence[Einet], nn.ModuleList(components))
         weights = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
         if not len(components) or weights.shape != (len(components),):
             raise ValueError(f"need a weight for each of {len(components)} components, got {tuple(weights.shape)}")
@@ -52,9 +53,10 @@ class Mixture(Weighted):
             )
         self.weights = nn.Parameter((weights / weights.sum()).to(next(components[0].parameters())))
         families = [tuple(component.families.items()) for component in components]
-        self.checking = {families.index(each) for each in families}  # the first with its families looks at the support
+        # The first component with each assignment of families validates the support.
+        self.validating = {families.index(assignment) for assignment in families}
 
-    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments) -> None:
         """torch's step of `load_state_dict`: all components are compared before any parameter changes."""
         for i, component in enumerate(self.components):
             component.check_state(state_dict, f"{prefix}components.{i}.")
@@ -65,14 +67,14 @@ class Mixture(Weighted):
         return torch.logsumexp(self.log_joint(x, observed, check), 1)
 
     def log_joint(self, x: Tensor, observed: Tensor | None = None, check: bool = True) -> Tensor:
-        """log w_c + log P_c(x_observed) for each component, (B, C): less the log-density, the posterior of c."""
-        log_densities = [c(x, observed, check and i in self.checking) for i, c in enumerate(self.components)]
+        """log w_c + log P_c(x_observed) for each component, (B, C): the posterior of c, up to the log-density."""
+        log_densities = [c(x, observed, check and i in self.validating) for i, c in enumerate(self.components)]
         return torch.stack(log_densities, 1) + torch.log(self.weights)
 
     def as_input(
         self, x: Tensor, observed: Tensor | None, check: bool = True, name: str = "observed"
     ) -> tuple[Tensor, Tensor | None]:
         """As `Einet.as_input`."""
-        for i in self.checking - {0} if check else ():
+        for i in self.validating - {0} if check else ():
             self.components[i].as_input(x, observed, name=name)
         return self.components[0].as_input(x, observed, check, name)

@@ -1,7 +1,6 @@
 """The most probable completion of a row, approximately, with a bound on how much better it could be.
 
-Paper: Section 2
-Chapter: book/12_queries
+Source: Section 2
 """
 
 from __future__ import annotations
@@ -15,28 +14,27 @@ from einet.layers import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import (
-    Passed,
+    UpwardPass,
     as_evidence,
     as_labels,
     check_evidence,
+    chunks,
     descend,
     networks_of,
-    portions,
     result_dtype,
     upward,
     values,
 )
 from einet.scaled import Gathered, Scaled
 
-# e^-45 is less than half the last bit of a float64, for a thousand networks together.
-NEGLIGIBLE = 45.0
+# exp(-45) = 3e-20: a thousand such terms are below half an ulp of float64.
+PRUNE_BELOW_NATS = 45.0
 
 
 class Explanation(NamedTuple):
-    """Completed rows, their log-densities (B,), and a bound (B,) that no completion exceeds; nats.
+    """Completed rows, their log-densities (B,) in nats, and a bound (B,) that no completion exceeds.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
 
     x: Tensor
@@ -47,15 +45,14 @@ class Explanation(NamedTuple):
 def mpe(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor | int | None = None) -> Explanation:
     """A probable completion of the missing entries: argmax over x_missing of p(x_missing, x_observed), approximately.
 
-    Exact maximisation is NP-hard in circuits whose sums overlap, as these do. Two trees are decoded: the best one of a
-    pass of maxima, and the one that follows the largest weighted value of the sum pass. Their leaves take their modes,
-    and each row keeps the completion that the model finds more probable, so it is never worse than the second, the
-    usual one. The bound gives every missing leaf entry its mode's density and sums as usual: no p(x) is above that.
+    Exact maximisation is NP-hard in circuits whose sums overlap, as these do. Two trees are decoded: the best of a pass
+    of maxima, and the one that follows the largest weighted value of the sum pass, which is the usual answer. Their
+    leaves take their modes, and each row keeps the completion that the model finds more probable. The bound gives every
+    missing leaf entry its mode's density and sums as usual: no p(x) is above that.
 
-    Arguments as `conditional_marginals`; `x` comes back as from `sample_conditional`.
+    Args and errors are those of `conditional_marginals`; `x` comes back as from `sample_conditional`.
 
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     return mpe_and_evidence(model, x, observed, labels)[0]
 
@@ -67,57 +64,55 @@ def mpe_and_evidence(
     """`mpe`, and log p(x_observed), (B,) in float64, which it needs on its way."""
     inside, mask = as_evidence(model, x, observed)
     labels = as_labels(model.num_classes, labels, len(x), inside.device)
-    parts = [_explained(model, *rows, labels[some]) for some, *rows in portions(model, inside, mask)]
-    found, log_density, bound, evidence = map(torch.cat, zip(*parts, strict=True))
-    found = found.to(result_dtype(networks_of(model)[0], x))
-    seen = mask.T[..., None]
-    found = torch.where(seen, x.reshape(found.shape).to(found.dtype), found).reshape(x.shape)
-    return Explanation(found, log_density, bound), evidence
+    explained = [_explained(model, rows, seen, labels[chunk]) for chunk, rows, seen in chunks(model, inside, mask)]
+    completed, log_density, bound, evidence = map(torch.cat, zip(*explained, strict=True))
+    completed = completed.to(result_dtype(networks_of(model)[0], x))
+    completed = torch.where(mask.T[..., None], x.reshape(completed.shape).to(completed.dtype), completed)
+    return Explanation(completed.reshape(x.shape), log_density, bound), evidence
 
 
-class _Part(NamedTuple):
-    """A network of the model, and its sum pass.
-
-    modes    the leaves' vectors, as `_with_modes`
-    passed   B columns with the missing entries integrated out, then B with `modes`
-    base     log h of the evidence and the network's log weight, (B,)
-    score    log w P(evidence), (B,)
-    bound    log w P(completion) is never above it, (B,)
-    """
+class _Component(NamedTuple):
+    """A network of the model, and its sum pass of B columns with the evidence, then B with `modes`."""
 
     network: Einet
     log_weight: float
-    modes: Scaled
-    passed: Passed
-    base: Tensor
-    score: Tensor
-    bound: Tensor
+    modes: Scaled  # the leaves' vectors where every missing variable has its mode
+    up: UpwardPass
+    base: Tensor | float  # log h of the evidence and the log weight, (B,)
+    evidence: Tensor  # log w P(evidence), (B,)
+    bound: Tensor  # at least log w P(completion), (B,)
 
 
-def _part(network: Einet, log_weight: float, x: Tensor, observed: Tensor, labels: Tensor) -> _Part:
+def _component(network: Einet, log_weight: float, x: Tensor, observed: Tensor, labels: Tensor) -> _Component:
     leaves = network.leaves(x, observed)
     modes = _with_modes(network, leaves, observed)
-    passed = upward(network, Scaled.joined([leaves, modes], -1))
+    up = upward(network, Scaled.joined([leaves, modes], -1))
     base = network.leaves.log_base(x, observed) + log_weight
-    score, bound = _at_root(passed, labels.repeat(2)).chunk(2)
-    return _Part(network, log_weight, modes, passed, base, score + base, bound + base)
+    evidence, bound = _at_root(up, labels.repeat(2)).chunk(2)
+    return _Component(network, log_weight, modes, up, base, evidence + base, bound + base)
 
 
-def _explained(model, x: Tensor, observed: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _explained(
+    model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The better of two completions, (B, D, C), with its log-density, the bound, and that of the evidence, (B,)."""
+    # A pass for each component, those with the largest bounds first: they rule out the others.
     log_weights = model.weights.double().log().tolist() if isinstance(model, Mixture) else [0.0]
     weighted = zip(networks_of(model), log_weights, strict=True)
-    parts = [_part(network, log_weight, x, observed, labels) for network, log_weight in weighted]
-    evidence = torch.logsumexp(torch.stack([part.score for part in parts]), 0)
+    components = [_component(network, log_weight, x, observed, labels) for network, log_weight in weighted]
+    evidence = torch.logsumexp(torch.stack([component.evidence for component in components]), 0)
     check_evidence(evidence)
-    parts.sort(key=lambda part: part.bound.sum().item(), reverse=True)  # so that the first rule out the last
-    ways = [_by_maxima(parts, labels), _by_sums(parts, labels)]
-    ways = [torch.where(observed.T[..., None], x.permute(2, 0, 1), found) for found in ways]
-    found, log_density = torch.stack(ways), _log_density(parts, torch.cat(ways), labels).view(2, -1)
-    better = log_density.argmax(0), torch.arange(len(labels), device=labels.device)
-    log_density, bound = log_density[better], torch.logsumexp(torch.stack([part.bound for part in parts]), 0)
-    bound = torch.maximum(bound.to(log_density.dtype), log_density)  # rounding aside
-    return found[better], log_density, bound, evidence
+    components.sort(key=lambda component: component.bound.sum().item(), reverse=True)
+    # Two candidates, with the evidence in its place, compared by the density of the whole model.
+    candidates = [_by_maxima(components, labels), _by_sums(components, labels)]
+    candidates = [torch.where(observed.T[..., None], x.permute(2, 0, 1), rows) for rows in candidates]
+    log_densities = _log_density(components, torch.cat(candidates), labels).view(2, -1)
+    better = log_densities.argmax(0), torch.arange(len(labels), device=labels.device)
+    log_density = log_densities[better]
+    # The bound holds exactly; rounding could put it below the density that was found.
+    bound = torch.logsumexp(torch.stack([component.bound for component in components]), 0)
+    bound = torch.maximum(bound.to(log_density.dtype), log_density)
+    return torch.stack(candidates)[better], log_density, bound, evidence
 
 
 def maximum(layer: SumLayer, *inputs: Scaled | Gathered) -> Scaled:
@@ -125,53 +120,51 @@ def maximum(layer: SumLayer, *inputs: Scaled | Gathered) -> Scaled:
     return layer.maximum(*inputs)
 
 
-def _by_maxima(parts: list[_Part], labels: Tensor) -> Tensor:
-    """The modes of the best tree of all, (B, D, C). A network whose bound is below a tree that was found has none."""
-    best, found = torch.full_like(parts[0].bound, -torch.inf), _empty(parts, labels)
-    for part in parts:
-        if (part.bound <= best).all():
+def _by_maxima(components: list[_Component], labels: Tensor) -> Tensor:
+    """The modes of the best tree of all, (B, D, C); without a pass where a component's bound is below one found."""
+    best, result = torch.full_like(components[0].bound, -torch.inf), _empty(components, labels)
+    for component in components:
+        if (component.bound <= best).all():
             continue
-        passed = upward(part.network, part.modes, maximum)
-        score = _at_root(passed, labels) + part.base
-        rows = (score > best).nonzero()[:, 0]
+        up = upward(component.network, component.modes, maximum)
+        of_tree = _at_root(up, labels) + component.base
+        rows = (of_tree > best).nonzero()[:, 0]
         if len(rows):
-            best[rows], found[rows] = score[rows], _decoded(part.network, passed, labels[rows], rows)
-    return found
+            best[rows], result[rows] = of_tree[rows], _decoded(component.network, up, labels[rows], rows)
+    return result
 
 
-def _by_sums(parts: list[_Part], labels: Tensor) -> Tensor:
-    """The modes of the tree that follows the largest odds, from the network of the largest posterior on: (B, D, C)."""
-    chosen, found = torch.stack([part.score for part in parts]).argmax(0), _empty(parts, labels)
+def _by_sums(components: list[_Component], labels: Tensor) -> Tensor:
+    """The modes of the tree that follows the largest odds, from the component of the largest posterior: (B, D, C)."""
+    chosen = torch.stack([component.evidence for component in components]).argmax(0)
+    result = _empty(components, labels)
     for number in chosen.unique().tolist():
         rows = (chosen == number).nonzero()[:, 0]
-        found[rows] = _decoded(parts[number].network, parts[number].passed, labels[rows], rows)
-    return found
+        result[rows] = _decoded(components[number].network, components[number].up, labels[rows], rows)
+    return result
 
 
-def _log_density(parts: list[_Part], rows: Tensor, labels: Tensor) -> Tensor:
+def _log_density(components: list[_Component], rows: Tensor, labels: Tensor) -> Tensor:
     """log P(rows) of the whole model, for two completions of each row: (2 B,), in the model's precision.
 
-    A network that, by its bound, adds less than e^-45 of what the others add up to would be lost to rounding anyway.
+    A component whose bound is PRUNE_BELOW_NATS below the sum of the others is left out: rounding would lose it.
     """
     total, labels = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device), labels.repeat(2)
-    for part in parts:
-        if (part.bound.repeat(2) > total - NEGLIGIBLE).any():
-            log_density = part.network(rows, check=False)
-            total = torch.logaddexp(total, _of_label(log_density, labels) + part.log_weight)
-    return total.to(log_density.dtype)
+    for component in components:
+        if (component.bound.repeat(2) > total - PRUNE_BELOW_NATS).any():
+            log_density = component.network(rows, check=False)
+            log_density = log_density if log_density.dim() == 1 else log_density.gather(1, labels[:, None])[:, 0]
+            total = torch.logaddexp(total, log_density + component.log_weight)
+    return total.to(components[0].modes.value.dtype)
 
 
-def _empty(parts: list[_Part], labels: Tensor) -> Tensor:
-    network = parts[0].network
+def _empty(components: list[_Component], labels: Tensor) -> Tensor:
+    network = components[0].network
     return network.leaves.parts[0].phi.new_zeros(len(labels), network.graph.num_variables, network.channels)
 
 
-def _at_root(passed: Passed, labels: Tensor) -> Tensor:
-    return passed.outputs[-1].log()[0].gather(0, labels[None])[0]
-
-
-def _of_label(log_density: Tensor, labels: Tensor) -> Tensor:
-    return log_density if log_density.dim() == 1 else log_density.gather(1, labels[:, None])[:, 0]
+def _at_root(up: UpwardPass, labels: Tensor) -> Tensor:
+    return up.outputs[-1].log()[0].gather(0, labels[None])[0]
 
 
 def _with_modes(network: Einet, leaves: Scaled, observed: Tensor) -> Scaled:
@@ -180,13 +173,13 @@ def _with_modes(network: Einet, leaves: Scaled, observed: Tensor) -> Scaled:
     for part in network.leaves.parts:
         phi = part.phi.double()
         at_mode = part.family.log_density(part.family.mode(phi), phi).sum(1)  # (P, K)
-        for rows, pairs, variables in part.groups():
-            own = at_mode[pairs].unflatten(0, variables.shape).transpose(1, 2)  # (L, K, s)
-            total.index_add_(0, rows, (own @ (~observed[variables]).double()).expand(-1, -1, total.shape[2]))
+        for regions, pairs, variables in part.groups():
+            of_regions = at_mode[pairs].unflatten(0, variables.shape).transpose(1, 2)  # (L, K, s)
+            total.index_add_(0, regions, (of_regions @ (~observed[variables]).double()).expand(-1, -1, total.shape[2]))
     return type(leaves).from_log(total, leaves.value.dtype)
 
 
-def _decoded(network: Einet, passed: Passed, labels: Tensor, column: Tensor) -> Tensor:
+def _decoded(network: Einet, up: UpwardPass, labels: Tensor, column: Tensor) -> Tensor:
     """The modes of the leaves of the tree that follows the largest odds, in these columns of a pass: (N, D, C)."""
-    visits = descend(network, labels, lambda odds, which: odds.argmax(1)[which], passed, column)
+    visits = descend(network, labels, lambda odds, which: odds.argmax(1)[which], up, column)
     return values(network, visits, len(labels), lambda family, phi: family.mode(phi))

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from einet.children import Children
 from einet.derivatives import transformed
-from einet.family import ExponentialFamily, refuse
+from einet.family import ExponentialFamily, raise_where
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import (
     MODEL_DTYPES,
+    as_concentration,
     as_float,
     batch_last,
-    as_concentration,
     check_device,
     checked_families,
     mask_last,
@@ -65,6 +65,8 @@ class Einet(nn.Module):
     Paper: Section 3
     Chapter: book/04_layers
     """
+
+    levels: Sequence[Level]
 
     @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(
@@ -211,7 +213,7 @@ class Einet(nn.Module):
                 seen = observed if len(self.leaves.parts) == 1 else observed[part.variables]
                 own = own.masked_select(seen[:, None])
             if not exact:
-                refuse(own.abs() >= 2**53, own, "a whole number must be below 2^53, to be a float64")
+                raise_where(own.abs() >= 2**53, own, "a whole number must be below 2^53, to be a float64")
             part.family.check(own)
 
     def upward(self, leaves: Scaled) -> list[Scaled]:
@@ -236,6 +238,11 @@ class Level(nn.Module):
     order      sorts the partitions of all these layers by region
     counts     the numbers of partitions of the regions, ascending: there is a mixing layer for each that is not 1
     """
+
+    einsums: Sequence[SumLayer]
+    children_of: Sequence[Children]
+    mixings: Sequence[MixingLayer]
+    order: Tensor | None
 
     def __init__(self, einsums: list[SumLayer], children: list[Children], order: list[int], counts: list[int]):
         super().__init__()

@@ -5,8 +5,7 @@
 Edges are in a grey that reads on white as on black. The book has the same colours for its own figures (book/figures.py)
 and pages (book/_static/book.css).
 
-Paper: not in it
-Chapter: book/03_einsum_layer
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from einet.graph import RegionGraph
+
+__all__ = ["draw_region_graph", "image_grid"]
 
 LEAF, PRODUCT, SUM = "#2a9d8f", "#e9a03b", "#4053c4"
 INK = "#7b7f87"  # text, axes: at least 4 to 1 against white and against the dark theme's #14181e
@@ -40,8 +41,7 @@ def image_grid(images: Tensor, columns: int | None = None, ax: Axes | None = Non
              A pixel that is NaN is shown as hidden: a pale grey that no pixel has.
     Returns the axes, new ones where `ax` is None. `ValueError` for another shape.
 
-    Paper: Section 4.2, Figure 4
-    Chapter: book/10_images
+    Source: Section 4.2, Figure 4
     """
     images = torch.as_tensor(images).detach().cpu().float()
     shape = tuple(images.shape)
@@ -72,8 +72,7 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
     names   of the variables; their numbers by default. Regions show up to six.
     Returns the axes, new ones where `ax` is None. `ValueError` for more than 150 regions and partitions.
 
-    Paper: Figure 5
-    Chapter: book/04_layers
+    Source: Figure 5
     """
     nodes = len(graph.regions) + len(graph.partitions)
     if nodes > 150:

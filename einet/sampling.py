@@ -1,11 +1,10 @@
 """Exact samples: whole rows, and the missing parts of rows given the rest.
 
-Ancestral sampling: one upward pass with the evidence, then one downward pass that draws, at every sum, a child with
-probability proportional to its weight times its value, for all samples and all nodes of a level at once. Every draw is
-independent and follows the model exactly; the cost is linear in the number of samples.
+Ancestral sampling: one upward pass with the evidence, then one downward pass that draws at every sum a child with
+probability proportional to its weight times its value, for all samples and all nodes of a level at once. Draws are
+independent; the cost is linear in their number.
 
-Paper: Section 2
-Chapter: book/12_queries
+Source: Section 2
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from einet.passes import (
     as_labels,
     check_evidence,
     check_model,
+    chunks,
     descend,
     networks_of,
-    portions,
     result_dtype,
     upward,
     values,
@@ -40,15 +39,15 @@ def sample(
 ) -> Tensor:
     """Independent draws x ~ p(x): (N, D), or (N, D, C) for families with C channels.
 
-    generator   on the model's device; without it every call draws anew. The global random state is left alone
-    labels      for a model with several classes: (N,), or one for all; the rows are drawn from p(x | label)
-    noise       if False, leaves answer with their modes. That is no draw from p(x), but shows what the sums chose: an
-                equal generator chooses the same leaves either way
+    Args:
+        model: the density.
+        num_samples: N, at least 1.
+        generator: on the model's device; without it every call draws anew. The global random state is left alone.
+        labels: the class given, (N,) or one for all; only for a model with several.
+        noise: if False, leaves answer with their modes. That is no draw from p(x), but shows what the sums chose: an
+            equal generator chooses the same leaves either way.
 
-    `ValueError` unless num_samples >= 1.
-
-    Paper: Section 2
-    Chapter: book/12_queries
+    Source: Section 2
     """
     check_model(model)
     _check_count(num_samples)
@@ -58,7 +57,7 @@ def sample(
     if isinstance(model, Einet):
         drawn = _draw_rows(model, labels, draw)
     else:
-        drawn = _draw_mixed(model, model.weights[None], torch.zeros_like(labels), draw, None, None)
+        drawn = _draw_mixed(model, model.weights[None], torch.zeros_like(labels), draw)
     return drawn[..., 0] if drawn.shape[2] == 1 else drawn
 
 
@@ -73,31 +72,38 @@ def sample_conditional(
 ) -> Tensor:
     """Draws of every row's missing entries, x_missing ~ p(x_missing | x_observed): (num_samples, *x.shape).
 
-    x, observed   as in `Einet.forward`; unobserved entries may hold anything. Observed entries come back bit for bit,
-                  in the dtype of `x`; integers that cannot hold the draws of a real variable come back as floats
-    generator     on the model's device; without it every call draws anew. The global random state is left alone
-    labels        for a model with several classes: (B,), or one for all; given the label, too
-
     A mixture's component is drawn for each sample, with its posterior probability given the row's observed entries.
-    `ValueError` for num_samples < 1, for what `Einet.forward` refuses, and for evidence of density 0.
+    Observed entries come back bit for bit, in the dtype of `x`; integers that cannot hold draws come back as floats.
 
-    Paper: Section 2, Eq. (1)
-    Chapter: book/12_queries
+    Args:
+        model: the density.
+        x: rows, as in `Einet.forward`.
+        observed: bool mask of the evidence, as in `Einet.forward`.
+        num_samples: draws of each row, at least 1.
+        generator: on the model's device; without it every call draws anew. The global random state is left alone.
+        labels: the class given, (B,) or one for all; only for a model with several.
+
+    Raises:
+        ValueError: as `Einet.forward` does, and for evidence of density 0.
+
+    Source: Section 2, Eq. (1)
     """
     _check_count(num_samples)
     inside, mask = as_evidence(model, x, observed)
     labels = as_labels(model.num_classes, labels, len(x), inside.device)
     draw = _Draw(generator, inside.device)
-    found = [
-        _complete(model, rows, seen, num_samples, draw, labels[some])
-        for some, rows, seen in portions(model, inside, mask)
+    completed = [
+        _complete(model, rows, seen, num_samples, draw, labels[chunk])
+        for chunk, rows, seen in chunks(model, inside, mask)
     ]
-    drawn = torch.cat(found, 1).to(result_dtype(networks_of(model)[0], x))
+    drawn = torch.cat(completed, 1).to(result_dtype(networks_of(model)[0], x))
     seen = mask.T[..., None]  # (B or 1, D, 1)
     return torch.where(seen, x.reshape(drawn.shape[1:]).to(drawn.dtype), drawn).reshape(num_samples, *x.shape)
 
 
-def _complete(model, x: Tensor, observed: Tensor, num_samples: int, draw: _Draw, labels: Tensor) -> Tensor:
+def _complete(
+    model: Einet | Mixture, x: Tensor, observed: Tensor, num_samples: int, draw: _Draw, labels: Tensor
+) -> Tensor:
     """x (D, C, B) and observed (D, B or 1) -> (num_samples, B, D, C), of which the unobserved entries matter."""
     row = torch.arange(x.shape[2], device=x.device).repeat(num_samples)
     if isinstance(model, Einet):
@@ -110,34 +116,42 @@ def _complete(model, x: Tensor, observed: Tensor, num_samples: int, draw: _Draw,
     return drawn.unflatten(0, (num_samples, -1))
 
 
-def _draw_mixed(model: Mixture, odds: Tensor, row: Tensor, draw: _Draw, x: Tensor | None, observed: Tensor | None):
+def _draw_mixed(
+    model: Mixture, odds: Tensor, row: Tensor, draw: _Draw, x: Tensor | None = None, observed: Tensor | None = None
+) -> Tensor:
     """A component for each sample by the odds (B, components) of its row, then each component draws its samples."""
     component = draw(odds, row)
-    drawn = None
+    network = model.components[0]
+    result = network.leaves.parts[0].phi.new_empty(len(row), network.graph.num_variables, network.channels)
     for c, network in enumerate(model.components):
         own = (component == c).nonzero()[:, 0]
         if not len(own):
             continue
         labels = torch.zeros_like(own)
-        if x is None:
-            rows = _draw_rows(network, labels, draw)
-        else:
-            used, place = row[own].unique(return_inverse=True)
-            seen = observed if observed.shape[1] == 1 else observed[:, used]
-            rows = _draw_rows(network, labels[: len(used)], draw, x[:, :, used], seen, place)
-        drawn = rows.new_empty(len(row), *rows.shape[1:]) if drawn is None else drawn
-        drawn[own] = rows
-    return drawn
+        if x is None or observed is None:
+            result[own] = _draw_rows(network, labels, draw)
+        else:  # one column of the upward pass for each row, however many samples it has
+            columns, place = row[own].unique(return_inverse=True)
+            seen = observed if observed.shape[1] == 1 else observed[:, columns]
+            result[own] = _draw_rows(network, labels[: len(columns)], draw, x[:, :, columns], seen, place)
+    return result
 
 
-def _draw_rows(network: Einet, labels: Tensor, draw: _Draw, x=None, observed=None, row=None) -> Tensor:
-    """(N, D, C): a draw for each of `row` (N,), columns of x (D, C, B), from the roots `labels` (B,)."""
-    passed = None
+def _draw_rows(
+    network: Einet,
+    labels: Tensor,
+    draw: _Draw,
+    x: Tensor | None = None,
+    observed: Tensor | None = None,
+    column: Tensor | None = None,
+) -> Tensor:
+    """(N, D, C): a draw for each of `column` (N,), columns of x (D, C, B), from the roots `labels` (B,)."""
+    up = None
     if x is not None:
-        passed = upward(network, network.leaves(x, observed))
-        check_evidence(passed.outputs[-1].value[0].T.gather(1, labels[:, None])[:, 0].log())
-        labels = labels[row]
-    visits = descend(network, labels, draw, passed, row)
+        up = upward(network, network.leaves(x, observed))
+        check_evidence(up.outputs[-1].value[0].T.gather(1, labels[:, None])[:, 0].log())
+        labels = labels[column]
+    visits = descend(network, labels, draw, up, column)
     return values(network, visits, len(labels), draw.value)
 
 
@@ -147,7 +161,7 @@ def _log_density(network: Einet, x: Tensor, observed: Tensor) -> Tensor:
 
 
 class _Draw:
-    """Picks by lot: the inverse of each row's distribution function, at a uniform number for each visit."""
+    """Draws choices by inverting each row's distribution function at a uniform number for each visit."""
 
     def __init__(self, generator: torch.Generator | None, device: torch.device, noise: bool = True):
         if generator is None:
@@ -156,17 +170,17 @@ class _Draw:
         self.generator, self.noise = generator, noise
 
     def value(self, family: ExponentialFamily, phi: Tensor) -> Tensor:
-        """A value for each leaf entry. Without noise one is drawn, too: later choices are then those with noise."""
+        """A value for each leaf entry. Without noise one is drawn all the same, so that later choices stay equal."""
         drawn = family.sample(phi, self.generator)
         return drawn if self.noise else family.mode(phi)
 
     def __call__(self, odds: Tensor, which: Tensor) -> Tensor:
         num_rows, width = odds.shape
-        # All rows in one ascending list: row r of the distribution functions lies within (r, r + 1].
-        reached = odds.double().cumsum(1)
-        reached = reached / reached[:, -1:] + torch.arange(num_rows, device=odds.device)[:, None]
+        # One ascending list for all rows: the distribution function of row r lies within (r, r + 1].
+        cumulative = odds.double().cumsum(1)
+        cumulative = cumulative / cumulative[:, -1:] + torch.arange(num_rows, device=odds.device)[:, None]
         uniform = torch.rand(len(which), generator=self.generator, dtype=torch.float64, device=odds.device)
-        place = torch.searchsorted(reached.flatten(), uniform + which, right=True) - which * width
+        place = torch.searchsorted(cumulative.flatten(), uniform + which, right=True) - which * width
         return place.clamp(0, width - 1)
 
 

@@ -1,17 +1,15 @@
-"""What travels between layers: vectors of densities, scaled so that nothing underflows, and vectors not fetched yet.
+"""What travels between layers: vectors of scaled densities, so that nothing underflows, and lazily gathered ones.
 
-Scales are constants to autograd. That is exact: the circuit's output is the same when a factor moves from `value` to
-`log_scale`, so whatever gradient the choice of scale would have sums to zero. So it is for every order of derivative,
-since the output as a function of the parameters is the same one for any scales that are held.
+Scales are constants to autograd. That is exact, for derivatives of every order: the circuit's output does not change
+when a factor moves from `value` to `log_scale`, so the gradients of all scales sum to zero.
 
-Paper: Section 3.2, Eq. (4)
-Chapter: book/02_log_einsum_exp
+Source: Section 3.2, Eq. (4)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +35,7 @@ class Scaled(NamedTuple):
         return exp(relative)
 
     def relative(self) -> Tensor:
-        """log value, (L, K, B), which is -inf, and without a gradient, where a density is 0."""
+        """log value, (L, K, B). Where a density is 0 it is -inf, without a gradient."""
         possible = self.value > 0
         return torch.where(possible, torch.log(torch.where(possible, self.value, 1)), -torch.inf)
 
@@ -46,28 +44,28 @@ class Scaled(NamedTuple):
         return torch.log(self.value.double()) + self.log_scale[:, None]
 
     def uses(self, gradient: Tensor) -> Tensor:
-        """value * d log P / d value, given the gradient d log P / d value: how often each entry is used."""
+        """Expected counts of the entries, value * d log P / d value, from the gradient d log P / d value."""
         return self.value.detach() * gradient
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Scaled:
-        """The same function of both tensors, such as a choice along an axis that both have."""
+        """The same function of both tensors, such as `index_select` along an axis of both."""
         return type(self)(*map(function, self))
 
     @staticmethod
     def joined(several: Sequence[Scaled], dim: int = 0) -> Scaled:
-        """All of them along an axis, as logarithms where any are."""
+        """Concatenation along an axis, as `LogScaled` if any are."""
         if len(several) == 1:
             return several[0]
-        kind = next((type(each) for each in several if isinstance(each, LogScaled)), Scaled)
-        values = [each.value if type(each) is kind else each.relative() for each in several]
-        return kind(torch.cat(values, dim), torch.cat([each.log_scale for each in several], dim))
+        kind = LogScaled if any(isinstance(vectors, LogScaled) for vectors in several) else Scaled
+        values = [vectors.value if type(vectors) is kind else vectors.relative() for vectors in several]
+        return kind(torch.cat(values, dim), torch.cat([vectors.log_scale for vectors in several], dim))
 
 
 class LogScaled(Scaled):
-    """The same densities, `value` being their logarithms less the scale: none is too small for its dtype.
+    """The same densities with log value in `value`, so that none is too small for its dtype.
 
-    So leaves are given to layers that multiply entry by entry: entries that are e^-100 of the largest on one side may
-    be the ones that matter once the other side is multiplied.
+    Leaves below layers that multiply entry by entry come like this: an entry that is e^-100 of the largest on one side
+    may be the one that matters after the product.
     """
 
     @staticmethod
@@ -85,14 +83,14 @@ class LogScaled(Scaled):
 
 
 class Gathered(NamedTuple):
-    """The children of a sum layer, not fetched yet: on a GPU, the kernel of the einsum layer fetches them itself.
+    """The children of a sum layer, not gathered yet: on a GPU the einsum kernel gathers them itself.
 
-    pools      one that all sides share, or one for each side
-    rows       for each pool, where in it the nodes' children are, all left ones before all right ones: (sides * L,)
-               or (L,)
-    segments   for each pool (order, offsets), or None where it is taken whole, in its order: row m of the pool is the
-               children order[offsets[m]:offsets[m + 1]]
-    num_sides  2 for pairs
+    Attributes:
+        pools: one that all sides share, or one for each side.
+        rows: for each pool the index of the nodes' children in it, (sides * L,) with all left ones first, or (L,).
+        segments: for each pool the CSR index (order, offsets) from its rows to the children: row m is the children
+            order[offsets[m]:offsets[m + 1]]. None if child c is row c.
+        num_sides: children of a node, 2 for pairs.
     """
 
     pools: Sequence[Scaled]
@@ -102,14 +100,15 @@ class Gathered(NamedTuple):
 
     @classmethod
     def of(cls, children: Sequence[Scaled | Gathered]) -> Gathered:
-        """What a layer is called with, where that may be vectors as they are: each is then a pool, taken whole."""
+        """A layer's arguments. Vectors as they are become pools that are taken whole."""
         if isinstance(children[0], Gathered):
             return children[0]
-        rows = [torch.arange(len(child.value), device=child.value.device) for child in children]
-        return cls(children, rows, [None] * len(children), len(children))
+        pools = cast(Sequence[Scaled], children)
+        rows = [torch.arange(len(pool.value), device=pool.value.device) for pool in pools]
+        return cls(pools, rows, [None] * len(pools), len(pools))
 
     def by_side(self) -> tuple[Sequence[Scaled], list[Tensor], Sequence]:
-        """The pools, the rows of each side, (L,), and the segments: what a kernel takes."""
+        """The pools, the rows of each side, (L,), and the segments, as a kernel takes them."""
         return self.pools, [side for rows in self.rows for side in rows.chunk(self._sides_of_pool)], self.segments
 
     @property
@@ -127,5 +126,5 @@ class Gathered(NamedTuple):
 
 
 def fetched(children: Sequence[Scaled | Gathered]) -> Sequence[Scaled]:
-    """What a layer is called with, as vectors: the left ones, the right ones."""
-    return children[0].fetch() if isinstance(children[0], Gathered) else children
+    """A layer's arguments as vectors: the left ones, the right ones."""
+    return children[0].fetch() if isinstance(children[0], Gathered) else cast(Sequence[Scaled], children)

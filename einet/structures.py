@@ -2,8 +2,7 @@
 
 All return a plain `RegionGraph`; a structure of your own is one more function that does.
 
-Paper: Section 3.3 and 4
-Chapter: book/05_structures
+Source: Section 3.3 and 4
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ def random_binary_trees(num_variables: int, depth: int, num_replicas: int, seed:
     `state_dict` does not.
     `ValueError` unless num_variables >= 1, depth >= 0, num_replicas >= 1.
 
-    Paper: Section 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"
-    Chapter: book/05_structures
+    Source: Section 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"
     """
     check_integers(num_variables=num_variables, num_replicas=num_replicas)
     check_integers(least=0, depth=depth)
@@ -68,8 +66,7 @@ def poon_domingos(
     A grid of n x m cells of size delta has n(n+1)m(m+1)/4 regions. `ValueError` where delta cuts nothing at all,
     or shape, delta, axes or max_depth are out of range.
 
-    Paper: Section 4.2, after Poon and Domingos (2011)
-    Chapter: book/05_structures
+    Source: Section 4.2, after Poon and Domingos (2011)
     """
     shape = tuple(shape)
     deltas = tuple(delta) if isinstance(delta, Iterable) else (delta,)
@@ -117,9 +114,7 @@ def quad_graph(shape: Sequence[int]) -> RegionGraph:
     Raises:
         ValueError: For another shape.
 
-    Paper: not in it; Mari, Vessio and Vergari (2023), "Unifying and Understanding Overparameterized Circuit
-           Representations via Low-Rank Tensor Decompositions"
-    Chapter: book/05_structures
+    Source: not in the paper; Mari, Vessio and Vergari (2023), "Unifying and Understanding Overparameterized Circuit Representations via Low-Rank Tensor Decompositions"
     """
     shape = tuple(shape)
     if len(shape) != 2 or not all(isinstance(extent, int) and extent >= 1 for extent in shape):

@@ -139,7 +139,9 @@ def fit(
     return run.history
 
 
-def _falling(optimizer: EM, lr: float, last_lr: float | None, epochs: int) -> torch.optim.lr_scheduler.LRScheduler | None:
+def _falling(
+    optimizer: EM, lr: float, last_lr: float | None, epochs: int
+) -> torch.optim.lr_scheduler.LRScheduler | None:
     if last_lr is None:
         return None
     last = as_number("last_lr", last_lr, f"within (0, lr={lr}]", lambda number: 0 < number <= lr)

@@ -1,8 +1,12 @@
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small tensors, for which a second thread would only wait
+
 import pytest
 import torch
 from hypothesis import settings
+
+pytest.register_assert_rewrite("contract", "enumeration", "helpers", "inpainter", "oracle", "strategies", "work")
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # without it, and pandas, scikit-learn skips some of its checks
@@ -22,10 +26,12 @@ def pytest_itemcollected(item):
 
 @pytest.fixture(autouse=True)
 def _state_of_torch():
-    """Tests may draw from torch's global generator and run experiments, which flush denormal numbers: each starts from
-    the same state, in any order."""
+    """Tests may draw from torch's global generator and run experiments, which flush denormal numbers and set the number
+    of threads: each starts from the same state, in any order."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
 
 

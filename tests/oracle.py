@@ -17,9 +17,6 @@ from scipy.special import digamma, gammaln, logsumexp, xlogy
 from einet import Bernoulli, Binomial, Categorical, Exponential, Gamma, Geometric, LogNormal, Normal, Poisson
 from einet.layers import EinsumLayer
 
-# Tensors of a few numbers: a second thread only waits, and where the cores are busy it waits long.
-torch.set_num_threads(1)
-
 
 class Sum(NamedTuple):
     """One partition's sums: entry k is sum_c weights[k, c] * the product of the children's entries choices[c]."""

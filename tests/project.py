@@ -1,4 +1,4 @@
-"""pyproject.toml, as the tests ask it."""
+"""The project's folder and its pyproject.toml, as the tests ask them."""
 
 from pathlib import Path
 
@@ -7,4 +7,5 @@ try:
 except ImportError:  # Python 3.10, for which pytest brings it under its older name
     import tomli as tomllib
 
-PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -23,6 +23,12 @@ from einet import (
 DISCRETE = (Bernoulli(), Categorical(categories=3), Binomial(total=2))
 OF_TABLES = (Poisson(), Geometric(), Exponential(), Gamma(), LogNormal(max_variance=4.0))
 ALL = (*DISCRETE, Normal(), *OF_TABLES)
+ZERO_OR_ONE = tuple(family for family in ALL if not isinstance(family, (Gamma, LogNormal)))  # that allow both values
+
+
+def instead(families, *others):
+    """The families, these in the place of those of the same class."""
+    return tuple(next((other for other in others if type(other) is type(family)), family) for family in families)
 
 
 def examples(count):

@@ -15,8 +15,7 @@ from, and `~/.cache/einet` where it is installed without its project. Nothing ha
 Downloading needs the package `pooch`, images need Pillow, SVHN scipy, digits scikit-learn: each is imported where it is
 used.
 
-Paper: Section 4.2
-Chapter: book/08_binary_datasets, book/10_images
+Source: Section 4.2
 """
 
 from einet.datasets.binary import DEBD_URL, SPLITS, Source, debd, debd_sources

@@ -2,8 +2,7 @@
 
     x = debd("nltcs", "train")      # (16181, 16), uint8
 
-Paper: Section 4.2, "Binary data sets"
-Chapter: book/08_binary_datasets
+Source: Section 4.2, "Binary data sets"
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from einet.datasets.disk import check_sha256, download, find, uncompressed
 
 DEBD_URL = "https://raw.githubusercontent.com/arranger1044/DEBD/850908666388f1b1c766a304b37dae14613f1e51/datasets/"
 SPLITS = ("train", "valid", "test")
-KEPT = 6  # files that stay in memory, as uint8: kdd's three are 15 MB
+NUM_CACHED_FILES = 6  # files that stay in memory, as uint8: kdd's three are 15 MB
 
 
 class Source(NamedTuple):
@@ -43,8 +42,7 @@ def debd(name: str, split: str) -> Tensor:
     another checksum, or with a cell that is neither 0 nor 1. `FileNotFoundError` where a file is on no disk and cannot
     be downloaded: it names the file and the folder to put it in.
 
-    Paper: Section 4.2, Table 1
-    Chapter: book/08_binary_datasets
+    Source: Section 4.2, Table 1
     """
     source = debd_sources().get((name, split))
     if source is None:
@@ -61,8 +59,7 @@ def debd(name: str, split: str) -> Tensor:
 def debd_sources() -> dict[tuple[str, str], Source]:
     """All sixty files of the binary data sets by (name, split), in the order of the paper's table.
 
-    Paper: Table 1
-    Chapter: book/08_binary_datasets
+    Source: Table 1
     """
     sources = {}
     for line in (Path(__file__).parent / "debd.tsv").read_text(encoding="utf-8").splitlines():
@@ -74,7 +71,7 @@ def debd_sources() -> dict[tuple[str, str], Source]:
 # What files hold
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=NUM_CACHED_FILES)
 def _read_table(file: Path, source: Source, changed: int, size: int) -> Tensor:
     """The cells of a file of comma-separated digits; `changed` and `size` have the file read again when it changes."""
     text = uncompressed(file, source.bytes)

@@ -3,8 +3,10 @@
 The cache is `data/` of the project that einet is installed from, and `~/.cache/einet` where it is installed without
 its project. Nothing happens at import. Downloading needs the optional package `pooch`; its progress bar needs `tqdm`.
 
-Paper: not in it
-Chapter: book/08_binary_datasets
+pooch fetches, tries again and compares checksums, and no more: its own search (`env=`) knows one folder, which it also
+writes to, and `Decompress` puts a second copy beside a file, without a limit to what few bytes may expand to.
+
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -26,8 +28,7 @@ RETRIES = 2  # of a download that failed
 def cache_folder() -> Path:
     """Where downloads are kept: `data/` of the checkout, or `~/.cache/einet` without one.
 
-    Paper: not in it
-    Chapter: book/08_binary_datasets
+    Source: not in the paper
     """
     project = Path(__file__).resolve().parents[2]
     return project / "data" if (project / "pyproject.toml").is_file() else Path.home() / ".cache" / "einet"
@@ -36,8 +37,7 @@ def cache_folder() -> Path:
 def find(folder: str, path: str, *further: Path) -> Path | None:
     """The file `folder/path`, gzipped or not, below $EINET_DATA, the cache or further places; None where it is in none.
 
-    Paper: not in it
-    Chapter: book/08_binary_datasets
+    Source: not in the paper
     """
     given = os.environ.get("EINET_DATA")
     for place in ([Path(given).expanduser()] if given else []) + [cache_folder(), *further]:
@@ -53,8 +53,7 @@ def download(folder: str, path: str, url: str, sha256: str) -> Path:
 
     `FileNotFoundError` where that cannot be done, `ValueError` where something else than the file arrives.
 
-    Paper: not in it
-    Chapter: book/08_binary_datasets
+    Source: not in the paper
     """
     target = cache_folder() / folder / path
     try:

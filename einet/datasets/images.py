@@ -5,8 +5,7 @@
 Pixels are uint8: grey as (n, H, W), coloured as (n, H, W, 3) in red, green, blue. What cannot be read is a `ValueError`
 that begins with the name of the file.
 
-Paper: Section 4.2
-Chapter: book/10_images
+Source: Section 4.2
 """
 
 from __future__ import annotations
@@ -49,8 +48,7 @@ def svhn(split: str) -> tuple[Tensor, Tensor]:
     Read from `svhn/train_32x32.mat` (182 MB; extra 1.3 GB, test 64 MB), or downloaded. `ValueError` for another split,
     and for a file that is damaged or another than published. `FileNotFoundError` where there is none. Needs scipy.
 
-    Paper: Section 4.2
-    Chapter: book/10_images
+    Source: Section 4.2
     """
     source = _chosen(SVHN, split)
     found = find("svhn", source.path)
@@ -68,8 +66,7 @@ def fashion_mnist(split: str) -> tuple[Tensor, Tensor]:
     dataset-fashion-mnist, or downloaded (31 MB). `ValueError` for another split, and for files that are damaged or
     others than published. `FileNotFoundError` where there are none.
 
-    Paper: not in it
-    Chapter: book/10_images
+    Source: not in the paper
     """
     x, labels = (_fashion_mnist_file(source) for source in _chosen(FASHION_MNIST, split))
     return x, labels.long()
@@ -89,8 +86,7 @@ def _fashion_mnist_file(source: ImageSource) -> Tensor:
 def digits() -> tuple[Tensor, Tensor]:
     """scikit-learn's digits: (1797, 8, 8), uint8, from 0 to 16, and their classes (1797,), int64. No file is needed.
 
-    Paper: not in it
-    Chapter: book/10_images
+    Source: not in the paper
     """
     from sklearn.datasets import load_digits
 
@@ -106,8 +102,7 @@ def celeba(split: str, *, crop: int = 128, limit: int | None = None) -> Tensor:
     get it. `ValueError` for another split or crop, a partition with another line, or a JPEG that is missing, damaged,
     or smaller than the crop. Needs Pillow.
 
-    Paper: Section 4.2
-    Chapter: book/10_images
+    Source: Section 4.2
     """
     if split not in CELEBA_SPLITS:
         raise ValueError(f"no split {split!r}; there are {CELEBA_SPLITS}")

@@ -6,8 +6,7 @@ Pixels are uint8: grey as (n, H, W), coloured as (n, H, W, 3) in red, green, blu
 that begins with the name of the file. A file is measured by what it says of itself before it is read, since few bytes
 may expand to any number.
 
-Paper: Section 4.2
-Chapter: book/10_images
+Source: Section 4.2
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ def read_svhn(file: str | os.PathLike, content: bytes | bytearray | None = None)
     The digit 0, which is 10 in the file, is 0 here. `content` is given where the file has been read already.
     `ValueError` for a file of another format.
 
-    Paper: Section 4.2
-    Chapter: book/10_images
+    Source: Section 4.2
     """
     from scipy.io import loadmat, whosmat  # here and below, so that only who reads such a file needs the package
     from scipy.io.matlab import MatReadError
@@ -76,8 +74,7 @@ def read_idx(file: str | os.PathLike, content: bytes | bytearray | None = None) 
     `content` is given where the file has been read already. `ValueError` for a file that is truncated, too long, or
     holds something else than unsigned bytes.
 
-    Paper: not in it
-    Chapter: book/10_images
+    Source: not in the paper
     """
     most = EXPANSION if Path(file).suffix == ".gz" else 1
     room = os.path.getsize(file) * most if content is None else len(content)
@@ -119,8 +116,7 @@ def image_folder(
     does not say what is white (floats, integers of 32 bits) or cannot be converted; a folder without images, a file
     that is no zip; and for settings out of range. Needs Pillow.
 
-    Paper: Section 4.2
-    Chapter: book/10_images
+    Source: Section 4.2
     """
     size = tuple(size) if isinstance(size, Sequence) else (size, size)
     check_sizes(size, crop, channels, limit)

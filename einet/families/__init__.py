@@ -1,10 +1,9 @@
-"""The exponential families of the package, by name: what `einet.load` finds again.
+"""The exponential families of the package, by name: `einet.load` finds them here.
 
 A family of your own is one more frozen dataclass with the methods of `ExponentialFamily`; the contract is in
-`tests/core/test_families.py`, and an exercise of the chapter writes one.
+`tests/contract.py`, and an exercise of the chapter writes one.
 
-Paper: Section 3.4
-Chapter: book/06_leaves
+Source: Section 3.4
 """
 
 from __future__ import annotations

@@ -10,15 +10,14 @@ from torch import Tensor
 
 class GraphedStep:
     """A step of training that is recorded as a CUDA graph, and replayed for every batch of the same size.
-
-    The step's input is the batch, the numbers of its rows: everything else that it reads stays where it is in memory.
-    Batches of an epoch have one of two sizes, so there are two recordings. The first steps run as usual, on a stream
-    of their own as CUDA demands, so that everything is compiled and allocated by then. A recording has the step size
-    as it was, and is made anew when that has changed.
+     The step's input is the batch, the indices of its rows; all else that it reads stays where it is in memory. Batches
+    of an epoch have one of two sizes, so there are two recordings. The first steps run as usual, on a stream of their
+    own as CUDA demands, so that everything is compiled and allocated by then. A recording has the step size as it was,
+    and is made anew when that has changed.
 
     Args:
-        step: takes a batch (B,) of the numbers of rows, and returns what is to be summed over an epoch.
-        step_size: returns the step size as it is now.
+        step: takes a batch (B,) of indices of rows, and returns what is to be summed over an epoch.
+        step_size: returns the present step size.
         device: of the model and all its rows.
     """
 

@@ -18,18 +18,20 @@ share gets the sum of their gradients from one program, `_shared_sums`.
     "tf32x3"    both split in two such parts, a = a0 + a1: a0 b0 + a0 b1 + a1 b0
     "bf16x3"    the same with parts of 8 bits, which the tensor cores multiply twice as fast
 
-`layers.EinsumLayer` calls `einsum` where `serves` says yes, and takes its plain path where not; the two are compared in
-tests/gpu/test_kernels.py. Letters: B rows, K entries of a vector (K_OUT, K_LEFT, K_RIGHT), p = i * K_RIGHT + j a pair.
+`layers.EinsumLayer` calls `einsum` where `supports` is true, else its plain path: tests/gpu/test_kernels.py compares
+them. Letters: B rows, K entries of a vector (K_OUT, K_LEFT, K_RIGHT), p = i * K_RIGHT + j a pair.
 
-Paper: Section 3.2, Eq. (4) and (5)
-Chapter: book/13_past_the_paper
+Source: Section 3.2, Eq. (4) and (5)
 """
+
+# Triton's launch syntax, kernel[grid](...), has no types.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -41,36 +43,42 @@ from triton import next_power_of_2
 # Triton's interpreter runs on the CPU, where tensor cores and their number formats are only imitated.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # A tile spans all entries of a vector: of longer ones, a program could not keep its sums in registers.
-LONGEST = 64
+MAX_VECTOR_LENGTH = 64
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 
-def serves(weights: Tensor, num_left: int, num_right: int) -> bool:
+def supports(weights: Tensor, num_left: int, num_right: int) -> bool:
     """Whether the kernels take such a layer: float32, vectors of at most 64 entries, a card with tensor cores.
 
-    Paper: not in it; the limits are those of a GPU's registers
-    Chapter: book/13_past_the_paper
+    Source: not in the paper; the limits are those of a GPU's registers
     """
-    fits = max(weights.shape[1], num_left, num_right) <= LONGEST
+    fits = max(weights.shape[1], num_left, num_right) <= MAX_VECTOR_LENGTH
     return weights.dtype == torch.float32 and fits and (INTERPRETED or _has_tensor_cores(weights.device))
 
 
 def einsum(
-    weights: Tensor, pools: list, rows: list[Tensor], segments: list, precision: str, again: Callable
+    weights: Tensor,
+    pools: Sequence[tuple[Tensor, Tensor]],
+    rows: Sequence[Tensor],
+    segments: Sequence[tuple[Tensor, Tensor] | None],
+    precision: str,
+    again: Callable,
 ) -> tuple[Tensor, Tensor]:
-    """The layer of sums S_k = sum_ij W_kij l_i r_j, scaled to a largest entry of 1: (S / max S, its log scale).
+    """The sums S_k = sum_ij W_kij l_i r_j of a layer, scaled to a largest entry of 1.
 
-    weights   (L, K_out, K * K')
-    pools     of the left children and of the right: pairs (value (N, K, B), log_scale (N, B)); one, if both share it
-    rows      where in its pool each node's left child is, and its right child: int64, (L,) each
-    segments  for each pool (order, offsets): which of its children, all left ones before all right ones if it is
-              shared, are row n: order[offsets[n]:offsets[n + 1]]. None where child c is row c.
-    again     `einsum.gradients_of_sums`, for gradients that are differentiated again
+    Args:
+        weights: (L, K_out, K * K').
+        pools: (value (N, K, B), log_scale (N, B)) of the left children and of the right; one, if both share it.
+        rows: the index of each node's left child in its pool, and of its right child: int64, (L,) each.
+        segments: for each pool the CSR index (order, offsets) from rows to children, all left ones before all right
+            ones if it is shared: row n is child order[offsets[n]:offsets[n + 1]]. None where child c is row c.
+        precision: one of the table above.
+        again: `einsum.gradients_of_sums`, for gradients that are differentiated again.
 
-    -> value (L, K_out, B), log_scale (L, B) in float64
+    Returns:
+        S / max S (L, K_out, B), and its log scale (L, B) in float64.
 
-    Paper: Section 3.2, Eq. (5)
-    Chapter: book/13_past_the_paper
+    Source: Section 3.2, Eq. (5)
     """
     values, scales = zip(*pools, strict=True)
     with torch.cuda.device_of(weights):  # Triton launches on the current device, wherever the tensors are
@@ -80,11 +88,17 @@ def einsum(
 def move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, fewest: float, floor: float) -> None:
     """The M-step w <- (1 - rate) w + rate normalise(w * grad_w + pseudocount) along the last axis, in one pass.
 
-    `rate` broadcasts against (L, K_out, 1). Sums with no more than the `fewest` uses stay as they are; no weight falls
-    below `floor`. `em.EM` has the plain way.
+    `em.EM` has the plain way.
 
-    Paper: Section 3.5, Eq. (6) and (8)
-    Chapter: book/13_past_the_paper
+    Args:
+        weights: (L, K_out, n), with their gradient.
+        rate: broadcasts against (L, K_out, 1).
+        dim: the last axis.
+        pseudocount: added to each expected count.
+        fewest: a sum with no more expected counts stays as it is.
+        floor: lower bound on each weight.
+
+    Source: Section 3.5, Eq. (6) and (8)
     """
     rows, width = weights.shape[:-1].numel(), weights.shape[-1]
     rates = rate.expand(*weights.shape[:-1], 1).contiguous()
@@ -131,11 +145,12 @@ class _Einsum(torch.autograd.Function):
         pair_tiles = settings | {"TILE_B": ROWS_OF_GRADIENT, "TILE_P": PAIRS_OF_GRADIENT, "num_warps": 4}
         _weight_gradients[by_pairs](*given, grad_weights, batch, **pair_tiles)
 
-        # each node's own gradients of its children: (2 L, K, B) where they share a pool, else twice (L, K, B)
-        children = [pool.new_empty(num_nodes * (3 - len(pools)), *pool.shape[1:]) for pool in pools]
+        # Each node's own gradients of its children: (2 L, K, B) where they share a pool, else twice (L, K, B).
+        num_children = num_nodes if len(pools) == 2 else 2 * num_nodes
+        children = [pool.new_empty(num_children, *pool.shape[1:]) for pool in pools]
         grad_left, grad_right = children if len(pools) == 2 else children[0].chunk(2)
-        del settings["TILE_P"]
-        _child_gradients[by_batch](weights, *given, grad_left, grad_right, batch, **settings)
+        child_tiles = {name: value for name, value in settings.items() if name != "TILE_P"}
+        _child_gradients[by_batch](weights, *given, grad_left, grad_right, batch, **child_tiles)
         shared = zip(children, pools, ctx.segments, strict=True)
         return grad_weights, None, None, None, None, None, *(_summed(*child) for child in shared)
 
@@ -145,19 +160,21 @@ def _fetched(pools: list[Tensor], left_rows: Tensor, right_rows: Tensor) -> tupl
 
 
 def _summed(children: Tensor, pool: Tensor, segments: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The gradient of a pool (N, K, B): for each row, the sum over the children that it is."""
-    if segments is not None:
-        by_node, size = children, pool[0].numel()
-        children = torch.empty_like(pool)
-        _shared_sums[(len(pool) * triton.cdiv(size, 1024),)](by_node, *segments, children, size, TILE=1024, num_warps=4)
-    return children
+    """The gradient of a pool (N, K, B): each row sums those of the children that it is."""
+    if segments is None:
+        return children
+    total, size = torch.empty_like(pool), pool[0].numel()
+    _shared_sums[(len(pool) * triton.cdiv(size, 1024),)](children, *segments, total, size, TILE=1024, num_warps=4)
+    return total
 
 
-# How the work is cut. For the weights' gradient a program owns so many pairs, and takes so many rows at a time.
+# For the weights' gradient a program owns a tile of pairs, and takes a tile of rows at a time.
 PAIRS_OF_GRADIENT, ROWS_OF_GRADIENT = 64, 32
 
 
-def _settings(left, right, num_nodes, num_out, precision, multiprocessors: int = 0) -> tuple[tuple, dict]:
+def _settings(
+    left: Tensor, right: Tensor, num_nodes: int, num_out: int, precision: str, multiprocessors: int = 0
+) -> tuple[tuple[int], dict[str, int | str]]:
     """A grid of tiles of the batch, and the kernels' compile-time constants: sizes, and the powers of 2 above them."""
     batch, num_left, num_right = left.shape[2], left.shape[1], right.shape[1]
     tile = min(max(16, next_power_of_2(batch)), 64 if precision == "ieee" else 128)

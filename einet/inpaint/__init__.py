@@ -11,8 +11,7 @@
 
 With a kernel Python computes, without one the engine does; tests hold that they agree. Needs anywidget.
 
-Paper: Section 4.2, Figure 4
-Chapter: book/11_inpainting
+Source: Section 4.2, Figure 4
 """
 
 from einet.inpaint.circuit import export

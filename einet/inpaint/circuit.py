@@ -13,8 +13,7 @@ The file is one that `einet.load` reads. Beside the description of the model, it
 
 Regions count through: the leaves first, then level by level. A right child of -1 is the region about no variables.
 
-Paper: Section 4.2
-Chapter: book/11_inpainting
+Source: Section 4.2
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from einet.families.discrete import Bernoulli, Binomial, Categorical
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import networks_of
-from einet.storage.archive import read, refusals, write
+from einet.storage.archive import as_value_error, read, write
 from einet.storage.checkpoint import save
 
 Range = tuple[float, float]
@@ -48,8 +47,7 @@ def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range |
     `ValueError` for what `einet.save` refuses, for several classes, families that are not einet's own, variables that
     are no grid (H, W), other than 1 or 3 channels, and a range that is none.
 
-    Paper: Section 4.2
-    Chapter: book/11_inpainting
+    Source: Section 4.2
     """
     low, high = check_images(model, value_range)
     distinct: dict[int, dict] = {}
@@ -67,7 +65,7 @@ def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range |
 def value_range_of(path: str | os.PathLike) -> Range:
     """The range of values that is in a file. `ValueError` where it is damaged, or none that `export` wrote."""
     content, _ = read(path)
-    with refusals(path):
+    with as_value_error(path):
         if "image" not in content:
             raise ValueError("it was not written by einet.inpaint.export")
         return content["image"]["low"], content["image"]["high"]

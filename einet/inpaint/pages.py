@@ -4,8 +4,7 @@ A page that was opened from the disk may load classic scripts alone: no modules,
 widget are joined into one script, and each model becomes a script that holds the file in base64. Its name has the
 SHA-256 of the file: two models never share one, and a page refuses a script whose content is another.
 
-Paper: not in it
-Chapter: book/11_inpainting
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ def write_page_files(folder: str | os.PathLike, models: Iterable[str | os.PathLi
     A page that has the script and the style sheet turns every `InpaintWidget`'s html into a widget. `ValueError` for a
     file that is damaged, or that `export` did not write.
 
-    Paper: not in it
-    Chapter: book/11_inpainting
+    Source: not in the paper
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """The widget: images, a mask that is painted, and what the model says about what it covers.
 
-Paper: Section 4.2, Figure 4
-Chapter: book/11_inpainting
+Source: Section 4.2, Figure 4
 """
 
 from __future__ import annotations
@@ -49,8 +48,7 @@ class InpaintWidget(anywidget.AnyWidget):
     `filled`, what was shown. `ValueError` for what `export` refuses, for images of another size or with values outside
     the range or the families' support, and for labels that are not one for each image.
 
-    Paper: Section 4.2, Figure 4
-    Chapter: book/11_inpainting
+    Source: Section 4.2, Figure 4
     """
 
     _esm = es_module()

@@ -4,14 +4,13 @@ The metadata of the file are four texts:
 
     format    "einet"
     version   "1"
-    content   JSON: whatever is no tensor
+    content   JSON: all that is not a tensor
     sha256    of the content and all tensors, so that a flipped bit is found
 
-Nothing in such a file is ever executed. The format is written here, since what safetensors has for it opens the path
-itself, through a link that waits there, and needs numpy; reading, where bytes may be hostile, is left to safetensors.
+Nothing in such a file is ever executed. Writing is done here, since safetensors' writer opens the path itself, through
+a link that waits there, and needs numpy. Reading, where bytes may be hostile, is left to safetensors.
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -39,24 +38,27 @@ except ImportError:  # Windows, where left-overs of killed processes stay
     fcntl = None
 
 FORMAT, VERSION = "einet", "1"
-# What wrong JSON, wrong tensors and a wrong file format raise in the code that reads them.
-FOREIGN = (
+# What code that reads a file raises for wrong JSON, wrong tensors or another format.
+PARSING_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError, MemoryError,
     SafetensorError,
 )  # fmt: skip
-NAMES = {
+DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.complex64: "C64",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64", torch.int32: "I32",
     torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-LONGEST_HEADER = 100_000_000  # bytes, of safetensors' readers
-TEMPORARY = re.compile(r"\.einet-[0-9a-f]{16}\.tmp")
+MAX_HEADER_BYTES = 100_000_000  # bytes, of safetensors' readers
+TEMPORARY_NAME = re.compile(r"\.einet-[0-9a-f]{16}\.tmp")
 
 
 def write(path: str | os.PathLike, content: dict, tensors: dict[str, Tensor]) -> None:
-    """Content and tensors in one file at `path`, which at any moment is the old one or the new one.
+    """Write content and tensors to one file at `path`, which at any moment is the old one or the new one.
 
-    A link to a file, or to where none is yet, stays a link; `ValueError` for a path where anything else is.
+    A link to a file, or to where none is yet, stays a link.
+
+    Raises:
+        ValueError: anything but a regular file is at `path`.
     """
     path = _target(path)
     text = json.dumps(content)
@@ -64,21 +66,25 @@ def write(path: str | os.PathLike, content: dict, tensors: dict[str, Tensor]) ->
     header = _header(tensors, {"format": FORMAT, "version": VERSION, "content": text, "sha256": digest(tensors, text)})
     with _replacement(path) as stream:
         stream.write(len(header).to_bytes(8, "little") + header)
-        for _, tensor in _arranged(tensors):
+        for _, tensor in _in_file_order(tensors):
             stream.write(_memory(tensor))
 
 
 def read(path: str | os.PathLike) -> tuple[dict, dict[str, Tensor]]:
-    """Content and tensors of the file at `path`. `ValueError` unless it is, bit by bit, what `write` wrote."""
+    """Content and tensors of the file at `path`.
+
+    Raises:
+        ValueError: it is not, bit by bit, what `write` wrote.
+    """
     if not os.path.isfile(path):
         raise ValueError(f"cannot read {path}: {'a folder' if os.path.isdir(path) else 'there is no such file'}")
     _remove_left_overs(Path(path).resolve().parent)
-    with refusals(path):
-        data, metadata = _measured(path)
+    with as_value_error(path):
+        data, metadata = _read_whole(path)
         tensors = safetensors.torch.load(data)
-        found = metadata.get("format"), metadata.get("version")
-        if found != (FORMAT, VERSION):
-            raise ValueError(f"its format and version are {found}, this einet reads {(FORMAT, VERSION)}")
+        kind = metadata.get("format"), metadata.get("version")
+        if kind != (FORMAT, VERSION):
+            raise ValueError(f"its format and version are {kind}, this einet reads {(FORMAT, VERSION)}")
         if digest(tensors, metadata["content"]) != metadata["sha256"]:
             raise ValueError("its checksum does not match what it holds")
         return json.loads(metadata["content"]), tensors
@@ -86,20 +92,20 @@ def read(path: str | os.PathLike) -> tuple[dict, dict[str, Tensor]]:
 
 def digest(tensors: dict[str, Tensor], text: str = "") -> str:
     """SHA-256 of a text and of named tensors: names, types, shapes and all bytes."""
-    found = hashlib.sha256(text.encode())
+    sha256 = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
-        found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha256.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         tensor = tensor.detach().cpu().contiguous()
-        found.update(_memory(tensor))
-    return found.hexdigest()
+        sha256.update(_memory(tensor))
+    return sha256.hexdigest()
 
 
 @contextmanager
-def refusals(path: str | os.PathLike) -> Iterator[None]:
-    """Whatever a foreign file makes of the code that reads it comes out as one `ValueError` with its path."""
+def as_value_error(path: str | os.PathLike) -> Iterator[None]:
+    """Re-raise any error of code that reads a file as a `ValueError` that names the file."""
     try:
         yield
-    except FOREIGN as error:
+    except PARSING_ERRORS as error:
         reason = error if isinstance(error, ValueError) else repr(error)
         if isinstance(error, (SafetensorError, UnicodeDecodeError, json.JSONDecodeError)):
             reason = f"{error}: it is not a file of einet.save, or is damaged"
@@ -109,46 +115,46 @@ def refusals(path: str | os.PathLike) -> Iterator[None]:
 # The format: the length of the header in 8 bytes, the header, which is JSON, and the numbers of all tensors
 
 
-def _arranged(tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """In the order of a file: the widest numbers first, so that all lie at multiples of their size."""
+def _in_file_order(tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """The widest numbers first, so that all lie at multiples of their size."""
     return sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
 
 
 def _header(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     header: dict[str, dict] = {"__metadata__": metadata}
     end = 0
-    for name, tensor in _arranged(tensors):
-        if tensor.dtype not in NAMES:
-            raise ValueError(f"{name} is of {tensor.dtype}, a file has one of {list(NAMES)}")
+    for name, tensor in _in_file_order(tensors):
+        if tensor.dtype not in DTYPE_NAMES:
+            raise ValueError(f"{name} is of {tensor.dtype}, a file has one of {list(DTYPE_NAMES)}")
         start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > LONGEST_HEADER:
-        raise ValueError(f"the description of the model has {len(text)} bytes, a file at most {LONGEST_HEADER}")
+    if len(text) > MAX_HEADER_BYTES:
+        raise ValueError(f"the description of the model has {len(text)} bytes, a file at most {MAX_HEADER_BYTES}")
     return text
 
 
 def _memory(tensor: Tensor) -> ctypes.Array:
-    """The bytes of a contiguous tensor on the CPU, valid as long as it lives: no copy, and no numpy."""
+    """The bytes of a contiguous CPU tensor, valid as long as it lives: no copy, and no numpy."""
     return (ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())
 
 
-def _measured(path: str | os.PathLike) -> tuple[bytes, dict[str, str]]:
-    """All bytes and the metadata of a file, once its header has said that it is as long as it is.
+def _read_whole(path: str | os.PathLike) -> tuple[bytes, dict[str, str]]:
+    """All bytes and the metadata of a file, once its size is checked against its header.
 
     The file is opened once, since it may be replaced at any moment.
     """
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= min(size - 8, LONGEST_HEADER):
+        if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
             raise ValueError(f"of its {size} bytes {length} should be a header: it is not a file of einet.save")
         header = json.loads(stream.read(length))
-        ends = [each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"]
-        said = 8 + length + max(ends, default=0)
-        if size != said:
-            raise ValueError(f"it has {size} bytes, and should by its header have {said}: it is cut short, or damaged")
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        wanted = 8 + length + max(ends, default=0)
+        if size != wanted:
+            raise ValueError(f"it has {size} bytes, and should by its header have {wanted}: it is cut short or damaged")
         stream.seek(0)
         return stream.read(size), header.get("__metadata__", {})
 
@@ -157,9 +163,9 @@ def _measured(path: str | os.PathLike) -> tuple[bytes, dict[str, str]]:
 
 
 def _target(path: str | os.PathLike) -> Path:
-    """The path without links. `ValueError` where something else is than a regular file."""
+    """The path without links. Raise a `ValueError` where anything but a regular file is."""
     try:
-        kind = os.stat(path).st_mode  # of what a link leads to
+        kind = os.stat(path).st_mode  # of the target of a link
     except FileNotFoundError:
         kind = stat.S_IFREG  # to be
     resolved = Path(path).resolve()
@@ -173,7 +179,7 @@ def _target(path: str | os.PathLike) -> Path:
 
 @contextmanager
 def _replacement(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside the one at `path`, whose place it takes at the end, if nothing has failed until then."""
+    """A new file beside `path`, renamed to it at the end if nothing has failed."""
     _remove_left_overs(path.parent)
     stream = None
     try:
@@ -189,21 +195,21 @@ def _replacement(path: Path) -> Iterator[BinaryIO]:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if stream is not None:
-            with suppress(OSError):  # of numbers that wait to be written, and find the disk full once more
+            with suppress(OSError):  # buffered bytes find the disk full once more
                 stream.close()
             Path(stream.name).unlink(missing_ok=True)
 
 
 def _temporary(folder: Path) -> BinaryIO:
-    """A new file under a name that nobody has, locked, so that nobody takes it for a left-over, until it is closed."""
+    """A new file under a name of its own, locked until it is closed, so that nobody takes it for a left-over."""
     while True:
         stream = open(folder / f".einet-{secrets.token_hex(8)}.tmp", "xb")
         try:
             _lock(stream.fileno())
-        except BlockingIOError:  # somebody did so in the moment before, and is about to remove it
+        except BlockingIOError:  # another process has locked it first, and is about to remove it
             stream.close()
             continue
-        except OSError:  # a file system without locks: there left-overs stay
+        except OSError:  # a file system without locks, where left-overs stay
             return stream
         if os.path.exists(stream.name):
             return stream
@@ -211,11 +217,11 @@ def _temporary(folder: Path) -> BinaryIO:
 
 
 def _remove_left_overs(folder: Path) -> None:
-    """Remove what killed processes, of any container, were writing: the system has taken their locks away."""
+    """Remove temporary files of killed processes, of any container: the system has taken their locks away."""
     if fcntl is None:
         return
-    with suppress(OSError):  # here and below: what may not be removed stays
-        entries = [entry for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]
+    with suppress(OSError):  # here and below: a file that may not be removed stays
+        entries = [entry for entry in os.scandir(folder) if TEMPORARY_NAME.fullmatch(entry.name)]
         left_over = [entry.path for entry in entries if entry.is_file(follow_symlinks=False)]
         for path in left_over:
             with suppress(OSError), _opened(path) as descriptor:

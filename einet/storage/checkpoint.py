@@ -1,14 +1,13 @@
-"""Models on disk: safetensors for the numbers, JSON for all else, and nothing that could be executed.
+"""Models on disk: safetensors for the numbers, JSON for the rest, and nothing that could be executed.
 
     save(model, "digits.safetensors")
     model = load("digits.safetensors")
 
-The JSON has the networks' graphs, families and sizes, each once, and says which of them every component is. A reader
-trusts none of it: what shapes the tensors must have is computed without memory for any, and compared with the file,
-before a model is built.
+The JSON has the networks' graphs, families and sizes, each once, and the number of each component's network. A reader
+trusts none of it: expected shapes are derived without memory and compared with the file before a parameter is
+allocated.
 
-Paper: not in it; a model is a graph and its parameters
-Chapter: book/12_queries
+Source: not in the paper; a model is a graph and its parameters
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from einet.layers import WEIGHT_FLOOR, Weighted
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.storage.archive import read, refusals, write
+from einet.storage.archive import as_value_error, read, write
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
-# How far off 1 the weights of a sum may be, and a leaf's parameters, relatively, off what their family allows.
+# How far a sum's weights may be off 1, and a leaf's parameters, relatively, off what their family allows.
 TOLERANCE = 1e-3
-# What a file may hold besides the parameters of its model.
-EXTRA = ("optimizer.", "training.")
+# Names of tensors in a file that are not parameters of its model.
+NON_MODEL_PREFIXES = ("optimizer.", "training.")
 
 Families = Iterable[type[ExponentialFamily]]
 
@@ -50,24 +49,24 @@ def save(
     families: Families = (),
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write `model` to one file. Killed at any moment, it leaves the old file at `path`, or the new one.
+    """Write `model` to one file, its graph included. Killed at any moment, it leaves the old file or the new one.
 
-    path       of a file that is replaced, or of none yet. A link to a file stays a link, and that file is replaced
-    optimizer  whose step size and state to keep, for `load_optimizer`
-    families   classes of leaves that are not einet's own
-    dtype      by default the parameters' own, and log-densities after `load` are the same to the last bit;
-               torch.float16 for a file of half the size, which `load` reads as float32 and normalises again
+    `model.state_dict()` has no graph: this is the way to keep a model over a graph that was drawn without a seed.
 
-    `ValueError` where `model` is neither network nor mixture, is parametrized for gradient training (`constrained`
-    undoes that), has parameters that are no distribution, or a family that nobody knows; where `path` is a folder, a
-    pipe, a device or anything else but a regular file, or in a folder that does not exist. `OSError`, and the old file,
-    where the disk is full or the folder may not be written to.
+    Args:
+        model: not parametrized for gradient training; `constrained` undoes that.
+        path: a file that is replaced, or none yet. A link to a file stays a link, and that file is replaced.
+        optimizer: its step size and state are kept, too, for `load_optimizer`.
+        families: classes of leaves that are not einet's own.
+        dtype: by default the parameters' own, and log-densities after `load` are the same to the last bit. With
+            torch.float16 the file has half the size; `load` reads it as float32 and normalises again.
 
-    The file has the graph, too, as `model.state_dict()` has not: this is the way to keep a model over a graph that was
-    drawn without a seed.
+    Raises:
+        ValueError: `model` is neither network nor mixture, is parametrized, has parameters that are no distribution or
+            a family that nobody knows; `path` is anything but a regular file, or in a folder that does not exist.
+        OSError: the disk is full or the folder may not be written to. The old file stays.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     content = {"model": description(model, families)}
     if any(parametrize.is_parametrized(module) for module in model.modules()):
@@ -87,17 +86,20 @@ def save(
 def load(path: str | os.PathLike, *, families: Families = ()) -> Einet | Mixture:
     """The model that `save` wrote, on the CPU; from a checkpoint of `fit`, the best parameters so far.
 
-    `ValueError`, with the path and the reason, where there is no such file, or it is damaged, of another version or
-    kind, names a family that is neither einet's own nor in `families`, lacks a tensor or has one too many, or holds
-    parameters that are no distribution: NaN, negative weights, weights whose sum is off 1 by more than 1e-3, a leaf
-    outside its family's bounds.
+    Args:
+        path: of the file.
+        families: classes of leaves that are not einet's own.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Raises:
+        ValueError: there is no such file, or it is damaged, of another version or kind, names an unknown family, lacks
+            a tensor or has one too many, or holds parameters that are no distribution: NaN, negative weights, weights
+            whose sum is off 1 by more than 1e-3, a leaf outside its family's bounds.
+
+    Source: not in the paper
     """
     content, tensors = read(path)
-    with refusals(path):
-        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(EXTRA)}
+    with as_value_error(path):
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(NON_MODEL_PREFIXES)}
         return _model(content["model"], own, _by_name(families))
 
 
@@ -108,13 +110,13 @@ def load_optimizer(path: str | os.PathLike, optimizer: torch.optim.Optimizer) ->
         em = EM(model)
         load_optimizer(path, em)
 
-    `ValueError`, with the path, where the file holds none, or one of another class.
+    Raises:
+        ValueError: the file holds none, or one of another class.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     content, tensors = read(path)
-    with refusals(path):
+    with as_value_error(path):
         set_optimizer_state(optimizer, content["optimizer"], tensors)
 
 
@@ -168,15 +170,14 @@ def _model(content: dict, tensors: dict[str, Tensor], known: dict[str, type]) ->
     arguments, places = [_arguments(network, known) for network in content["networks"]], content["components"]
     mixture = places is not None
     places = places if mixture else [0]
-    known_places = range(len(arguments))
-    if len(places) > len(tensors) or not all(place in known_places for place in places):
+    if len(places) > len(tensors) or not all(place in range(len(arguments)) for place in places):
         raise ValueError(f"its components must be numbers of its {len(arguments)} networks, got {places[:8]}")
     _check_shapes(_shapes(arguments, places, mixture), tensors)
     dtype = check_dtype(tensors)
     components = [_outline(arguments[place]) for place in places]
     model = Mixture(components, [1 / len(places)] * len(places)) if mixture else components[0]
-    final = torch.float32 if dtype == torch.float16 else dtype
-    set_parameters(model, {name: tensor.to(final, copy=True) for name, tensor in tensors.items()}, assign=True)
+    model_dtype = torch.float32 if dtype == torch.float16 else dtype
+    set_parameters(model, {name: tensor.to(model_dtype, copy=True) for name, tensor in tensors.items()}, assign=True)
     if dtype == torch.float16:
         _normalize(model)
     _check_parameters(model)
@@ -184,7 +185,7 @@ def _model(content: dict, tensors: dict[str, Tensor], known: dict[str, type]) ->
 
 
 def _arguments(content: dict, known: dict[str, type]) -> dict:
-    """What `Einet` is called with."""
+    """The arguments of `Einet`."""
     leaf = {}
     for part in content["leaf"]:
         if part["family"] not in known:
@@ -203,7 +204,7 @@ def _graph(content: dict) -> RegionGraph:
 
 
 class _NoMemory(TorchFunctionMode):
-    """`torch.empty`, which all parameters come from, gives tensors of any shape without memory."""
+    """A mode in which `torch.empty`, which all parameters come from, allocates on the meta device."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         return function(*args, **{**(kwargs or {}), **({"device": "meta"} if function is torch.empty else {})})
@@ -218,13 +219,14 @@ def _outline(arguments: dict) -> Einet:
     """A network whose parameters have names and shapes, but no memory yet."""
     with _NoMemory():
         network = _Unfilled(**arguments)
-    network.__class__ = Einet  # once it is filled, a network like any other
+    # Once it is filled, it is a network like any other.
+    network.__class__ = Einet  # pyright: ignore[reportAttributeAccessIssue]
     return network
 
 
 def _shapes(arguments: list[dict], places: list[int], mixture: bool) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of the model."""
-    outlines = [parameters_of(_outline(each)) for each in arguments]
+    outlines = [parameters_of(_outline(network)) for network in arguments]
     shapes = [{name: tuple(tensor.shape) for name, tensor in outline.items()} for outline in outlines]
     if not mixture:
         return shapes[0]
@@ -233,7 +235,7 @@ def _shapes(arguments: list[dict], places: list[int], mixture: bool) -> dict[str
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """What a file has of a model's state: the parameters alone, since its description says whose they are."""
+    """The part of a model's state that a file holds: the parameters, since its description has the identity."""
     return {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
@@ -243,7 +245,7 @@ def set_parameters(model: nn.Module, tensors: dict[str, Tensor], assign: bool = 
 
 
 def check_state(model: Einet | Mixture, tensors: dict[str, Tensor]) -> None:
-    """`ValueError` where `tensors` cannot be the parameters of `model`, by the rules of `load`."""
+    """Raise a `ValueError` where `tensors` cannot be the parameters of `model`, by the rules of `load`."""
     own = parameters_of(model)
     _check_shapes({name: tuple(tensor.shape) for name, tensor in own.items()}, tensors)
     if check_dtype(tensors) != check_dtype(own):
@@ -263,10 +265,10 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]
 
 
 def check_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
-    found = {tensor.dtype for tensor in tensors.values()}
-    if len(found) != 1 or not found <= set(DTYPES):
-        raise ValueError(f"the parameters must have one dtype of {DTYPES}, got {sorted(map(str, found))}")
-    return found.pop()
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) != 1 or not dtypes <= set(DTYPES):
+        raise ValueError(f"the parameters must have one dtype of {DTYPES}, got {sorted(map(str, dtypes))}")
+    return dtypes.pop()
 
 
 @torch.no_grad()
@@ -284,7 +286,7 @@ def _check_parameters(model: Einet | Mixture) -> None:
 
 @torch.no_grad()
 def _normalize(model: Einet | Mixture) -> None:
-    """Undo what rounding to half precision did to sums and bounds."""
+    """Undo the effect of rounding to half precision on sums and bounds."""
     for module in model.modules():
         if isinstance(module, Weighted):
             module.weights.clamp_min_(WEIGHT_FLOOR).div_(module.weights.sum(module.weight_dim, keepdim=True))
@@ -296,7 +298,7 @@ def _normalize(model: Einet | Mixture) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict, dict[str, Tensor]]:
-    """An optimizer's settings, ready for JSON, and the tensors it keeps. `ValueError` where it keeps anything else."""
+    """An optimizer's settings, ready for JSON, and the tensors it keeps; a `ValueError` if it keeps anything else."""
     state = optimizer.state_dict()
     kept = [(i, key, value) for i, entries in state["state"].items() for key, value in entries.items()]
     tensors = {f"optimizer.{i}.{key}": value for i, key, value in kept if isinstance(value, Tensor)}
@@ -309,7 +311,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict, dict[str, T
 
 
 def set_optimizer_state(optimizer: torch.optim.Optimizer, content: dict, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_state`. `ValueError` where the optimizer is of another class or other parameters."""
+    """The inverse of `optimizer_state`; a `ValueError` where the optimizer is of another class or other parameters."""
     if content["class"] != type(optimizer).__name__:
         raise ValueError(f"it holds the state of {content['class']}, not of {type(optimizer).__name__}")
     state: dict[int, dict] = {}

@@ -1,7 +1,6 @@
 """A training run on disk, replaced after every epoch, so that it goes on where it was interrupted.
 
-Paper: not in it
-Chapter: book/07_em
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.storage.archive import digest, read, refusals, write
+from einet.storage.archive import as_value_error, digest, read, write
 from einet.storage.checkpoint import (
     check_dtype,
     check_state,
@@ -26,7 +25,7 @@ from einet.storage.checkpoint import (
 
 
 class SavedRun(NamedTuple):
-    """What a file knows of a run: its history, and the best and the current parameters."""
+    """A run on disk: its history, and the best and the current parameters."""
 
     history: dict
     best: dict[str, Tensor]
@@ -35,8 +34,7 @@ class SavedRun(NamedTuple):
 
 class RunFile:
     """The file of one training run.
-
-    The run that wants to go on must be the one on disk: model, initial parameters, optimizer, scheduler and `settings`
+     A run that wants to go on must be the one on disk: model, initial parameters, optimizer, scheduler and `settings`
     are compared.
     """
 
@@ -60,14 +58,15 @@ class RunFile:
         }
 
     def read(self, epochs: int) -> SavedRun | None:
-        """The run as it was after its last epoch, its optimizer restored; None where there is no file.
+        """The run after its last epoch; None where there is no file.
 
-        `ValueError` where the file is damaged, of another run, or has seen more than `epochs`.
+        Raises:
+            ValueError: the file is damaged, of another run, or has seen more than `epochs`.
         """
         if not os.path.exists(self.path):
             return None
         content, tensors = read(self.path)
-        with refusals(self.path):
+        with as_value_error(self.path):
             if "training" not in content:
                 raise ValueError("it is a model, and not what `fit` was doing")
             check_same(content["training"]["settings"], self.settings)
@@ -82,8 +81,8 @@ class RunFile:
             return SavedRun(history, best, current)
 
     def restore_optimizer(self) -> None:
-        """Give the optimizer the state that `read` found: after the scheduler has made its steps."""
-        with refusals(self.path):
+        """Give the optimizer the state that `read` found, after the scheduler has made its steps."""
+        with as_value_error(self.path):
             set_optimizer_state(self.optimizer, *self._optimizer_content)
 
     def write(self, history: dict, best: dict[str, Tensor] | None) -> None:
@@ -98,7 +97,7 @@ class RunFile:
 
 
 def check_same(there: dict, here: dict) -> None:
-    """`ValueError`, naming it, where a setting of the run on disk is not that of the run which wants to go on."""
+    """Raise a `ValueError` with the name of a setting in which the run on disk differs from this one."""
     for name, value in here.items():
         if there.get(name) != value:
             was, now = (f"{text[:120]}..." if len(text) > 120 else text for text in map(str, (there.get(name), value)))
@@ -106,7 +105,7 @@ def check_same(there: dict, here: dict) -> None:
 
 
 def _scheduler_settings(scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> dict:
-    """The name of a scheduler that has made no step, and the plain values of its state. Functions are not compared."""
+    """A fresh scheduler by its name and the plain values of its state; callables, as of LambdaLR, are not compared."""
     if scheduler is None:
         return {"scheduler": None}
     state = {f"its {name}": value for name, value in scheduler.state_dict().items() if name[0] != "_"}

@@ -2,8 +2,7 @@
 
     floats(X)                 (B, D) float64 in which NaN is missing, from whatever scikit-learn takes for a table
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -14,9 +13,12 @@ import reprlib
 from decimal import Decimal
 
 import numpy as np
+import torch
 
 # What pandas' NaT becomes as an integer.
 NAT = -(2.0**63)
+# Up to here float64 has all whole numbers. Further off, a training column spans at least so many of its steps.
+EXACT, FEWEST_STEPS = 2.0**53, 100
 # Words that stand for a missing cell in many files.
 WORDS = {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "missing", "unknown"}
 
@@ -24,21 +26,20 @@ WORDS = {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "<na>", "nat", "none", "n
 class CellError(ValueError, TypeError):
     """A cell that is no number. A `TypeError`, too, as scikit-learn demands it of an object that `float` refuses.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
 
 
-def floats(X):
+def floats(X, training: bool = False):
     """X (B, D) as float64, what is missing as NaN; X itself where it is no table, which scikit-learn says better.
 
-    X is a DataFrame (pandas, polars), a pyarrow table, an array of any dtype, masked or not, or rows as lists. Missing
-    are None, NaN, NaT, pandas.NA, Decimal("NaN"), null and what a mask hides; text of a number is that number.
-    `ValueError`, with the column and what to do, for any other cell, for infinities, and for names of columns that
-    scikit-learn would not compare.
+    X is a DataFrame (pandas, polars), a pyarrow table, an array of any dtype, masked or not, a tensor, or rows as
+    lists. Missing are None, NaN, NaT, pandas.NA, Decimal("NaN"), null and what a mask hides; text of a number is that
+    number.
+    `ValueError`, with the column and what to do, for any other cell, for infinities, for names of columns that
+    scikit-learn would not compare, and, in `training`, for whole numbers that are the same as floats.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     names = names_of(X)
     if names is None:
@@ -52,14 +53,13 @@ def floats(X):
     if not columns or not len(columns[0]):
         return X
     told = [_Told(X, d, name) for d, name in enumerate(range(len(columns)) if names is None else names)]
-    return np.stack([_numbers(*pair) for pair in zip(columns, told, strict=True)], 1)
+    return np.stack([_numbers(*pair, training) for pair in zip(columns, told, strict=True)], 1)
 
 
 def names_of(X) -> list | None:
     """The names of a table's columns; None for what has none, such as an array.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
     if hasattr(X, "column_names"):  # pyarrow
         return list(X.column_names)
@@ -69,13 +69,18 @@ def names_of(X) -> list | None:
 
 
 def _column(X, d: int) -> np.ndarray:
-    if hasattr(X, "iloc"):  # pandas
-        return np.asarray(X.iloc[:, d])
+    if hasattr(X, "iloc"):  # pandas, whose own integers with gaps would become floats
+        column = X.iloc[:, d]
+        whole = not isinstance(column.dtype, np.dtype) and getattr(column.dtype, "kind", "") in ("i", "u")
+        return np.asarray(column, dtype=object if whole else None)
     return np.asarray(X.to_series(d) if hasattr(X, "to_series") else X.column(d))  # polars, pyarrow
 
 
 def _as_array(X) -> np.ndarray | None:
     """An array whose cells are still what they were; None for what is neither array nor rows in lists."""
+    if isinstance(X, torch.Tensor):  # numpy has no bfloat16, nor anything that is elsewhere or has a gradient
+        X = X.detach().cpu()
+        X = X.double() if X.dtype == torch.bfloat16 else X
     if isinstance(X, np.matrix) or not (isinstance(X, (list, tuple)) or hasattr(X, "__array__")):
         return None
     if not isinstance(X, (list, tuple)):
@@ -90,7 +95,8 @@ def _as_array(X) -> np.ndarray | None:
     except (TypeError, ValueError):  # dates beside numbers, or rows of different lengths
         array = None
     rows_of_cells = any(isinstance(row, (list, tuple)) for row in X)
-    if array is not None and (array.dtype.kind in "biuf" or not rows_of_cells):
+    rounded = array is not None and rows_of_cells and array.dtype.kind == "f" and (np.abs(array) > EXACT).any()
+    if array is not None and not rounded and (array.dtype.kind in "biuf" or not rows_of_cells):
         return array
     try:
         return np.array(X, dtype=object)
@@ -99,6 +105,9 @@ def _as_array(X) -> np.ndarray | None:
 
 
 def _check_names(names: list) -> None:
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"columns must have names of their own, got {twice} more than once")
     if not all(isinstance(name, str) for name in names) and names != list(range(len(names))):
         raise ValueError(
             f"columns must have names of text, or 0, 1, ..., got {names}: "
@@ -125,12 +134,13 @@ class _Told:
         return CellError(f"{self.name} holds {kind} ({shown}): {remedy}")
 
 
-def _numbers(cells: np.ndarray, told: _Told) -> np.ndarray:
+def _numbers(cells: np.ndarray, told: _Told, training: bool) -> np.ndarray:
     """The cells (B,) of a column as float64."""
     found = np.full(len(cells), np.nan)
     known, cells = ~np.ma.getmaskarray(cells), np.ma.getdata(cells)
     if cells.dtype.kind in "biuf":
-        found[known] = cells[known]
+        with np.errstate(over="ignore"):  # of a long double, which is told below
+            found[known] = cells[known]
     else:
         found[known] = [_number(cell, told) for cell in cells[known]]
     if np.isinf(found).any():
@@ -143,7 +153,20 @@ def _numbers(cells: np.ndarray, told: _Told) -> np.ndarray:
             f"{told.name} holds {NAT:.0f}, which is what NaT becomes as an integer: make numbers of the dates "
             "themselves, as in (dates - dates.min()) / pandas.Timedelta('1D')"
         )
+    if training and (np.abs(found) > EXACT).any():
+        _check_steps(cells[known], told)
     return found
+
+
+def _check_steps(cells: np.ndarray, told: _Told) -> None:
+    """Whole numbers that are so large, and so close to each other, that float64 hardly tells them apart."""
+    whole = [int(cell) for cell in cells if isinstance(cell, (int, np.integer))]
+    low, high = min(whole, default=0), max(whole, default=0)
+    if low < high and high - low < FEWEST_STEPS * np.spacing(float(max(-low, high))):
+        raise CellError(
+            f"{told.name} holds whole numbers from {low} to {high}, which float64 rounds to one another: subtract the "
+            f"least first, as in {told.code} - {low}"
+        )
 
 
 def _number(cell, told: _Told) -> float:

@@ -4,8 +4,7 @@
     z, seen, offset = columns.encode(X)        model(z, seen) + offset = log p(x), in the units of the table
     columns.decode(z)                          rows of the table again
 
-Paper: not in it
-Chapter: book/12_queries
+Source: not in the paper
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from einet.tables.cells import floats, names_of
 MIN_VARIANCE = 0.01
 MOST_CATEGORIES, ROWS_PER_CATEGORY = 10, 5
 # The probability that a column of categories, or a constant, holds a value that was not in the training data.
-UNSEEN = 1e-5
+UNSEEN_PROBABILITY = 1e-5
 # A column is constant where its values are as close as this, in units in the last place: more is not rounding. Times
 # in seconds since 1970 that differ by a microsecond differ by 4.
 ROUNDING = 3
@@ -41,8 +40,7 @@ MOST_AT_FLOOR, UNUSED_VARIANCE = 2 / 3, 0.9
 class TableWarning(UserWarning):
     """A column of the training data whose cells will be blurred: by outliers, or by the bound on variances.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
 
 
@@ -59,8 +57,7 @@ class Columns:
     without a value, and for a leaf that is no family or names a column that X does not have; a `TableWarning` for one
     whose outliers are so large that the bulk of its values is narrower than the narrowest leaf.
 
-    Paper: not in it
-    Chapter: book/12_queries
+    Source: not in the paper
     """
 
     def __init__(
@@ -114,7 +111,9 @@ class Columns:
                 continue
             place = np.searchsorted(values, X[:, d]).clip(max=len(values) - 1)
             seen = _is_close(values[place], X[:, d]) if len(values) == 1 else values[place] == X[:, d]
-            offset += np.where(observed[:, d], np.where(seen, math.log1p(-UNSEEN), math.log(UNSEEN)), 0.0)
+            offset += np.where(
+                observed[:, d], np.where(seen, math.log1p(-UNSEEN_PROBABILITY), math.log(UNSEEN_PROBABILITY)), 0.0
+            )
             observed[:, d] = seen & (len(values) > 1)
             z[:, d] = np.where(observed[:, d], place, np.nan)
         z, observed, offset = map(torch.as_tensor, (z, observed, offset))

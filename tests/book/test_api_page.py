@@ -3,14 +3,13 @@
 import importlib.util
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 from docutils import nodes
+from project import ROOT
 
 import einet
 
-ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("einet_api", ROOT / "book" / "_ext" / "einet_api.py")
 api = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(api)

@@ -18,13 +18,13 @@ Commit notebooks executed from top to bottom in a fresh kernel, without widget s
 """
 
 import re
-from pathlib import Path
 from statistics import median
 
 import nbformat
 import pytest
+from project import ROOT
 
-BOOK = Path(__file__).parents[2] / "book"
+BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 CHAPTERS = [f for f in NOTEBOOKS if re.match(r"\d\d_", f.name)]
 

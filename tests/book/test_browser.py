@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
@@ -15,11 +16,12 @@ import pytest
 import torch
 from inpainter import PHONE, WithoutAKernel, assert_legible, ground_of, nats_in, opened
 from pages import served
+from project import ROOT
 
 import einet
 from einet.inpaint.pages import page_name
 
-HTML, BOOK = (Path(__file__).parents[2] / name for name in ("_build/html", "book"))
+HTML, BOOK = (ROOT / name for name in ("_build/html", "book"))
 PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))
@@ -42,9 +44,12 @@ class Links(HTMLParser):
         self.links += [attrs[k] for k in ("href", "src") if attrs.get(k) and tag != "base"]
 
 
+links_of = cache(Links)  # each page is pointed to from many others
+
+
 @every_page
 def test_links_lead_somewhere(page):
-    for link in Links(page).links:
+    for link in links_of(page).links:
         url, anchor = urldefrag(urljoin(page.as_uri(), link))
         if not url.startswith("file:"):
             assert re.match(r"https?:|mailto:|data:", url), link
@@ -52,7 +57,7 @@ def test_links_lead_somewhere(page):
         target = Path(unquote(url.removeprefix("file://").partition("?")[0]))
         assert target.exists(), f"broken link {link}"
         if target.suffix == ".html":
-            assert unquote(anchor) in Links(target).anchors, f"broken anchor {link}"
+            assert unquote(anchor) in links_of(target).anchors, f"broken anchor {link}"
 
 
 @pytest.fixture(scope="module")

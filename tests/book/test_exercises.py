@@ -1,16 +1,16 @@
 """Solutions of the book's exercises, held to more than their page can show."""
 
 import math
-from pathlib import Path
 
 import nbformat
 import torch
+from contract import Discrete
+from project import ROOT
 from scipy import stats
 
 import einet
-from tests.core.test_families import Discrete
 
-BOOK = Path(__file__).parents[2] / "book"
+BOOK = ROOT / "book"
 
 
 def solution(chapter, defines, **given):

@@ -1,11 +1,10 @@
 """The interactive figures: one stylesheet, and what they share in one place."""
 
 import re
-from pathlib import Path
 
 import pytest
+from project import ROOT
 
-ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "book" / "_static"
 NAMES = sorted(f.stem for f in STATIC.glob("*.js") if "einetFigure(" in f.read_text("utf-8") and f.stem != "figure")
 CSS = re.sub(r"/\*.*?\*/", "", (STATIC / "figures.css").read_text("utf-8"), flags=re.S)

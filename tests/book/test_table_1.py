@@ -2,15 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from project import ROOT
 
 from book import origin, table_1
 
-ROOT = Path(__file__).parents[2]
 ORIGIN = {
     "command": "python experiments/debd.py", "commit": "0" * 40, "versions": {"torch": "2.13.0"}, "machine": "made",
     "device": "cpu", "seed": 0, "date": "2026-11-24T13:00:00+00:00", "seconds": 3.0,

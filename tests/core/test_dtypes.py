@@ -4,23 +4,23 @@ import copy
 
 import pytest
 import torch
-from strategies import OF_TABLES
+from helpers import each_of, network
+from strategies import ZERO_OR_ONE, instead
 
 import einet
-from einet import Bernoulli, Binomial, Categorical, Einet, Normal, random_binary_trees
+from einet import Bernoulli, Binomial, Einet, Normal, random_binary_trees
 
 DTYPES = sorted((each for each in vars(torch).values() if isinstance(each, torch.dtype)), key=str)
 DTYPES = list(dict.fromkeys(DTYPES))  # each once, though some have two names
 MODELS = (torch.float32, torch.float64)
 FLOATS = (torch.float16, torch.bfloat16, *MODELS)
 ROWS = (torch.bool, *FLOATS, *(getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)))
-FAMILIES = [Normal(), Bernoulli(), Binomial(total=300), Categorical(categories=3), *OF_TABLES[:3]]  # that allow 0 and 1
-each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
+each_family = each_of(instead(ZERO_OR_ONE, Binomial(total=300)))
 GRAPH = random_binary_trees(4, 2, 2, seed=0)
 
 
 def model_of(family, dtype=torch.float32):
-    return Einet(GRAPH, family, num_sums=3, seed=0).to(dtype)
+    return network(family, GRAPH).to(dtype)
 
 
 def in_type(x, dtype):

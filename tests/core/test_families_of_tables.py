@@ -6,16 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from contract import Discrete, FamilyContract, OverPositiveNumbers
 from enumeration import chi_square
 from scipy import optimize, special, stats
-from test_families import Discrete, FamilyContract, OverPositiveNumbers
 
 import einet
 from einet import Einet, Exponential, Gamma, Geometric, LogNormal, Poisson, RegionGraph
-from einet.families.continuous import SMALLEST, gap_of, shape_of
+from einet.families.continuous import SMALLEST_POSITIVE, gap_of, shape_of
 from einet.family import ExponentialFamily
-
-torch.set_num_threads(1)
 
 
 class Counts(Discrete):
@@ -150,7 +148,7 @@ def exact_entropy(scipy):
 @each_case
 def test_float32_rounds_the_result_alone(family, phi, scipy):
     """In a model of 100 columns: where the leaves do not compute in float64 it is off by several roundings."""
-    x = torch.tensor(scipy.ppf(QUANTILES)).float().clamp_min(SMALLEST if family.placeholder else 0)
+    x = torch.tensor(scipy.ppf(QUANTILES)).float().clamp_min(SMALLEST_POSITIVE if family.placeholder else 0)
     models = [
         Einet(RegionGraph([range(100)]), family, num_leaves=1, seed=0).to(d) for d in (torch.float32, torch.float64)
     ]
@@ -185,7 +183,7 @@ def test_one_step_of_em_is_weighted_maximum_likelihood(family, phi, scipy, dtype
     """By the textbook: weighted means, of x or of log x; for Gamma's shape, the root that SciPy finds."""
     random = np.random.RandomState(0)
     x = scipy.rvs(300, random_state=random).astype(float)
-    x = np.float32(x).astype(float).clip(SMALLEST if family.placeholder else 0)
+    x = np.float32(x).astype(float).clip(SMALLEST_POSITIVE if family.placeholder else 0)
     weights = random.rand(300)
     mean = np.average(x, weights=weights)
     model = Einet(RegionGraph([{0}]), family, num_sums=1, seed=0).to(dtype)
@@ -252,7 +250,7 @@ def test_modes():
     assert Poisson().mode(vector([2.7])).item() == 2 and Poisson().mode(vector([0.4])).item() == 0
     assert Geometric().mode(vector([9.0])).item() == Exponential().mode(vector([9.0])).item() == 0
     assert Gamma().mode(vector([6.0, 3.0])).item() == pytest.approx(4)
-    assert Gamma().mode(vector([6.0, 0.5])).item() == SMALLEST  # the density rises without bound towards 0
+    assert Gamma().mode(vector([6.0, 0.5])).item() == SMALLEST_POSITIVE  # the density rises without bound towards 0
     assert LogNormal().mode(vector([1.0, 0.5])).item() == pytest.approx(math.exp(0.5))
 
 
@@ -273,13 +271,11 @@ def test_samples_that_a_float_cannot_hold_are_still_positive(dtype):
 
 def test_a_value_that_was_never_seen_starts_clusters_inside_the_support():
     """A column without any value in a cluster is its mean, and has none: not 0, of which log x is no number."""
-    from einet.clustered.clusters import start
-
     model = Einet(
         einet.random_binary_trees(3, 1, 1, seed=0), {Gamma(): [0], LogNormal(): [1], Poisson(): [2]}, num_sums=2
     )
     x = torch.rand(20, 3).mul(9).ceil()
-    start(model, x, torch.arange(3) == 2)
+    einet.start_leaves(model, x, torch.arange(3) == 2)
     assert all(part.phi.isfinite().all() for part in model.leaves.parts)
 
 

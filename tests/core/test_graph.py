@@ -6,6 +6,7 @@ import pickle
 from dataclasses import FrozenInstanceError
 
 import pytest
+from helpers import COUNTS
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from strategies import examples, region_graphs
@@ -20,15 +21,6 @@ from einet import Partition, Region, RegionGraph, poon_domingos, random_binary_t
 HAND = RegionGraph(
     [{0}, {1}, {2}, {3}, {0, 1}, {0, 1, 2, 3}, {0, 1, 2}, {2, 3}],
     [(5, 4, 7), (5, 6, 3), (6, 4, 2), (4, 0, 1), (7, 2, 3)],
-)
-
-#   One layer holds {0,1,2} with three partitions, {3,4,5} with two and {6,7} with one.
-COUNTS = RegionGraph(
-    [{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}]  # 0 to 6
-    + [{3}, {4}, {5}, {3, 4}, {4, 5}, {3, 4, 5}]  # 7 to 12
-    + [{6}, {7}, {6, 7}, {0, 1, 2, 3, 4, 5}, range(8)],  # 13 to 17
-    [(6, 0, 5), (6, 1, 4), (6, 2, 3), (3, 0, 1), (4, 0, 2), (5, 1, 2)]
-    + [(12, 7, 11), (12, 10, 9), (10, 7, 8), (11, 8, 9), (15, 13, 14), (16, 6, 12), (17, 16, 15)],
 )
 
 

@@ -3,21 +3,20 @@
 import copy
 import io
 import warnings
-from pathlib import Path
+from functools import partial
 
+import helpers
 import pytest
 import safetensors.torch
 import torch
+from project import ROOT
 from torch import nn
 
-from einet import Bernoulli, Binomial, Einet, Mixture, Normal, RegionGraph, load, random_binary_trees, save
+from einet import Bernoulli, Binomial, Mixture, Normal, RegionGraph, load, random_binary_trees, save
 from einet.storage.archive import read
 
 GRAPH = random_binary_trees(8, 2, 3, seed=0)
-
-
-def network(leaf=None, graph=GRAPH, **sizes):
-    return Einet(graph, leaf or Normal(), **{"num_sums": 3, "seed": 0, **sizes})
+network = partial(helpers.network, graph=GRAPH)
 
 
 def numbers(model):
@@ -56,7 +55,7 @@ def test_many_columns_are_told_apart():
     odd = [d for d in range(400) if d % 2]
     swap = (even[-1], odd[-1])
     others = [d for d in even if d != swap[0]] + [swap[1]], [d for d in odd if d != swap[1]] + [swap[0]]
-    one, other = (network({Normal(): a, Normal(min_variance=1e-3): b}, graph) for a, b in ((even, odd), others))
+    one, other = (network({Normal(): a, Normal(min_variance=1e-3): b}, graph=graph) for a, b in ((even, odd), others))
     with pytest.raises(RuntimeError, match="families was"):
         other.load_state_dict(one.state_dict())
 
@@ -133,6 +132,6 @@ def test_files_have_the_parameters_alone(tmp_path):
 
 
 def test_files_of_0_1_0_are_read():
-    for path in (Path(__file__).parents[2] / "book" / "models").glob("*.safetensors"):
+    for path in (ROOT / "book" / "models").glob("*.safetensors"):
         model = load(path)
         model.load_state_dict(model.state_dict())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from enumeration import MODELS, Table, small_model
+from helpers import seeded
 from hypothesis import assume, given
 from oracle import Circuit
 from strategies import DISCRETE, examples, in_float64, models, region_graphs
@@ -26,10 +27,6 @@ from einet import (
 )
 
 SINGLE = [name for name in MODELS if "classes" not in name]
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def entropy_of(probabilities):

@@ -15,7 +15,7 @@ from einet import Bernoulli, Binomial, Categorical, Normal, log_einsum_exp
 from einet.layers import EinsumLayer, MixingLayer, normalized_
 from einet.leaves import LeafLayer
 from einet.scaled import Gathered, Scaled
-from einet.scratch import node_slices, room
+from einet.scratch import node_slices, scratch
 
 
 def random_weights(*shape, over):
@@ -78,7 +78,7 @@ def test_slices_of_nodes_do_not_show(monkeypatch, cache):
     """One node at a time, a few, or all in one: a last portion that is smaller than the others included."""
     arguments = einsum_arguments(7, 3, 4, 4, 5)
     expected = log_einsum_exp(*arguments, fast=False)
-    monkeypatch.setattr(einet.layers, "CACHE", cache)
+    monkeypatch.setattr(einet.layers, "CACHE_NUMEL", cache)
     torch.testing.assert_close(log_einsum_exp(*arguments), expected)
     for one, other in zip(
         torch.autograd.grad(log_einsum_exp(*arguments).sum(), arguments),
@@ -240,7 +240,7 @@ def test_slices_of_leaves_do_not_show(monkeypatch, cache):
         return out, *torch.autograd.grad((out * out).sum(), arguments)
 
     expected = value_and_gradients()
-    monkeypatch.setattr(einet.layers, "CACHE", cache)
+    monkeypatch.setattr(einet.layers, "CACHE_NUMEL", cache)
     for one, other in zip(value_and_gradients(), expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -272,7 +272,7 @@ def test_node_slices_are_all_nodes_once_and_about_equally_many(num_nodes, number
     assert nodes == list(range(num_nodes))
     lengths = [len(range(num_nodes)[part]) for part in slices]
     assert lengths[0] == max(lengths) and all(length % threads == 0 for length in lengths[:-1])
-    most = threads * max(1, einet.scratch.CACHE // numbers)
+    most = threads * max(1, einet.scratch.CACHE_NUMEL // numbers)
     assert max(lengths) <= 1.5 * most + threads
 
 
@@ -284,7 +284,7 @@ def in_a_new_thread(function):
 
 def place(numbers, like):
     """Where scratch memory is, once it has been used."""
-    with room(numbers, like) as memory:
+    with scratch(numbers, like) as memory:
         assert memory.shape == (numbers,) and memory.dtype == like.dtype
         return memory.data_ptr()
 
@@ -292,7 +292,7 @@ def place(numbers, like):
 def test_memory_is_used_again_by_its_thread_alone():
     first = place(1000, torch.empty(0))
     assert place(500, torch.empty(0, dtype=torch.float64)) == first
-    with room(10, torch.empty(0)) as memory:
+    with scratch(10, torch.empty(0)) as memory:
         assert memory.data_ptr() == first
         assert in_a_new_thread(lambda: place(10, torch.empty(0))) != first
         assert einet.scratch._kept.bytes is None
@@ -301,14 +301,14 @@ def test_memory_is_used_again_by_its_thread_alone():
 def test_memory_in_use_is_its_users_alone():
     """Who comes in the middle gets memory of their own; one of the two is kept."""
     place(1000, torch.empty(0))
-    with room(1000, torch.empty(0)) as outer:
+    with scratch(1000, torch.empty(0)) as outer:
         outer.fill_(7)
-        with room(1000, torch.empty(0)) as inner:
+        with scratch(1000, torch.empty(0)) as inner:
             inner.fill_(8)
-        with room(2000, torch.empty(0)) as larger:
+        with scratch(2000, torch.empty(0)) as larger:
             larger.fill_(9)
         assert (outer == 7).all()
-    with room(1000, torch.empty(0)) as again:
+    with scratch(1000, torch.empty(0)) as again:
         assert again.data_ptr() == outer.data_ptr()
 
 
@@ -318,14 +318,14 @@ def test_memory_of_a_use_that_ends_in_an_error_is_not_kept():
 
 
 def fails_in_a_room():
-    with room(10, torch.empty(0)):
+    with scratch(10, torch.empty(0)):
         raise KeyError
 
 
 def test_much_memory_is_not_kept():
-    much = einet.scratch.MOST_KEPT // 4 * torch.get_num_threads() + 1
+    much = einet.scratch.MAX_KEPT_BYTES // 4 * torch.get_num_threads() + 1
     kept = place(10, torch.empty(0))
-    with room(much, torch.empty(0)) as memory:
+    with scratch(much, torch.empty(0)) as memory:
         assert memory.data_ptr() != kept and einet.scratch._kept.bytes is not None
     assert place(10, torch.empty(0)) == kept
 
@@ -344,7 +344,7 @@ def test_a_fake_tensor_mode_leaves_no_fake_memory():
     def after_planning():
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             model(x, check=False)
-            with room(10, torch.empty(0).new_empty(0)) as memory:
+            with scratch(10, torch.empty(0).new_empty(0)) as memory:
                 assert type(memory) is not torch.Tensor
         assert einet.scratch._kept.bytes is None
         return einet.log_density(model, x)
@@ -431,7 +431,7 @@ def test_a_model_can_be_compiled():
 
 def test_memory_is_where_the_tensors_are():
     def device_of(like):
-        with room(10, like) as memory:
+        with scratch(10, like) as memory:
             return memory.device.type
 
     assert device_of(torch.empty(0, device="meta")) == "meta"

@@ -7,21 +7,18 @@ import math
 
 import pytest
 import torch
-from helpers import em_step
+from helpers import COUNTS, each_of, em_step, network
 from oracle import worlds
-from strategies import OF_TABLES, in_float64
-from test_graph import COUNTS
+from strategies import ZERO_OR_ONE, in_float64
 
 import einet
-from einet import EM, Bernoulli, Binomial, Categorical, Einet, Normal, RegionGraph, poon_domingos, random_binary_trees
+from einet import EM, Bernoulli, Categorical, Einet, Normal, RegionGraph, poon_domingos, random_binary_trees
 
-FAMILIES = [Normal(), Bernoulli(), Binomial(total=5), Categorical(categories=3), *OF_TABLES[:3]]  # that allow 0 and 1
-each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
+each_family = each_of(ZERO_OR_ONE)
 
 
-def model_of(family, graph=None, **arguments):
-    graph = random_binary_trees(6, 2, 3, seed=0) if graph is None else graph
-    return in_float64(Einet(graph, family, **{"num_sums": 3, "seed": 0, **arguments}))
+def model_of(family, graph=random_binary_trees(6, 2, 3, seed=0), **sizes):
+    return in_float64(network(family, graph, **sizes))
 
 
 def data(num_rows=20):

@@ -2,6 +2,7 @@
 
 import copy
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -12,13 +13,13 @@ from oracle import Circuit, worlds
 from scipy.special import logsumexp
 from strategies import DISCRETE, in_float64, masks, models, rows
 
-from einet import EM, Bernoulli, Binomial, Einet, Mixture, Normal, fit, random_binary_trees, sample_conditional
+from einet import EM, Bernoulli, Binomial, Mixture, Normal, fit, random_binary_trees, sample_conditional
 
 GRAPH = random_binary_trees(4, 2, 2, seed=0)
 
 
-def network(seed, leaf=Bernoulli(), graph=GRAPH, **arguments):
-    return in_float64(Einet(graph, leaf, **{"num_sums": 2, "seed": seed, **arguments}))
+def network(seed=0, leaf=Bernoulli(), graph=GRAPH, **sizes):
+    return in_float64(helpers.network(leaf, graph, **{"num_sums": 2, "seed": seed, **sizes}))
 
 
 def mixture(leaf=Bernoulli(), weights=(0.2, 0.5, 0.3)):

@@ -4,67 +4,16 @@ Python's work is counted in steps of its interpreter, torch's in bytes of the te
 """
 
 import gc
-import sys
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from work import assert_proportional, made, steps
 
 import einet
 from einet import layers, network, queries
 from einet.em import leaf_uses
 from einet.layers import EinsumLayer
 from einet.scaled import Scaled
-
-
-class Made(TorchDispatchMode):
-    """Bytes of the tensors that operators make, views aside: `total`, and the `largest` tensor's."""
-
-    def __init__(self):
-        super().__init__()
-        self.total = self.largest = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        for storage in (t.untyped_storage() for t in tree_leaves(found) if isinstance(t, torch.Tensor)):
-            if storage.data_ptr() not in given:
-                self.total += storage.nbytes()
-                self.largest = max(self.largest, storage.nbytes())
-        return found
-
-
-def made(call):
-    with Made() as counted:
-        call()
-    return counted
-
-
-def steps(call):
-    """How many instructions of Python `call` executes, in functions that it calls, too."""
-    count = 0
-
-    def trace(frame, event, _):
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
-
-
-def assert_proportional(table, most=1.5):
-    """`table` has pairs (size, work): no size costs more a unit than `most` times the smallest."""
-    each = [work / size for size, work in table]
-    assert max(each) <= most * each[0], table
-
 
 # Graphs
 
@@ -204,7 +153,7 @@ def test_leaf_layers_of_many_shapes():
 
 def test_probabilities(monkeypatch):
     """Beside the answer there is a portion of the leaf parameters: no table of values x values, nor all at once."""
-    monkeypatch.setattr(queries, "PORTION", 2**10)
+    monkeypatch.setattr(queries, "CHUNK_NUMEL", 2**10)
     many_leaves, one_leaf = einet.random_binary_trees(8, 1, 4, seed=0), einet.random_binary_trees(64, 0, 1)
     for family, graph in ((einet.Categorical, many_leaves), (lambda values: einet.Binomial(values - 1), one_leaf)):
         for values in (12, 24, 48):
@@ -227,7 +176,7 @@ def test_log_densities_of_categories():
 @pytest.mark.parametrize("leaf", [einet.Normal(), einet.Categorical(4)])
 @pytest.mark.slow
 def test_log_density_of_more_rows(leaf, monkeypatch):
-    monkeypatch.setattr(queries, "PORTION", 2**8)
+    monkeypatch.setattr(queries, "CHUNK_NUMEL", 2**8)
     model, table = einet.Einet(einet.random_binary_trees(8, 2, 2, seed=0), leaf, num_sums=4, seed=0), []
     for rows in (50, 100, 400):
         x, observed = einet.sample(model, rows), torch.rand(rows, 8) < 0.5

@@ -26,9 +26,9 @@ from einet import (
     log_conditional,
     log_marginal,
     mpe,
+    passes,
     poon_domingos,
     random_binary_trees,
-    trees,
 )
 
 CLOSE = dict(rtol=1e-9, atol=1e-9)
@@ -121,7 +121,7 @@ def test_log_marginal_is_the_forward_pass_in_portions(monkeypatch):
     model = small_model("rectangles").float()
     x, observed = rows(model, 50), masks(model, 50)
     whole = [model(x), model(x, observed), model(x, observed[0])]
-    monkeypatch.setattr(trees, "PORTION", 50)
+    monkeypatch.setattr(passes, "CHUNK_NUMEL", 50)
     for found, expected in zip([log_marginal(model, x, o) for o in (None, observed, observed[0])], whole, strict=True):
         torch.testing.assert_close(found, expected.detach())
         assert not found.requires_grad
@@ -252,8 +252,8 @@ def test_portions_change_nothing(monkeypatch):
     model = small_model("mixture")
     x, observed = Table(model).worlds[:60], torch.arange(8) < 3
     whole = conditional_mean(model, x, observed), conditional_marginals(model, x, observed).log_density(1.0)
-    monkeypatch.setattr(trees, "PORTION", 50)
-    monkeypatch.setattr("einet.queries.PORTION", 50)
+    monkeypatch.setattr(passes, "CHUNK_NUMEL", 50)
+    monkeypatch.setattr("einet.queries.CHUNK_NUMEL", 50)
     parts = conditional_mean(model, x, observed), conditional_marginals(model, x, observed).log_density(1.0)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)

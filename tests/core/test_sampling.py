@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from enumeration import MODELS, Table, check_p_values, chi_square, labels_of, small_model
+from helpers import seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Circuit
 from strategies import examples, in_float64, masks, models, rows
-from test_proportional import assert_proportional, made
+from work import assert_proportional, made
 
 from einet import (
     Bernoulli,
@@ -22,21 +23,17 @@ from einet import (
     Normal,
     conditional_mean,
     conditional_variance,
+    passes,
     poon_domingos,
     random_binary_trees,
     sample,
     sample_conditional,
     sampling,
-    trees,
 )
 from einet.layers import CPLayer, EinsumLayer, MixingLayer
 
 SEEDS, DRAWS = range(20), 20_000
 nan = float("nan")
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # The statistical checks, for the samplers and for the mutants below
@@ -340,7 +337,7 @@ def test_everything_or_nothing_observed():
 
 def test_portions_of_rows_and_of_odds(monkeypatch):
     model = small_model("rectangles")
-    monkeypatch.setattr(trees, "PORTION", 100)
+    monkeypatch.setattr(passes, "CHUNK_NUMEL", 100)
     table, (x, observed) = Table(model), evidence_for(model)
     drawn = sample_conditional(model, x.repeat(20, 1), observed.repeat(20, 1), 500, seeded(0))
     drawn = drawn.view(-1, 20, *x.shape).flatten(0, 1)

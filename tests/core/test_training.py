@@ -1,531 +1,308 @@
-"""Runs that are stopped, killed and prolonged end as if they had never stopped; mixtures by k-means.
-
-What one epoch does is tested in test_em.py.
-"""
+"""`fit`: batches, masks, labels, optimizers, validation and patience. Runs that are stopped: storage/test_resume.py."""
 
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
 
 import pytest
 import torch
+from helpers import TREES, assert_same, em_step, network, seeded
 from strategies import rows
 
-from einet import (
-    EM,
-    Bernoulli,
-    Categorical,
-    Einet,
-    Mixture,
-    Normal,
-    RegionGraph,
-    fit,
-    fit_mixture,
-    load,
-    random_binary_trees,
-    save,
-    unconstrained,
-)
-from einet import training
-from einet.clustered.clusters import start
-from einet.storage.archive import read
+import einet
+from einet import EM, Bernoulli, Einet, Normal, RegionGraph, fit, poon_domingos, random_binary_trees
 
-GRAPH = random_binary_trees(6, 2, 2, seed=0)
-X = torch.randn(60, 6, generator=torch.Generator().manual_seed(1))
-HELD_OUT = torch.randn(40, 6, generator=torch.Generator().manual_seed(2))
+GRAPH = random_binary_trees(6, 2, 3, seed=0)
+X = torch.randn(60, 6, generator=seeded(1))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors: more threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def clusters(num_rows=130):
+    """Binary rows in two clusters, all ones or all zeros but for one entry in ten."""
+    generator = seeded(0)
+    centre = torch.rand(num_rows, 1, generator=generator) < 0.5
+    flipped = torch.rand(num_rows, 6, generator=generator) < 0.1
+    return (centre ^ flipped).float()
 
 
-def network(seed=0, **arguments):
-    return Einet(GRAPH, Normal(min_variance=1e-3), num_sums=3, seed=seed, **arguments)
+def small_model(**sizes):
+    return network(Bernoulli(), GRAPH, **sizes)
 
 
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+def watch(model):
+    """The rows of every call that is part of training, as they come."""
+    batches = []
+    model.register_forward_pre_hook(
+        lambda _, arguments: batches.append(arguments[0]) if torch.is_grad_enabled() else None
+    )
+    return batches
 
 
-def by_em(model, **arguments):
-    return model, {"batch_size": 20, "lr": 0.3, **arguments}
+def em_steps(model, batches, labels=None, **arguments):
+    """One optimizer, a step for each batch."""
+    em = EM(model, **arguments)
+    for i, batch in enumerate(batches):
+        em.zero_grad()
+        log_density = model(batch)
+        (log_density if labels is None else log_density.gather(1, labels[i][:, None])).sum().backward()
+        em.step()
 
 
-def by_scheduled_em(model, **arguments):
-    em = EM(model, lr=0.8)
-    return model, {"optimizer": em, "scheduler": torch.optim.lr_scheduler.MultiStepLR(em, [2, 3], 0.5), **arguments}
+def test_fit_is_em_on_the_batches_it_draws():
+    """Every batch is one step, and no batch is smaller than another by more than a row."""
+    model, by_hand, x = small_model(), small_model(), clusters(25)
+    batches = watch(model)
+    einet.fit(model, x, epochs=3, batch_size=10, lr=0.4, progress=False)
+    assert [len(batch) for batch in batches] == [9, 8, 8] * 3
+    em_steps(by_hand, batches, lr=0.4)
+    assert_same(model, by_hand, rtol=1e-5, atol=1e-6)
 
 
-def by_adam(model, **arguments):
-    unconstrained(model)
-    adam = torch.optim.Adam(model.parameters(), lr=0.05)
-    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda epoch: 1 / (1 + epoch))
-    return model, {"optimizer": adam, "scheduler": schedule, **arguments}
+def test_an_epoch_is_every_row_once_in_a_new_order():
+    model, x = small_model(), torch.cat((clusters(30)[:, :5], torch.zeros(30, 1)), 1)
+    x[torch.arange(30), :5] = (torch.arange(30)[:, None] >> torch.arange(5) & 1).float()  # the row's number
+    batches = watch(model)
+    einet.fit(model, x, epochs=2, batch_size=8, progress=False)
+    numbers = (torch.cat(batches)[:, :5] @ (2.0 ** torch.arange(5))).int().tolist()
+    assert sorted(numbers[:30]) == sorted(numbers[30:]) == list(range(30))
+    assert numbers[:30] != numbers[30:] and numbers[:30] != list(range(30))
 
 
-def by_momentum(model, **arguments):
-    unconstrained(model)
-    return model, {"optimizer": torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), **arguments}
+def test_full_batch_is_one_step_an_epoch():
+    model, by_hand, x = small_model(), small_model(), clusters(1100)
+    einet.fit(model, x, epochs=2, batch_size=None, lr=1.0, progress=False)
+    for _ in range(2):
+        em_step(by_hand, x)
+    assert_same(model, by_hand, rtol=1e-4, atol=1e-5)
 
 
-def train(how, epochs, checkpoint=None, model=None, x=X, **arguments):
-    model, arguments = how(network() if model is None else model, **arguments)
-    return model, fit(model, x, epochs=epochs, checkpoint=checkpoint, progress=False, **arguments)
+def test_full_batch_weighs_all_rows_alike_for_any_optimizer():
+    """1100 rows go in portions, the last one smaller: their gradients still make up the gradient of the mean."""
+    model, by_hand, x = (einet.unconstrained(small_model().double()) for _ in range(2)), None, clusters(1100)
+    model, by_hand = model
+    einet.fit(
+        model, x, epochs=1, batch_size=None, progress=False, optimizer=torch.optim.SGD(model.parameters(), lr=1.0)
+    )
+    sgd = torch.optim.SGD(by_hand.parameters(), lr=1.0)
+    (-by_hand(x).mean()).backward()
+    sgd.step()
+    assert_same(model, by_hand, rtol=1e-9, atol=1e-9)
 
 
-# Resume
+def test_adam_is_an_optimizer_like_any_other():
+    model, x = einet.unconstrained(small_model()), clusters()
+    history = einet.fit(
+        model, x, epochs=5, batch_size=20, optimizer=torch.optim.Adam(model.parameters(), lr=0.05), progress=False
+    )
+    assert history.train[-1] > history.train[0] + 0.3
+    assert einet.constrained(model)(x).mean().item() >= history.train[-1] - 0.1
 
 
-@pytest.mark.parametrize("how", [by_em, by_scheduled_em, by_adam, by_momentum])
-@pytest.mark.parametrize("settings", [
-    {}, {"valid": HELD_OUT, "patience": 2}, {"batch_size": None, "observed": X > -1, "seed": 5},
-], ids=("plain", "validated", "full-batch"))  # fmt: skip
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, how, settings):
-    path = tmp_path / "run"
-    whole, history = train(how, 5, **settings)
-    for epochs in (1, 1, 3):
-        train(how, epochs, path, **settings)
-    parts, again = train(how, 5, path, **settings)
-    assert same(whole, parts)
-    assert (history.train, history.valid, history.lr) == (again.train, again.valid, again.lr)
-    assert history.best_epoch == again.best_epoch and len(again.seconds) == len(again.train)
-    before = os.stat(path).st_mtime_ns
-    finished, again = train(how, 5, path, **settings)  # and once it has ended, nothing is done again
-    assert same(whole, finished) and os.stat(path).st_mtime_ns == before
+@pytest.mark.slow
+def test_training_gets_close_to_the_entropy_of_the_data():
+    """Two clusters and independent flips: -log 2 - 6 H(0.1) = -2.64 nats a row."""
+    model, x = small_model(), clusters(1000)
+    einet.fit(model, x, epochs=20, lr=0.5, progress=False)
+    assert model(x).mean().item() == pytest.approx(-2.64, abs=0.15)
 
 
-def test_a_step_that_falls(tmp_path, monkeypatch):
-    """By equal amounts, from `lr` to `last_lr`: as a scheduler has it, and where it was, after a stop in the middle."""
-
-    def falling(path=None, **settings):
-        model = network()
-        steps = {"epochs": 5, "lr": 0.9, "last_lr": 0.1, "progress": False, "checkpoint": path}
-        return model, fit(model, X, valid=-X[:5], **(steps | settings))
-
-    whole, history = falling()
+def test_a_step_that_falls():
+    """By equal amounts, from `lr` in the first epoch to `last_lr` in the last: as a scheduler would have it."""
+    falling, by_hand = small_model(), small_model()
+    x = clusters()
+    history = fit(falling, x, epochs=5, lr=0.9, last_lr=0.1, progress=False)
     assert history.lr == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1])
-    model = network()
-    em = EM(model, lr=0.9)
+    em = EM(by_hand, lr=0.9)
     scheduler = torch.optim.lr_scheduler.LambdaLR(em, lambda epoch: 1 - epoch * 2 / 9)
-    fit(model, X, valid=-X[:5], epochs=5, optimizer=em, scheduler=scheduler, progress=False)
-    for one, other in zip(whole.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-    _, constant = falling(last_lr=0.9)
-    assert constant.lr == [0.9] * 5
-    _, once = falling(epochs=1)
-    assert once.lr == [0.9]
+    fit(by_hand, x, epochs=5, optimizer=em, scheduler=scheduler, progress=False)
+    assert_same(falling, by_hand, rtol=1e-5, atol=1e-6)
+    assert fit(small_model(), x, epochs=3, lr=0.9, last_lr=0.9, progress=False).lr == [0.9] * 3
+    assert fit(small_model(), x, epochs=1, lr=0.9, last_lr=0.1, progress=False).lr == [0.9]
 
-    advance = training._Run.advance
 
-    def stopped(run, *arguments):
-        if run.epoch == 3:
-            raise KeyboardInterrupt
-        advance(run, *arguments)
+def test_whoever_makes_the_optimizer_makes_its_schedule():
+    model = small_model()
+    with pytest.raises(ValueError, match="last_lr=0.1 is of the EM that fit makes, and an optimizer is given"):
+        fit(model, clusters(), optimizer=EM(model), last_lr=0.1, progress=False)
+    assert_same(model, small_model(), rtol=0, atol=0)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training._Run, "advance", stopped)
-        falling(tmp_path / "run")
-    parts, again = falling(tmp_path / "run")
-    assert same(whole, parts) and again.lr == history.lr
-    with pytest.raises(ValueError, match="its total_iters was 4, and is 6"):
-        falling(tmp_path / "run", epochs=7)
+
+def test_masks_go_with_their_rows():
+    """What is not observed is garbage; rows and masks are shuffled together."""
+    x, observed = clusters(40), torch.rand(40, 6, generator=seeded(1)) < 0.7
+    garbage = torch.where(observed, x, math.nan)
+    model, other = small_model(), small_model()
+    einet.fit(model, garbage, observed, epochs=2, batch_size=7, progress=False)
+    einet.fit(other, torch.where(observed, x, 1 - x), observed, epochs=2, batch_size=7, progress=False)
+    assert_same(model, other, rtol=0, atol=0)
+    assert not torch.allclose(small_model().leaves.parts[0].phi, model.leaves.parts[0].phi)
+
+
+def test_one_mask_for_all_rows():
+    x, observed = clusters(40), torch.arange(6) < 4
+    model, other = small_model(), small_model()
+    einet.fit(model, x, observed, epochs=2, batch_size=7, progress=False)
+    einet.fit(other, x, observed.expand(40, 6), epochs=2, batch_size=7, progress=False)
+    assert_same(model, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"last_lr": 0.6}, r"last_lr must be within \(0, lr=0.5\], got 0.6"),
-        ({"last_lr": 0}, "last_lr must be within .* got 0"),
-        ({"last_lr": math.nan}, "got nan"),
-        ({"last_lr": 0.1, "optimizer": True}, "last_lr=0.1 is of the EM that fit makes, and an optimizer is given"),
-    ],
+    "image", [lambda x: x, lambda x: x.view(-1, 4, 2), lambda x: x.view(-1, 4, 2, 1)], ids=["flat", "image", "channel"]
 )
-def test_bad_last_steps(settings, message):
-    model = network()
-    settings = settings | ({"optimizer": EM(model)} if "optimizer" in settings else {})
-    with pytest.raises(ValueError, match=message):
-        fit(model, X, progress=False, **settings)
-    assert same(model, network())
-
-
-def test_mixtures_and_classes_resume(tmp_path):
-    def mixture():
-        return Mixture([network(), network(1)], [0.4, 0.6])
-
-    whole, _ = train(by_em, 4, model=mixture())
-    train(by_em, 2, tmp_path / "m", model=mixture())
-    parts, _ = train(by_em, 4, tmp_path / "m", model=mixture())
-    assert same(whole, parts)
-
-    labels = torch.arange(60) % 3
-    whole, _ = train(by_em, 4, model=network(num_classes=3), labels=labels)
-    train(by_em, 2, tmp_path / "c", model=network(num_classes=3), labels=labels)
-    parts, _ = train(by_em, 4, tmp_path / "c", model=network(num_classes=3), labels=labels)
-    assert same(whole, parts)
-
-
-def test_a_checkpoint_changes_nothing(tmp_path):
-    with_it, history = train(by_em, 3, tmp_path / "run", valid=HELD_OUT)
-    without, same_history = train(by_em, 3, valid=HELD_OUT)
-    assert same(with_it, without) and history.valid == same_history.valid
-
-
-def test_the_best_model_so_far_can_be_loaded(tmp_path):
-    """Overfitting: the best epoch is not the last, and the file holds both."""
-    x = X[:10]
-    model, history = train(by_em, 12, tmp_path / "run", x=x, valid=HELD_OUT, lr=0.9)
-    assert 0 <= history.best_epoch < 11
-    assert same(load(tmp_path / "run"), model)
-    _, tensors = read(tmp_path / "run")
-    assert any(name.startswith("training.") for name in tensors)
-    longer, _ = train(by_em, 14, x=x, valid=HELD_OUT, lr=0.9)
-    again, _ = train(by_em, 14, tmp_path / "run", x=x, valid=HELD_OUT, lr=0.9)
-    assert same(longer, again)
-
-
-@dataclass(frozen=True)
-class Shouted(Bernoulli):
-    pass
-
-
-def test_a_family_of_the_users_own(tmp_path):
-    def model():
-        return Einet(GRAPH, Shouted(), num_sums=2, seed=0)
-
-    x = (X > 0).float()
-    whole, _ = train(by_em, 3, model=model(), x=x)
-    train(by_em, 1, tmp_path / "run", model=model(), x=x)
-    assert same(train(by_em, 3, tmp_path / "run", model=model(), x=x)[0], whole)
-    assert same(load(tmp_path / "run", families=[Shouted]), whole)
-
-
-@pytest.mark.parametrize("change, reason", [
-    ({"seed": 1}, "seed was 0, and is 1"),
-    ({"batch_size": 21}, "batch_size was 20, and is 21"),
-    ({"patience": 3, "valid": HELD_OUT}, "patience was None, and is 3"),
-    ({"lr": 0.31}, "optimizer was"),
-    ({"pseudocount": 0.1}, "optimizer was"),
-    ({"x": X + 1}, "rows was"),
-    ({"x": X[:-1]}, "rows was"),
-    ({"x": X.double()}, "rows was"),
-    ({"observed": X > 0}, "rows was"),
-    ({"valid": HELD_OUT}, "validation rows was None"),
-    ({"model": network(seed=1)}, "initial parameters was"),
-    ({"model": Einet(GRAPH, Normal(), num_sums=3, seed=0)}, "model was"),
-    ({"model": Mixture([network()], [1.0])}, "model was"),
-    ({"how": by_scheduled_em, "batch_size": 20}, "optimizer was"),
-    ({"epochs": 2}, "has seen 3 epochs, more than epochs=2"),
-], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
-def test_another_run_is_refused(tmp_path, change, reason):
-    path = tmp_path / "run"
-    train(by_em, 3, path)
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match=reason) as refusal:
-        train(**{"how": by_em, "epochs": 4, "checkpoint": path, **change})
-    assert str(path) in str(refusal.value) and path.read_bytes() == before
-
-
-def test_another_schedule_is_refused(tmp_path):
-    train(by_scheduled_em, 2, tmp_path / "run")
-    em = EM(network(), lr=0.8)
-    em.param_groups[0]["initial_lr"] = 0.8
-    with pytest.raises(ValueError, match="scheduler was MultiStepLR, and is None"):
-        train(by_em, 2, tmp_path / "run", batch_size=100, optimizer=em)
-    em = EM(network(), lr=0.8)
-    faster = torch.optim.lr_scheduler.MultiStepLR(em, [2, 3], 0.25)
-    with pytest.raises(ValueError, match="its gamma was 0.5, and is 0.25"):
-        train(by_em, 2, tmp_path / "run", batch_size=100, optimizer=em, scheduler=faster)
-
-
-def test_what_is_no_run(tmp_path):
-    save(network(), tmp_path / "model")
-    (tmp_path / "text").write_text("hello")
-    for name, reason in (("model", "a model, and not what"), ("text", "cannot read"), (".", "a folder")):
-        with pytest.raises(ValueError, match=reason):
-            train(by_em, 1, tmp_path / name)
-    with pytest.raises(ValueError, match="in no folder that exists"):  # at once, not after an epoch
-        train(by_em, 10**9, tmp_path / "none" / "run")
-    train(by_em, 2, tmp_path / "run")
-    (tmp_path / "run").write_bytes((tmp_path / "run").read_bytes()[:-1])
-    with pytest.raises(ValueError, match="cannot read"):
-        train(by_em, 2, tmp_path / "run")
-
-
-KILLED = """
-import sys, torch
-from einet import Einet, Normal, fit, random_binary_trees
-torch.set_num_threads(1)
-x = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
-model = Einet(random_binary_trees(6, 2, 2, seed=0), Normal(min_variance=1e-3), num_sums=3, seed=0)
-fit(model, x, valid=x[:50], epochs=60, batch_size=20, lr=0.1, seed=3, checkpoint=sys.argv[1], progress=False)
-"""
-
-
-def kill_in_the_middle(command, until, first=lambda pid: None):
-    """Start, wait, look, and send SIGKILL; what the look has seen."""
-    process, deadline = subprocess.Popen(command), time.monotonic() + 100
-    try:
-        while not until():
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline, "it takes too long"
-            time.sleep(0.005)
-        seen = first(process.pid)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    return seen
-
-
-def epochs_in(path):
-    """In a file that may be replaced while it is read."""
-    return len(read(path)[0]["training"]["history"]["train"]) if os.path.exists(path) else 0
-
-
-def run_here(code, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["", *map(str, arguments)])
-    exec(code, {"__name__": "__main__"})
-
-
-@pytest.mark.slow
-def test_kill_9(tmp_path, monkeypatch):
-    path = tmp_path / "run"
-    kill_in_the_middle([sys.executable, "-c", KILLED, path], lambda: epochs_in(path) >= 5)
-    assert 5 <= epochs_in(path) < 60
-    for file in (path, tmp_path / "whole"):
-        run_here(KILLED, monkeypatch, file)
-    assert epochs_in(path) == 60
-    whole, parts = read(tmp_path / "whole"), read(path)
-    assert whole[1].keys() == parts[1].keys() and all(torch.equal(whole[1][name], parts[1][name]) for name in whole[1])
-
-
-# Mixtures by k-means
-
-
-def clustered(num_rows=300):
-    """Three clusters, of 1/2, 1/3 and 1/6 of the rows."""
-    centres = torch.tensor([[5.0] * 6, [0.0] * 6, [-5.0] * 6])
-    of_row = torch.tensor([0, 0, 0, 1, 1, 2]).repeat(num_rows // 6)
-    return centres[of_row] + torch.randn(num_rows, 6, generator=torch.Generator().manual_seed(0))
-
-
-ARGUMENTS = {"num_sums": 2, "epochs": 3, "batch_size": 25, "seed": 4, "progress": False}
-
-
-def test_cluster_shares_are_weights_and_components_are_trained():
-    x = clustered()
-    model = fit_mixture(x, 3, GRAPH, Normal(), **ARGUMENTS)
-    assert sorted(model.weights.tolist()) == pytest.approx([1 / 6, 1 / 3, 1 / 2])
-    single = Einet(GRAPH, Normal(), num_sums=2, seed=4)
-    fit(single, x, epochs=3, batch_size=25, progress=False)
-    assert model(x).mean() > single(x).mean() + 0.3
-    means = sorted(c.leaves.parts[0].phi[0].mean().item() for c in model.components)
-    assert means == pytest.approx([-5, 0, 5], abs=0.5)
-    assert all(component.num_sums == 2 and component.graph == GRAPH for component in model.components)
-
-
-def test_one_component_is_one_network():
-    x = clustered()
-    model = fit_mixture(x, 1, GRAPH, Normal(), **ARGUMENTS)
-    single = Einet(GRAPH, Normal(), num_sums=2, seed=4)
-    fit(single, x, epochs=3, batch_size=25, seed=4, progress=False)
-    assert same(model.components[0], single) and model.weights.tolist() == [1]
-
-
-def test_the_step_size_falls():
-    x = clustered()
-    model = fit_mixture(x, 1, GRAPH, Normal(), lr=0.8, decay=0.25, **ARGUMENTS)
-    single = Einet(GRAPH, Normal(), num_sums=2, seed=4)
-    em = EM(single)
-    for epoch in range(3):
-        em.param_groups[0]["lr"] = 0.8 * 0.25**epoch
-        fit(single, x, epochs=1, batch_size=25, optimizer=em, seed=4 + epoch, progress=False)
-    assert same(model.components[0], single)
-
-
-def test_clusters_without_rows_are_left_out_and_tiny_ones_are_not():
-    x = torch.cat((clustered(60), torch.full((1, 6), 100.0)))
-    model = fit_mixture(x, 4, GRAPH, Normal(), **ARGUMENTS)
-    assert min(model.weights.tolist()) == pytest.approx(1 / 61) and model(x).isfinite().all()
-    same_rows = torch.tensor([[1.0] * 6, [2.0] * 6]).repeat(5, 1)
-    model = fit_mixture(same_rows, 3, GRAPH, Normal(), **ARGUMENTS)
-    assert model.weights.tolist() == [0.5, 0.5] and model(same_rows).isfinite().all()
-
-
-@pytest.mark.parametrize("each_row", [True, False])
-def test_missing_entries(each_row):
-    x = clustered()
-    observed = torch.rand(x.shape, generator=torch.Generator().manual_seed(7)) < 0.7
-    observed = observed if each_row else torch.tensor([True, True, False, True, True, True])
-    junk = torch.where(observed, x, torch.nan)
-    model = fit_mixture(junk, 3, GRAPH, Normal(), observed, **ARGUMENTS)
-    assert sorted(model.weights.tolist()) == pytest.approx([1 / 6, 1 / 3, 1 / 2], abs=0.05)
-    assert model(junk, observed).isfinite().all()
-    assert same(model, fit_mixture(torch.where(observed, x, -7.0), 3, GRAPH, Normal(), observed, **ARGUMENTS))
-
-
-def test_images_with_channels_and_mixed_families():
-    x = torch.randint(0, 255, (40, 2, 3, 2)) / 255
-    graph = random_binary_trees(6, 1, 1, seed=0)
-    graph = type(graph)(graph.regions, graph.partitions, (2, 3))
-    leaf = {Normal(channels=2, min_variance=1e-4): range(3), Normal(channels=2): range(3, 6)}
-    observed = torch.tensor([[True, True, False], [True, True, True]])
-    model = fit_mixture(x, 2, graph, leaf, observed, **ARGUMENTS)
-    assert model(x).isfinite().all() and model.components[0].families.keys() == leaf.keys()
-
-
-@pytest.mark.parametrize("leaf", [Normal(max_variance=0.01), Categorical(32)], ids=str)
-def test_leaves_that_start_from_rows_are_all_used(leaf):
-    """In high dimension: with leaves that start anywhere, one entry takes all rows."""
-    generator = torch.Generator().manual_seed(0)
-    prototypes = torch.randint(2, (4, 1, 60), generator=generator)
-    x = (24 * prototypes + torch.randint(8, (4, 50, 60), generator=generator)).flatten(0, 1).float()
-    x = x / 32 if isinstance(leaf, Normal) else x
-    graph, arguments = RegionGraph([range(60)], []), {**ARGUMENTS, "num_sums": 8, "lr": 0.5}
-    anywhere = fit_mixture(x, 1, graph, leaf, **arguments)
-    from_rows = fit_mixture(x, 1, graph, leaf, start_from_rows=True, **arguments)
-    assert from_rows(x).mean() > anywhere(x).mean() + 0.1
-    assert same(from_rows, fit_mixture(x, 1, graph, leaf, start_from_rows=True, **arguments))
-
-
-def test_start_from_rows_with_missing_entries():
-    x = clustered()
-    observed = torch.rand(x.shape, generator=torch.Generator().manual_seed(7)) < 0.7
-    junk = torch.where(observed, x, torch.nan)
-    model = Einet(GRAPH, Normal(), num_sums=2, seed=0)
-    start(model, junk, observed)
-    (part,) = model.leaves.parts
-    centres = torch.where(observed, x, 0).sum(0) / observed.sum(0)
-    for pair, variable in enumerate(part.pairs.tolist()):
-        allowed = torch.cat((x[observed[:, variable], variable], centres[variable, None]))
-        allowed = 0.8 * allowed + 0.2 * centres[variable]
-        assert all((allowed - mean).abs().min() < 1e-5 for mean in part.phi[0, pair, 0])
-
-
-def test_em_of_the_whole_mixture_may_follow():
-    x = clustered()
-    model = fit_mixture(x, 3, GRAPH, Normal(), **ARGUMENTS)
-    before = model(x).mean().item()
-    history = fit(model, x, epochs=4, batch_size=None, lr=1, progress=False)
-    assert history.train[0] == pytest.approx(before, abs=1e-4)
-    assert all(later > earlier - 1e-5 for earlier, later in zip(history.train, history.train[1:], strict=False))
-
-
-@pytest.mark.slow
-def test_processes_give_the_same(tmp_path):
-    x, folder = clustered(), tmp_path / "a" / "b"
-    observed = torch.rand(x.shape, generator=torch.Generator().manual_seed(7)) < 0.9
-    alone = fit_mixture(x, 3, GRAPH, Normal(), observed, **ARGUMENTS)
-    together = fit_mixture(x, 3, GRAPH, Normal(), observed, processes=2, checkpoint_folder=folder, **ARGUMENTS)
-    assert same(alone, together)
-    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
-    again = fit_mixture(x, 3, GRAPH, Normal(), observed, checkpoint_folder=folder, **ARGUMENTS)
-    assert same(alone, again) and len(before) == 4
-    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
-
-
-KILLED_MIXTURE = """
-import sys, torch
-from einet import Normal, fit_mixture, random_binary_trees
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    x = torch.cat((torch.randn(150, 6, generator=torch.Generator().manual_seed(1)), torch.full((100, 6), 9.0)))
-    fit_mixture(x + torch.arange(6), 2, random_binary_trees(6, 2, 2, seed=0), Normal(), epochs=40, batch_size=10,
-                seed=3, processes=int(sys.argv[2]), checkpoint_folder=sys.argv[1], progress=False)
-"""
-
-
-def lives(pid):
-    state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
-    return state not in ("", "Z")
-
-
-def descendants(pid):
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split("\n")
-    children = {}
-    for child, parent in (map(int, line.split()) for line in listed if line):
-        children.setdefault(parent, []).append(child)
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found[1:]
-
-
-@pytest.mark.slow
-def test_kill_9_of_a_mixture_ends_its_processes_and_each_component_goes_on(tmp_path, monkeypatch):
-    script, folder = tmp_path / "script.py", tmp_path / "parts"
-    script.write_text(KILLED_MIXTURE)
-
-    def epochs():
-        return sum(epochs_in(folder / f"component-{c}.safetensors") for c in (0, 1))
-
-    helpers = kill_in_the_middle([sys.executable, script, folder, "2"], lambda: epochs() >= 3, first=descendants)
-    assert len(helpers) >= 2
-    deadline = time.monotonic() + 20
-    while any(map(lives, helpers)):
-        assert time.monotonic() < deadline, "the helpers live on"
-        time.sleep(0.05)
-    assert 0 < epochs() < 80
-    for where in (folder, tmp_path / "whole"):
-        run_here(KILLED_MIXTURE, monkeypatch, where, 1)
-    for c in (0, 1):
-        name = f"component-{c}.safetensors"
-        assert same(load(folder / name), load(tmp_path / "whole" / name))
-
-
-def test_another_mixture_is_refused(tmp_path):
-    x = clustered(60)
-    fit_mixture(x, 2, GRAPH, Normal(), checkpoint_folder=tmp_path, **ARGUMENTS)
-    for change, reason in (
-        ({"num_components": 3}, "num_components was 2, and is 3"), ({"seed": 5}, "seed was 4, and is 5"),
-        ({"x": x + 1}, "rows was"), ({"epochs": 2}, "has seen 3 epochs"), ({"lr": 0.1}, "optimizer was"),
-        ({"num_sums": 3}, "model was"),
-    ):  # fmt: skip
-        arguments = {"x": x, "num_components": 2, "graph": GRAPH, "leaf": Normal(), "checkpoint_folder": tmp_path}
-        with pytest.raises(ValueError, match=reason):
-            fit_mixture(**{**arguments, **ARGUMENTS, **change})
-
-
-@pytest.mark.parametrize("change, reason", [
-    ({"num_components": 0}, "num_components must be an integer of at least 1, got 0"),
-    ({"num_components": 61}, "num_components must be at most the number of rows, 60, got 61"),
-    ({"num_components": 2.5}, "num_components must be an integer"),
-    ({"processes": 0}, "processes must be"),
-    ({"epochs": 0}, "epochs must be"),
-    ({"batch_size": 0}, "batch_size must be"),
-    ({"x": torch.full((60, 6), math.nan)}, "must be finite, got nan"),
-    ({"x": torch.zeros(60, 5)}, "shape"),
-    ({"x": torch.zeros(0, 6)}, "at least one row"),
-    ({"observed": torch.ones(60, 5, dtype=torch.bool)}, "observed must have shape"),
-    ({"lr": 2.0}, "lr must be within"),
-    ({"decay": 0.0}, "decay must be within"),
-    ({"decay": 1.1}, "decay must be within"),
-    ({"leaf": "Normal"}, "leaf must be"),
-], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
-def test_bad_input(change, reason):
-    arguments = {"x": clustered(60), "num_components": 2, "graph": GRAPH, "leaf": Normal(), **ARGUMENTS}
-    with pytest.raises(ValueError, match=reason):
-        fit_mixture(**{**arguments, **change})
+def test_one_mask_over_a_grid_with_as_many_lines_as_there_are_rows(image):
+    """A (4, 2) mask and four rows of 4 x 2 pixels: the mask must not be shuffled as if it had a line a row."""
+    graph = poon_domingos((4, 2), 1)
+    model, other = (Einet(graph, Normal(), num_sums=2, seed=0) for _ in range(2))
+    x, observed = torch.randn(4, 8), torch.tensor([[True, True], [True, False], [False, False], [True, True]])
+    einet.fit(model, image(x), observed, epochs=3, batch_size=3, progress=False)
+    einet.fit(other, x, observed.flatten(), epochs=3, batch_size=3, progress=False)
+    assert_same(model, other, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(einet.log_density(model, image(x), observed, batch_size=3), model(x, observed))
+
+
+@pytest.mark.parametrize("observed", [torch.arange(6) < 4, torch.arange(6)[None] < 4], ids=["shared", "each"])
+def test_a_lone_row_with_its_mask(observed):
+    model, by_hand, x = small_model(), small_model(), clusters(1)
+    einet.fit(model, x, observed, epochs=1, lr=0.5, progress=False)
+    assert_same(model, em_step(by_hand, x, observed, lr=0.5), rtol=1e-6, atol=1e-6)
+
+
+def test_labels_train_each_class_on_its_own_rows():
+    x = clusters(200)
+    labels = (x.mean(1) > 0.5).long()
+    model = small_model(num_classes=2)
+    einet.fit(model, x, labels=labels, epochs=10, progress=False)
+    assert (model(x).argmax(1) == labels).double().mean() > 0.97
+
+
+def test_labels_go_with_their_rows():
+    x = clusters(25)
+    model, by_hand = small_model(num_classes=2), small_model(num_classes=2)
+    batches = watch(model)
+    einet.fit(model, x, labels=(x[:, 0] == 1).long(), epochs=2, batch_size=10, lr=0.4, progress=False)
+    em_steps(by_hand, batches, [(batch[:, 0] == 1).long() for batch in batches], lr=0.4)
+    assert_same(model, by_hand, rtol=1e-5, atol=1e-6)
+
+
+def test_seeds_reproduce():
+    def trained(seed):
+        model = small_model()
+        return model, einet.fit(model, clusters(), epochs=2, seed=seed, progress=False)
+
+    (one, history), (again, same), (other, _) = trained(1), trained(1), trained(2)
+    assert_same(one, again, rtol=0, atol=0)
+    assert history.train == same.train
+    assert not torch.equal(one.leaves.parts[0].phi, other.leaves.parts[0].phi)
+
+
+def test_history_has_an_entry_an_epoch():
+    model, x = small_model(), clusters()
+    first = model(x).mean().item()
+    em = EM(model, lr=0.5)
+    scheduler = torch.optim.lr_scheduler.StepLR(em, step_size=2, gamma=0.1)
+    history = einet.fit(
+        model, x[:100], valid=x[100:], epochs=5, batch_size=None, optimizer=em, scheduler=scheduler, progress=False
+    )
+    assert history.lr == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])
+    assert history.train[0] == pytest.approx(small_model()(x[:100]).mean().item(), abs=1e-5)
+    assert len(history.train) == len(history.valid) == len(history.seconds) == 5
+    assert all(second > 0 for second in history.seconds)
+    assert history.train == sorted(history.train) and first < history.valid[-1]
+    assert history.valid[history.best_epoch] == max(history.valid)
+
+
+def test_without_validation_the_last_epoch_stays():
+    history = einet.fit(small_model(), clusters(), epochs=3, progress=False)
+    assert history.valid == [] and history.best_epoch == 2
+
+
+def overfitting(patience=None, epochs=12, observed=None):
+    """Eight rows to train on, and others to validate: the validation gets worse before long."""
+    generator = seeded(3)
+    x, other = (torch.randint(0, 2, (n, 6), generator=generator).float() for n in (8, 200))
+    model = small_model()
+    valid = other if observed is None else (other, observed)
+    return (
+        model,
+        other,
+        einet.fit(model, x, valid=valid, epochs=epochs, batch_size=4, lr=0.5, patience=patience, progress=False),
+    )
+
+
+def test_validation_keeps_the_best_epoch():
+    model, other, history = overfitting()
+    assert history.best_epoch < 11
+    assert history.valid[history.best_epoch] == max(history.valid) > history.valid[-1]
+    assert model(other).mean().item() == pytest.approx(max(history.valid), abs=1e-5)
+
+
+def test_patience_stops_early():
+    _, _, whole = overfitting()
+    with pytest.warns(UserWarning, match="without leaving its start"):
+        _, _, history = overfitting(patience=2)
+    assert history.best_epoch == len(history.valid) - 3
+    assert history.valid == whole.valid[: len(history.valid)] and len(history.valid) < 12
+
+
+def test_an_equal_validation_is_no_better():
+    """One entry that fits constant data after the first epoch, and never changes again."""
+    model = Einet(RegionGraph([{0}]), Bernoulli(), num_leaves=1, seed=0)
+    x = torch.ones(4, 1)
+    history = einet.fit(model, x, valid=x, epochs=9, batch_size=None, lr=1.0, patience=2, progress=False)
+    assert len(set(history.valid)) == 1
+    assert (history.best_epoch, len(history.valid)) == (0, 3)
+
+
+def test_validation_may_have_masks():
+    observed = torch.arange(6) < 3
+    model, other, history = overfitting(observed=observed)
+    assert model(other, observed).mean().item() == pytest.approx(max(history.valid), abs=1e-5)
+
+
+def test_validation_may_have_labels():
+    x = clusters(200)
+    labels = (x.mean(1) > 0.5).long()
+    model = small_model(num_classes=2)
+    history = einet.fit(
+        model, x[:100], labels=labels[:100], valid=(x[100:], None, labels[100:]), epochs=2, progress=False
+    )
+    expected = model(x[100:]).gather(1, labels[100:, None]).mean().item()
+    assert max(history.valid) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_progress_bar_shows_and_changes_nothing(capsys):
+    quiet, loud, x = small_model(), small_model(), clusters()
+    einet.fit(quiet, x, epochs=2, valid=x, progress=False)
+    assert capsys.readouterr().err == ""
+    einet.fit(loud, x, epochs=2, valid=x, progress=True)
+    shown = capsys.readouterr().err
+    assert "2/2" in shown and "train=" in shown and "valid=" in shown
+    assert_same(quiet, loud, rtol=0, atol=0)
+
+
+def test_log_density_is_the_model_in_batches():
+    model, x = small_model(), clusters(25)
+    observed = torch.rand(25, 6) < 0.5
+    out = einet.log_density(model, x, observed, batch_size=10)
+    torch.testing.assert_close(out, model(x, observed))
+    assert not out.requires_grad
+    classes = small_model(num_classes=3)
+    torch.testing.assert_close(einet.log_density(classes, x, batch_size=10), classes(x))
+
+
+# Bad input
 
 
 @pytest.mark.parametrize("change, reason", [
     ({"epochs": None}, "epochs must be"),
     ({"epochs": 1.5}, "epochs must be"),
     ({"patience": 0}, "patience must be"),
+    ({"last_lr": 0.6}, r"last_lr must be within \(0, lr=0.5\], got 0.6"),
+    ({"last_lr": 0}, "last_lr must be within .* got 0"),
+    ({"last_lr": math.nan}, "last_lr must be within .* got nan"),
     ({"labels": torch.zeros(60, dtype=torch.long)}, "labels must be given where"),
     ({"x": [[1.0] * 6]}, "real tensor"),
     ({"x": torch.tensor(1.0)}, "shape"),
     ({"valid": torch.full((3, 6), math.nan)}, "finite"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
-def test_bad_settings_of_fit(change, reason):
+def test_bad_settings(change, reason):
     with pytest.raises(ValueError, match=reason):
         fit(network(), **{"x": X, "progress": False, **change})
 
@@ -538,7 +315,7 @@ def test_bad_labels():
 
 def test_a_bad_value_is_found_in_any_row():
     """Data are checked in portions."""
-    model = Einet(GRAPH, Bernoulli(), num_sums=2, seed=0)
+    model = Einet(TREES, Bernoulli(), num_sums=2, seed=0)
     x = rows(model, 2500)
     x[2400, 3] = 2
     with pytest.raises(ValueError, match="must be 0 or 1, got 2"):

@@ -4,18 +4,12 @@ import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from project import PYPROJECT, ROOT
 
 from experiments import records
 
-try:
-    import tomllib
-except ImportError:  # Python 3.10, for which pytest brings it under its older name
-    import tomli as tomllib
-
-ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "debd": "experiments.debd.command",
     "images": "experiments.images.command",
@@ -52,5 +46,5 @@ def test_nobody_edits_the_path():
 
 def test_an_installation_has_einet_alone_and_a_checkout_has_all():
     """With a package directory for the root, `pip install -e .` puts the checkout itself on the path."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    settings = PYPROJECT["tool"]["setuptools"]
     assert settings["packages"]["find"]["include"] == ["einet*"] and settings["package-dir"] == {"": "."}

@@ -19,8 +19,6 @@ from experiments.debd import table as debd_table
 from experiments.debd import training as debd_training
 from experiments.debd.search import Candidate, Result, Size
 
-ROOT = Path(__file__).parents[2]
-
 VARIABLES, ROWS = 6, {"train": 60, "valid": 30, "test": 40}
 
 
@@ -50,11 +48,9 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setattr(debd_search, "PASSED_ROWS", 600)
     monkeypatch.setattr(debd_search, "FULL_BATCH_EPOCHS", 30)
     monkeypatch.setattr(debd, "ProcessPoolExecutor", lambda workers, context: ThreadPoolExecutor(workers))
-    threads = torch.get_num_threads()
-    yield debd.parse_arguments(
+    return debd.parse_arguments(
         ["--only", "toy", "--workers", "1", "--output", f"{tmp_path}/made.json", "--runs", f"{tmp_path}/runs"]
     )
-    torch.set_num_threads(threads)
 
 
 def comparable(options):

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import mixture
+from project import ROOT
 
-from einet import EM, Bernoulli, Categorical, Einet, Mixture, Normal, load, random_binary_trees
+from einet import EM, Bernoulli, Categorical, Einet, Normal, load, random_binary_trees
 from experiments.records import python_path
 
 HERE = Path(__file__).parent
-EXAMPLE = HERE.parents[1] / "experiments" / "distributed_em.py"
+EXAMPLE = ROOT / "experiments/distributed_em.py"
 GRAPH = random_binary_trees(6, 2, 3, seed=0)
 LEAVES = {Normal(): (0, 1, 2), Bernoulli(): (3,), Categorical(categories=3): (4, 5)}
-
-
-def mixture():
-    return Mixture([Einet(GRAPH, Normal(), num_sums=2, seed=seed) for seed in (0, 1)], [0.3, 0.7])
 
 
 def data(num_rows):
@@ -34,7 +32,7 @@ CASES = {
     "unequal": (lambda: Einet(GRAPH, LEAVES, num_sums=3, seed=0), (70, 23), {"batch_size": 20}),
     "nothing at all": (lambda: Einet(GRAPH, LEAVES, num_sums=3, seed=0), (50, 0), {"batch_size": 20}),
     "full batch": (lambda: Einet(GRAPH, LEAVES, num_sums=3, seed=0), (31, 60), {"batch_size": 100, "lr": 1.0}),
-    "mixture": (mixture, (50, 30), {"batch_size": 20}),
+    "mixture": (lambda: mixture((0.3, 0.7), leaf=Normal(), graph=GRAPH, num_sums=2), (50, 30), {"batch_size": 20}),
 }
 SETTINGS = {"epochs": 3, "lr": 0.3, "pseudocount": 0.5}
 

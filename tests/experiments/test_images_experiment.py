@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ import einet
 from experiments.images import command as experiment
 from experiments.images import recipes, training
 from experiments.images.recipes import Images, Recipe
-
-ROOT = Path(__file__).parents[2]
 
 FAMILIES = ["Normal", "Binomial", "Categorical"]
 

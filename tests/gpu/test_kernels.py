@@ -5,16 +5,15 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
+from project import ROOT
 
 import einet
 from einet import layers
 from experiments.records import python_path
 
-ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (Linux on x86-64 only)")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import Circuit
+from project import ROOT
 from scipy import stats
 
 import einet
@@ -547,7 +548,7 @@ def test_a_picture_is_in_the_html():
     np.testing.assert_array_equal((255 * pixels).round(), (255 * torch.cat([*images[:10]], 1)).round())
 
 
-COMMITTED = sorted((Path(__file__).parents[2] / "book/models").glob("*.safetensors"))
+COMMITTED = sorted((ROOT / "book/models").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -568,7 +569,7 @@ def test_the_clothes_of_chapter_11():
     """The sheet of images in book/_static: the first twenty of each kind of the test set."""
     images, labels = fashion_mnist("test")
     rows = [torch.cat(list(images[labels == kind][:20]), 1) for kind in range(10)]
-    sheet = plt.imread(Path(__file__).parents[2] / "book/_static/11_clothes.png")
+    sheet = plt.imread(ROOT / "book/_static/11_clothes.png")
     np.testing.assert_array_equal((255 * sheet).round().astype(np.uint8), torch.cat(rows).numpy())
 
 

@@ -5,12 +5,10 @@ import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
-from pathlib import Path
 
 import pytest
-from project import PYPROJECT
+from project import PYPROJECT, ROOT
 
-ROOT = Path(__file__).parents[2]
 PROJECT = PYPROJECT["project"]
 OLDEST_PYTHON = tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)", PROJECT["requires-python"]).groups()))
 # Modules that need more than the core does; kernels needs triton, for GPUs.
@@ -129,7 +127,7 @@ import einet.tables
 def test_an_old_scikit_learn_is_told_which_one_is_needed():
     """The version is that of pyproject.toml, at the import, whatever the old one lacks."""
     pytest.importorskip("sklearn")
-    (table,) = PROJECT["optional-dependencies"]["tables"]
+    table = PROJECT["optional-dependencies"]["tables"][0]
     floor = re.fullmatch(r"scikit-learn>=([\d.]+)", table)[1]
     done = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stderr.splitlines()[-1].startswith("ImportError: einet.tables needs scikit-learn")

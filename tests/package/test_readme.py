@@ -4,17 +4,15 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas
 import pytest
-from project import PYPROJECT
+from project import PYPROJECT, ROOT
 
 from book import readme
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from helpers import TREES, network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -38,18 +39,13 @@ from einet import (
 )  # fmt: skip
 from einet.storage.archive import read, write
 
-GRAPH = random_binary_trees(6, 2, 2, seed=0)
 MIXED = {Normal(min_variance=1e-4): (0, 3), Categorical(categories=3): (1, 4), Bernoulli(): (2, 5)}
 
 
-def network(leaf=Normal(max_variance=2.0), graph=GRAPH, **arguments):
-    return Einet(graph, leaf, **{"num_sums": 3, "seed": 0, **arguments})
-
-
-def mixture():
+def two_and_another():
     """Two networks alike, one over another graph, with another family."""
     other = network(Normal(), poon_domingos((2, 3), 1), num_sums=2, num_leaves=4, seed=3)
-    graph = RegionGraph(GRAPH.regions, GRAPH.partitions, (2, 3))
+    graph = RegionGraph(TREES.regions, TREES.partitions, (2, 3))
     return Mixture([network(graph=graph), network(graph=graph, seed=1), other], [0.5, 0.2, 0.3])
 
 
@@ -79,7 +75,7 @@ def test_round_trip(tmp_path, model, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mixtures(tmp_path, dtype):
-    model = mixture().to(dtype)
+    model = two_and_another().to(dtype)
     save(model, tmp_path / "mixture.safetensors")
     again = load(str(tmp_path / "mixture.safetensors"))
     x = torch.randn(20, 6, dtype=dtype)
@@ -165,7 +161,7 @@ def test_optimizers(tmp_path):
     with pytest.raises(ValueError, match="the state of EM, not of Adam"):
         load_optimizer(tmp_path / "m", torch.optim.Adam(model.parameters()))
     with pytest.raises(ValueError, match="parameter group"):
-        load_optimizer(tmp_path / "m", EM(mixture()))
+        load_optimizer(tmp_path / "m", EM(two_and_another()))
     save(model, tmp_path / "m")
     with pytest.raises(ValueError, match="optimizer"):
         load_optimizer(tmp_path / "m", again)
@@ -392,7 +388,7 @@ def test_refusals(tmp_path, change, reason):
 @pytest.mark.slow
 def test_a_mixture_without_mass_one(tmp_path):
     for weights in ([0.5, 0.5, 0.1], [0.5, 0.6, -0.1], [torch.nan] * 3):
-        save(mixture(), tmp_path / "m")
+        save(two_and_another(), tmp_path / "m")
         edited(tmp_path / "m", put("weights", lambda _, w=weights: torch.tensor(w)))
         with pytest.raises(ValueError, match="the weights of the mixture are negative, or off"):
             load(tmp_path / "m")
@@ -470,7 +466,7 @@ def mutated_tensors(tensors, source):
 def test_fuzz(tmp_path):
     """Only ValueError comes out of 1,000 mutated files, and what still loads is a density."""
     path, originals = tmp_path / "m", []
-    for model in (network(), network(MIXED, num_classes=2), mixture()):
+    for model in (network(), network(MIXED, num_classes=2), two_and_another()):
         save(model, path, EM(model))
         originals.append((path.read_bytes(), *read(path)))
     source = random.Random(0)
@@ -516,7 +512,7 @@ def test_float64_models_of_float64_data(tmp_path):
 
 @pytest.mark.slow
 def test_a_loaded_model_learns_like_the_saved_one(tmp_path):
-    saved = mixture()
+    saved = two_and_another()
     save(saved, tmp_path / "m")
     loaded = load(tmp_path / "m")
     assert type(loaded) is Mixture and {type(component) for component in loaded.components} == {Einet}

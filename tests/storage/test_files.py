@@ -14,24 +14,20 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from helpers import TREES, network
 from safetensors import safe_open
 
-from einet import EM, Einet, Normal, fit, fit_mixture, load, random_binary_trees, save
+from einet import EM, Normal, fit, fit_mixture, load, save
 from einet.storage import archive
 from einet.storage.archive import read, write
 
-GRAPH = random_binary_trees(6, 2, 2, seed=0)
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 LEFT_OVER = ".einet-0123456789abcdef.tmp"
 
 
-def network(seed=0):
-    return Einet(GRAPH, Normal(max_variance=2.0), num_sums=3, seed=seed)
-
-
 def test_safetensors_reads_what_is_written(tmp_path):
     """Every type and shape, each at a multiple of its size, as readers in browsers need it."""
-    known = [dtype for dtype, name in archive.NAMES.items() if name[:2] not in ("C6", "F8")]  # by all versions of it
+    known = [dtype for dtype, name in archive.DTYPE_NAMES.items() if name[:2] not in ("C6", "F8")]  # by all versions
     tensors = {f"{i}": torch.arange(5).to(dtype) for i, dtype in enumerate(known)}
     tensors |= {"none": torch.ones(0, 3), "one": torch.tensor(2.0), "turned": torch.arange(6.0).view(2, 3).T}
     tensors["same"] = tensors["one"]
@@ -53,7 +49,7 @@ def test_safetensors_reads_what_is_written(tmp_path):
 def test_what_readers_would_refuse_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="x is of torch.complex128"):
         write(tmp_path / "m", {}, {"x": torch.ones(2, dtype=torch.complex128)})
-    monkeypatch.setattr(archive, "LONGEST_HEADER", 1000)
+    monkeypatch.setattr(archive, "MAX_HEADER_BYTES", 1000)
     with pytest.raises(ValueError, match="a file at most 1000"):
         write(tmp_path / "m", {"long": "x" * 1000}, {})
     assert not list(tmp_path.iterdir())
@@ -87,9 +83,9 @@ def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):
     os.symlink(Path("disk") / "real", link)
     os.symlink(link, chain)
     for seed, path in enumerate((link, chain)):  # first there is no file yet
-        save(network(seed), path)
+        save(network(seed=seed), path)
         assert link.is_symlink() and chain.is_symlink() and not real.is_symlink()
-        assert torch.equal(load(real)(X), network(seed)(X))
+        assert torch.equal(load(real)(X), network(seed=seed)(X))
     os.symlink(tmp_path / "none" / "m", tmp_path / "astray")
     with pytest.raises(ValueError, match="in no folder that exists"):
         save(network(), tmp_path / "astray")
@@ -212,7 +208,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError, match=f"cannot write {tmp_path / 'm'}: File too large"):
-            save(network(1), tmp_path / "m")
+            save(network(seed=1), tmp_path / "m")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -221,7 +217,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=f"cannot write {tmp_path / 'm'}: No space left") as error:
-        save(network(1), tmp_path / "m")
+        save(network(seed=1), tmp_path / "m")
     assert error.value.errno == errno.ENOSPC
     assert (tmp_path / "m").read_bytes() == before and os.listdir(tmp_path) == ["m"]
 
@@ -316,7 +312,7 @@ def test_what_could_not_be_resumed_is_not_begun(tmp_path):
 
 def test_a_resumed_mixture_checks_its_clusters(tmp_path):
     arguments = {"epochs": 1, "num_sums": 2, "progress": False, "checkpoint_folder": tmp_path}
-    fit_mixture(X, 2, GRAPH, Normal(), **arguments)
+    fit_mixture(X, 2, TREES, Normal(), **arguments)
     right = read(tmp_path / "clusters.safetensors")[1]["labels"]
     for labels, reason in (
         (right[1:], "it should have 40 labels, int64, got torch.int64 .39,."), (right.double(), "got torch.float64"),
@@ -324,7 +320,7 @@ def test_a_resumed_mixture_checks_its_clusters(tmp_path):
     ):  # fmt: skip
         edited(tmp_path / "clusters.safetensors", "labels", lambda _, labels=labels: labels)
         with pytest.raises(ValueError, match=reason):
-            fit_mixture(X, 2, GRAPH, Normal(), **arguments)
+            fit_mixture(X, 2, TREES, Normal(), **arguments)
 
 
 # With torch and safetensors alone

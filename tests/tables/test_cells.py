@@ -173,6 +173,66 @@ def test_numbers_that_float64_cannot_hold_are_refused():
             EinetDensity(**SMALL).fit([[1.0, 2], [2, wrong]])
 
 
+FAR = 2**60
+WHOLE = {
+    "int64": np.array([[FAR, 0], [FAR + 1, 1], [FAR + 99, 2]] * 9),
+    "uint64": np.array([[2**63 + FAR, 0], [2**63 + FAR + 1, 1]] * 9, dtype=np.uint64),
+    "below 0": np.array([[-FAR, 0], [-FAR - 1, 1]] * 9),
+    "lists": [[FAR, 0], [FAR + 1, 1]] * 9,
+    "lists with floats": [[FAR, 0.5], [FAR + 1, 1.5]] * 9,
+    "lists with gaps": [[FAR, None], [FAR + 1, 1]] * 9,
+    "objects": np.array([[FAR, 0], [FAR + 1, 1]] * 9, dtype=object),
+    "pandas": pandas.DataFrame({0: pandas.array([FAR, FAR + 1, None] * 9, dtype="Int64"), 1: range(27)}),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers_that_floats_do_not_tell_apart_are_refused(name):
+    """Two of them became one constant, in silence."""
+    with pytest.raises(ValueError, match=r"^column 0 holds whole numbers from -?\d+ to -?\d+, which float64") as error:
+        EinetDensity(**SMALL).fit(WHOLE[name])
+    made = numbers(followed(str(error.value), WHOLE[name]))
+    assert np.nanmin(made) == 0 and 1 <= np.nanmax(made) <= 99
+    assert EinetDensity(**SMALL).fit(np.c_[made, made]).columns_.constant == []
+
+
+def test_large_whole_numbers_that_vary_enough_are_numbers():
+    """Nanoseconds since 1970 are rounded to 256 of them, and a constant is one at any size."""
+    days = np.arange(30)[:, None] * 86_400_000_000_000 + 1_700_000_000_000_000_001
+    density = EinetDensity(**SMALL).fit(days)
+    assert density.sample(9).std() > 1e12
+    assert np.isfinite(density.score(days[:1] + [[0], [1]]))  # queries may be as close as they like
+    np.testing.assert_array_equal(EinetDensity(**SMALL).fit(np.full((9, 1), FAR)).sample(3), float(FAR))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.bool]
+)
+def test_tensors_are_tables(dtype):
+    X = torch.tensor([[1.0, 2.0], [3.0, 0.0]]).to(dtype)
+    if dtype.is_floating_point:
+        X[1, 1] = math.nan
+        X.requires_grad_()
+    expected = X.detach().double().numpy()
+    np.testing.assert_array_equal(floats(X), expected)
+    density = EinetDensity(**SMALL).fit(X.repeat(9, 1))
+    assert density.score_samples(X).shape == (2,)
+
+
+def test_two_columns_of_one_name_are_refused():
+    X = pandas.DataFrame(np.zeros((9, 3)), columns=["a", "b", "a"])
+    with pytest.raises(ValueError, match=r"columns must have names of their own, got \['a'\] more than once"):
+        EinetDensity(**SMALL).fit(X)
+
+
+def test_a_number_too_long_for_float64_is_no_warning():
+    wide = np.array([[np.longdouble("1e400")], [1.0]])
+    if not np.isfinite(wide[0, 0]):
+        pytest.skip("long double is float64 here")
+    with pytest.raises(ValueError, match="^column 0 holds an infinity"):
+        EinetDensity(**SMALL).fit(wide)
+
+
 def test_structured_arrays_are_told_how_they_become_tables():
     X = np.array([(1.0, 2), (3.0, 4)] * 9, dtype=[("a", float), ("b", int)])
     with pytest.raises(ValueError, match=r"structured array of \['a', 'b'\]: pandas.DataFrame\(X\)"):

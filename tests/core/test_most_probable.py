@@ -14,13 +14,13 @@ from einet import (
     Einet,
     Mixture,
     Normal,
-    explain,
     layers,
+    most_probable,
     mpe,
+    passes,
     poon_domingos,
     random_binary_trees,
     sample,
-    trees,
 )
 from einet.layers import EinsumLayer
 
@@ -59,7 +59,7 @@ def test_between_the_bound_and_the_best_of_all_completions(name):
 
 
 def decoded(network, passed, labels):
-    return explain._decoded(network, passed, labels, torch.arange(len(labels)))[..., 0]
+    return most_probable._decoded(network, passed, labels, torch.arange(len(labels)))[..., 0]
 
 
 def argmax_of_the_sum_pass(model, x, observed, **labels):
@@ -70,7 +70,7 @@ def argmax_of_the_sum_pass(model, x, observed, **labels):
     found = x.clone()
     for b, c in enumerate(component):
         row = inside[:, :, b : b + 1], mask[:, b : b + 1]
-        passed = trees.upward(networks[c], networks[c].leaves(*row))
+        passed = passes.upward(networks[c], networks[c].leaves(*row))
         modes = decoded(networks[c], passed, torch.tensor([labels.get("labels", 0)]))[0]
         found[b] = torch.where(observed[b], x[b], modes)
     return of_label(model(found), labels)
@@ -88,6 +88,7 @@ def test_never_worse_than_the_argmax_of_the_sum_pass(name):
     assert (log_density >= usual - 1e-12).all()
 
 
+@pytest.mark.slow
 def test_networks_that_are_skipped_could_not_have_won(monkeypatch):
     """Most networks are ruled out by their bounds; what remains is the explanation by all maxima and the whole sum."""
     networks = [
@@ -101,8 +102,8 @@ def test_networks_that_are_skipped_could_not_have_won(monkeypatch):
     usual, by_maxima = argmax_of_the_sum_pass(model, x, observed.expand(40, -1)), []
     for network, weight in zip(networks, model.weights, strict=True):
         inside, mask = model.as_input(x, observed)
-        modes = explain._with_modes(network, network.leaves(inside, mask), mask)
-        passed = trees.upward(network, modes, explain.maximum)
+        modes = most_probable._with_modes(network, network.leaves(inside, mask), mask)
+        passed = passes.upward(network, modes, most_probable.maximum)
         completed = torch.where(observed, x, decoded(network, passed, torch.zeros(40).long()))
         by_maxima.append((passed.outputs[-1].log()[0, 0] + weight.log(), completed))
     scores, rows = map(torch.stack, zip(*by_maxima, strict=True))
@@ -149,8 +150,8 @@ def test_better_than_either_decoding_alone():
     _, log_density, _ = mpe(model, x, observed)
     usual = argmax_of_the_sum_pass(model, x, observed)
     inside, mask = model.as_input(x, observed)
-    modes = explain._with_modes(model, model.leaves(inside, mask), mask)
-    passed = trees.upward(model, modes, explain.maximum)
+    modes = most_probable._with_modes(model, model.leaves(inside, mask), mask)
+    passed = passes.upward(model, modes, most_probable.maximum)
     by_maxima = torch.where(observed, x, decoded(model, passed, torch.zeros(64).long()))
     assert (log_density >= model(by_maxima) - 1e-12).all()
     torch.testing.assert_close(log_density, torch.maximum(usual, model(by_maxima)).detach(), **CLOSE)
@@ -164,7 +165,7 @@ def test_maxima_are_those_of_the_best_tree(model, seed):
     circuit = Circuit(model)
     if circuit.num_trees() < 2000:
         inside, _ = model.as_input(x, None)
-        passed = trees.upward(model, model.leaves(inside, None), explain.maximum)
+        passed = passes.upward(model, model.leaves(inside, None), most_probable.maximum)
         log_base = model.leaves.log_base(inside, None)
         for label in range(model.num_classes):
             found = passed.outputs[-1].log()[0, label] + log_base
@@ -200,11 +201,12 @@ def test_shapes_and_dtypes():
     assert mpe(binary, torch.ones(4, 6, dtype=torch.uint8), observed).x.dtype == torch.uint8
 
 
+@pytest.mark.slow
 def test_portions_change_nothing(monkeypatch):
     model, table = small_model("mixture"), Table(small_model("mixture"))
     x, observed = table.worlds[:100], torch.arange(8) < 3
     whole = mpe(model, x, observed)
-    monkeypatch.setattr(trees, "PORTION", 50)
-    monkeypatch.setattr(layers, "CACHE", 50)
+    monkeypatch.setattr(passes, "CHUNK_NUMEL", 50)
+    monkeypatch.setattr(layers, "CACHE_NUMEL", 50)
     for one, other in zip(mpe(model, x, observed), whole, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)

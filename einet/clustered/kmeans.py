@@ -1,0 +1,71 @@
+"""k-means clusters of a data set, kept in a folder if there is one.
+
+Source: Section 4.2 (clusters of images); scikit-learn's `KMeans`
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from einet.data import Rows
+from einet.storage.archive import as_value_error, read, write
+from einet.storage.resume import check_same
+
+
+def clusters_of(rows: Rows, num_clusters: int, seed: int, folder: Path | None) -> list[Tensor]:
+    """The rows of each cluster that has any, as indices.
+
+    Labels are kept in `folder`, since k-means need not come out the same on another machine.
+    """
+    if folder is None:
+        labels = _k_means(rows, num_clusters, seed)
+    else:
+        labels = _kept(folder, {"num_components": num_clusters, "seed": seed, "rows": rows.digest()}, rows)
+    clusters = [(labels == c).nonzero()[:, 0] for c in range(num_clusters)]
+    return [cluster for cluster in clusters if len(cluster)]
+
+
+def _filled(rows: Rows) -> Tensor:
+    """Rows as vectors (B, D C). What is missing is the mean of its column, or 0 where that is empty."""
+    x = rows.x.detach().cpu().flatten(1).float()
+    if rows.observed is None:
+        return x
+    observed = rows.observed.cpu().reshape(-1, rows.num_variables)
+    observed = observed.repeat_interleave(x.shape[1] // rows.num_variables, 1).expand(x.shape)
+    mean = torch.where(observed, x, 0).sum(0) / observed.sum(0).clamp_min(1)
+    return torch.where(observed, x, mean)
+
+
+def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:
+    """The cluster of each row. On one thread: the order in which several add up would change the last bits."""
+    from sklearn.cluster import KMeans  # here, so that `import einet` needs torch alone
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "openmp"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters
+        labels = KMeans(num_clusters, n_init="auto", random_state=seed % 2**32).fit_predict(_filled(rows).numpy())
+    return torch.from_numpy(labels).long()
+
+
+def _kept(folder: Path, settings: dict, rows: Rows) -> Tensor:
+    """The labels in `folder`; where there are none yet, new ones, which are then written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "clusters.safetensors"
+    if not path.exists():
+        labels = _k_means(rows, settings["num_components"], settings["seed"])
+        write(path, {"clusters": settings}, {"labels": labels})
+        return labels
+    content, tensors = read(path)
+    with as_value_error(path):
+        check_same(content["clusters"], settings)
+        labels = tensors["labels"]
+        if labels.dtype != torch.int64 or labels.shape != rows.x.shape[:1]:
+            raise ValueError(f"it should have {len(rows.x)} labels, int64, got {labels.dtype} {tuple(labels.shape)}")
+        if not ((labels >= 0) & (labels < settings["num_components"])).all():
+            raise ValueError(f"its labels should be from 0 to {settings['num_components'] - 1}, some are not")
+        return labels.clone()

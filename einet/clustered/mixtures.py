@@ -1,0 +1,152 @@
+"""A mixture for data that come in kinds: k-means clusters, and a network trained on each.
+
+    mixture = fit_mixture(x, 100, graph, Normal(channels=3), num_sums=40, checkpoint_folder="faces")
+
+Source: Section 4.2
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from einet.clustered.kmeans import clusters_of
+from einet.data import Rows, check_positive
+from einet.em import EM
+from einet.family import ExponentialFamily
+from einet.graph import RegionGraph
+from einet.inputs import as_concentration
+from einet.mixture import Mixture
+from einet.network import Einet
+from einet.starts import start_leaves
+from einet.training import fit, progress_bar
+
+
+def fit_mixture(
+    x: Tensor,
+    num_components: int,
+    graph: RegionGraph,
+    leaf: ExponentialFamily | dict[ExponentialFamily, Sequence[int]],
+    observed: Tensor | None = None,
+    *,
+    num_sums: int = 10,
+    num_leaves: int | None = None,
+    sum_product: str = "tucker",
+    epochs: int = 10,
+    batch_size: int | None = 100,
+    lr: float = 0.5,
+    pseudocount: float = 0.0,
+    decay: float = 1.0,
+    start_from_rows: bool = False,
+    concentration: float = 1.0,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    processes: int = 1,
+    checkpoint_folder: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Mixture:
+    """A `Mixture` as in the paper: k-means clusters, a network trained on each by `fit`, cluster shares as weights.
+
+    observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
+    num_sums, num_leaves, sum_product, concentration   of `Einet`
+    epochs, batch_size, lr, pseudocount   of `fit`
+    decay       what the step size is multiplied with after every epoch
+    start_from_rows   the entries of a leaf region's vector begin around rows of the cluster: see `start_leaves`
+    seed        of the clusters, of the networks' parameters (seed + 0, seed + 1, ...) and of the orders of rows
+    device      where the networks are trained; `x` may be elsewhere
+    processes   with more than one, clusters are trained in parallel, on one thread each, and the result is that of a
+                sequential run on one thread. Scripts need no `if __name__ == "__main__":`
+    checkpoint_folder   where clusters and networks are kept, so that after a `kill -9` the same call goes on
+
+    Clusters without rows, as duplicates cause them, are left out: there may be fewer components than asked for. EM of
+    the whole mixture may follow: `fit(mixture, x)`. Needs scikit-learn. `ValueError` as for `Einet` and `fit`.
+
+    Paper: Section 4.2
+    Chapter: book/10_images
+    """
+    check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
+    rows = Rows(Einet(graph, leaf, num_sums=1, seed=0, sum_product=sum_product), x, observed)
+    as_concentration(concentration)
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be within (0, 1], got {decay}")
+    if num_components > len(x):
+        raise ValueError(f"num_components must be at most the number of rows, {len(x)}, got {num_components}")
+    folder = None if checkpoint_folder is None else Path(checkpoint_folder)
+    clusters = clusters_of(rows, num_components, seed, folder)
+    shape = {"num_sums": num_sums, "num_leaves": num_leaves, "sum_product": sum_product, "concentration": concentration}
+    networks = [{"graph": graph, "leaf": leaf, **shape, "seed": seed + c} for c in range(len(clusters))]
+    files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
+    jobs = (
+        {
+            "network": network,
+            "rows": tuple(part if part is None else part.detach().cpu() for part in rows.some(cluster)),
+            "device": str(device),
+            "start_from_rows": start_from_rows,
+            "steps": {"lr": lr, "pseudocount": pseudocount, "decay": decay},
+            "training": {"epochs": epochs, "batch_size": batch_size, "seed": seed, "checkpoint": file},
+        }
+        for network, cluster, file in zip(networks, clusters, files, strict=True)
+    )
+    states = progress_bar(_trained(jobs, processes), progress, len(clusters), "component")
+    components = []
+    for network, state in zip(networks, states, strict=True):
+        components.append(Einet(**network))
+        components[-1].load_state_dict(state)
+    return Mixture(components, [len(cluster) / len(x) for cluster in clusters]).to(device)
+
+
+# One network a cluster, here or in other processes
+
+
+def _trained(jobs: Iterable[dict], processes: int) -> Iterator[dict[str, Tensor]]:
+    """`_train` of each job, in order, as soon as each is there."""
+    from joblib import Parallel, delayed, parallel_config  # here, so that `import einet` needs torch alone
+
+    with parallel_config("loky", inner_max_num_threads=1):
+        parallel = Parallel(n_jobs=processes, return_as="generator", max_nbytes=None)  # rows by value, not in files
+    return parallel(delayed(_train)(**job, caller=os.getpid()) for job in jobs)
+
+
+def _train(
+    network: dict,
+    rows: tuple[Tensor, Tensor | None],
+    device: str,
+    start_from_rows: bool,
+    steps: dict,
+    training: dict,
+    caller: int,
+) -> dict[str, Tensor]:
+    """The parameters of one network, trained on the rows, and masks, of one cluster."""
+    _end_with(caller)
+    model, (x, observed) = Einet(**network).to(device), rows
+    if start_from_rows:
+        start_leaves(model, x, observed, seed=training["seed"])
+    optimizer = EM(model, lr=steps["lr"], pseudocount=steps["pseudocount"])
+    falls = steps["decay"] < 1
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, steps["decay"]) if falls else None
+    fit(model, x, observed, optimizer=optimizer, scheduler=scheduler, progress=False, **training)
+    return {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+
+
+@cache  # one thread a process, however many clusters it trains
+def _end_with(caller: int) -> None:
+    """In another process than the caller's: end it once the caller is killed, rather than train for nobody.
+
+    joblib's processes finish their task first, which may take hours and write to the same files as the next run. A
+    system whose orphans keep the number of their parent (Windows) waits for that.
+    """
+    if os.getpid() != caller:
+        threading.Thread(target=_watch, args=(caller,), daemon=True).start()
+
+
+def _watch(caller: int) -> None:
+    while os.getppid() == caller:
+        time.sleep(0.5)
+    os._exit(1)
