@@ -52,10 +52,10 @@ RECIPES = {
     "dna": [Recipe(num_sums=8, pseudocount=0.05, epochs=40), Recipe(num_sums=8, pseudocount=0.1, epochs=40)],
     "plants": [Recipe(batch_size=200)],
     "accidents": [Recipe(num_trees=4, pseudocount=0.003)],
-    "pumsb_star": [Recipe(num_trees=4, pseudocount=0.001)],
-    "kosarek": [Recipe(num_trees=4, pseudocount=0.0003, batch_size=1000)],
-    "ad": [Recipe(num_trees=4, pseudocount=0.0003, leaf_pseudocount=0.01, batch_size=250)],
-    "tmovie": [Recipe(num_trees=4, num_sums=8, pseudocount=0.01)],
+    "pumsb_star": [Recipe(num_trees=4, pseudocount=0.001, epochs=30)],
+    "kosarek": [Recipe(num_trees=4, pseudocount=0.0003, leaf_pseudocount=0.01, batch_size=1000)],
+    "ad": [Recipe(num_trees=1, pseudocount=0.0003, leaf_pseudocount=0.01, batch_size=820, lr=0.9, last_lr=0.2)],
+    "tmovie": [Recipe(num_trees=4, num_sums=8, pseudocount=0.03, leaf_pseudocount=0.03, batch_size=1000)],
 }
 
 
