@@ -114,7 +114,8 @@ def quad_graph(shape: Sequence[int]) -> RegionGraph:
     Raises:
         ValueError: For another shape.
 
-    Source: not in the paper; Mari, Vessio and Vergari (2023), "Unifying and Understanding Overparameterized Circuit Representations via Low-Rank Tensor Decompositions"
+    Source: not in the paper; Mari, Vessio and Vergari (2023), "Unifying and Understanding Overparameterized Circuit
+        Representations via Low-Rank Tensor Decompositions"
     """
     shape = tuple(shape)
     if len(shape) != 2 or not all(isinstance(extent, int) and extent >= 1 for extent in shape):

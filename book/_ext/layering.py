@@ -7,12 +7,12 @@ stands at the left on one ground, packages beside it.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+import tomllib
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
@@ -50,7 +50,9 @@ class Layering(SphinxDirective):
 
 def layers() -> list[list[str]]:
     """The rows of pyproject.toml, the highest first."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
     (rows,) = (contract["layers"] for contract in contracts if contract["id"] == "layers")
     return [row.split(" | ") for row in rows if not row.startswith("(")]  # (in brackets: need not exist)
 

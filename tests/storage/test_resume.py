@@ -168,14 +168,14 @@ def test_another_run_is_refused(tmp_path, change, reason):
 
 def test_another_schedule_is_refused(tmp_path):
     train(by_scheduled_em, 2, tmp_path / "run")
-    em = EM(network(), lr=0.8)
+    em = EM(model := network(), lr=0.8)
     em.param_groups[0]["initial_lr"] = 0.8
     with pytest.raises(ValueError, match="scheduler was MultiStepLR, and is None"):
-        train(by_em, 2, tmp_path / "run", batch_size=100, optimizer=em)
-    em = EM(network(), lr=0.8)
+        train(by_em, 2, tmp_path / "run", model, batch_size=100, optimizer=em)
+    em = EM(model := network(), lr=0.8)
     faster = torch.optim.lr_scheduler.MultiStepLR(em, [2, 3], 0.25)
     with pytest.raises(ValueError, match="its gamma was 0.5, and is 0.25"):
-        train(by_em, 2, tmp_path / "run", batch_size=100, optimizer=em, scheduler=faster)
+        train(by_em, 2, tmp_path / "run", model, batch_size=100, optimizer=em, scheduler=faster)
 
 
 def test_what_is_no_run(tmp_path):
