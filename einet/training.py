@@ -79,9 +79,9 @@ def fit(
     batch_size  at most so many rows a step, in a new random order every epoch: an epoch's batches differ by at most one
                 row in size. None is full-batch: one step an epoch
     lr, pseudocount, leaf_pseudocount   of `EM`, where no `optimizer` is given
-    last_lr     what `lr` falls to, by equal amounts, until the last of the `epochs`: a large step finds its way, a small
-                one averages over more rows. None: it stays. Where no `optimizer` is given; a run on disk can then not
-                be prolonged by more epochs, since it would have fallen more slowly
+    last_lr     what `lr` falls to, by equal amounts, until the last of the `epochs`; None: it stays. A large step finds
+                its way, a small one averages over more rows. Only where no `optimizer` is given. A run on disk cannot
+                be prolonged by more `epochs` then: its step would have fallen more slowly
     scheduler   of the `optimizer`, which must be given then; stepped after every epoch
     patience    stop after this many epochs without a better validation; None never stops early. An epoch of EM in which
                 `lr` and the number of steps multiply to less than 1 counts as that much of an epoch only, since EM may
