@@ -38,8 +38,6 @@ class Layout:
     the children of one number are a side. No module, since its buffers would be looked up in every call.
     """
 
-    node_of: Tensor
-
     def __init__(self, num_nodes: int, nodes: Sequence[Sequence[int] | None]):
         every = list(range(num_nodes))
         nodes = [every if own is None else list(own) for own in nodes]
