@@ -132,7 +132,9 @@ def test_a_command_is_told_without_the_places_of_a_machine(tmp_path):
 
 @pytest.mark.slow
 def test_a_race(tmp_path):
-    options = SimpleNamespace(device="cpu", seed=0, no_venv=True, rounds=1, round_seconds=0.1, infer_seconds=0.1)
+    options = SimpleNamespace(
+        device="cpu", seed=0, no_venv=True, threads=1, rounds=1, round_seconds=0.1, infer_seconds=0.1
+    )
     options.timeout = 120.0
     point = Point(num_sums=1, depth=1, num_replicas=2)
     einet_record, logs, absent = efficiency.race(point, ["einet", "log-domain", "libspn-keras"], options)
