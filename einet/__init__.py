@@ -9,6 +9,7 @@ Modules, each using only those above it (import-linter holds it, by the contract
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
     structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
+    plan         the order in which a network computes a graph, layer by layer
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
     einsum, thin                    log_einsum_exp, the paper's operation; products entry by entry, in place of pairs

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 from einet.children import Children, Outputs, portions_of_leaves
 from einet.derivatives import transformed
 from einet.family import ExponentialFamily, raise_where
-from einet.graph import Partition, RegionGraph
+from einet.graph import RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import (
     MODEL_DTYPES,
@@ -36,6 +34,7 @@ from einet.inputs import (
 )
 from einet.layers import SUM_PRODUCTS, CPLayer, EinsumLayer, MixingLayer, SumLayer, normalized_
 from einet.leaves import LeafLayer
+from einet.plan import by_lengths, of_one_layer, plan
 from einet.scaled import LogScaled, Scaled
 
 
@@ -286,17 +285,6 @@ class Level(nn.Module):
 # Compilation
 
 
-class _PlanOfLevel(NamedTuple):
-    """`groups` of partitions, one for each layer of sums over products: (the ranks of the lengths of the children's
-    vectors, how many sides share each pool, the children's places, None where a node has none), the first and the last
-    side by side. `order` and `counts` are those of `Level`.
-    """
-
-    groups: list[tuple[tuple[int, ...], list[int], list[list[tuple[int, int] | None]]]]
-    order: list[int]
-    counts: list[int]
-
-
 # Networks over one graph, as the components of a mixture, share its plans, which live as long as the graph.
 _plans: WeakKeyDictionary[RegionGraph, dict] = WeakKeyDictionary()
 
@@ -309,11 +297,11 @@ def _compile(
         return [graph.root], [Level([CPLayer(1, num_classes, num_leaves)], [Children([[(0, 0)]], [1])], [0], [1])]
     plans, rank = _plans.setdefault(graph, {}), (num_leaves > num_sums) - (num_leaves < num_sums)
     if (rank, layer) not in plans:
-        plans[rank, layer] = _plan(graph, rank, _of_one_layer if layer is CPLayer else _by_lengths)
-    leaf_order, plan = plans[rank, layer]
+        plans[rank, layer] = plan(graph, rank, of_one_layer if layer is CPLayer else by_lengths)
+    leaf_order, levels_above = plans[rank, layer]
     length, sizes, levels = {0: num_sums, rank: num_leaves}, [len(leaf_order)], []
-    for groups, order, counts in plan:
-        num_out = num_sums if len(levels) < len(plan) - 1 else num_classes
+    for groups, order, counts in levels_above:
+        num_out = num_sums if len(levels) < len(levels_above) - 1 else num_classes
         einsums = [_layer(layer, num_out, [length[rank] for rank in ranks], sides) for ranks, _, sides in groups]
         children = [Children(sides, sizes, shared) for _, shared, sides in groups]
         levels.append(Level(einsums, children, order, counts))
@@ -327,91 +315,3 @@ def _layer(layer: type[SumLayer], num_out: int, lengths: list[int], sides: list[
         return layer(len(sides[0]), num_out, *lengths)
     nodes = [[node for node, place in enumerate(side) if place is not None] for side in sides]
     return layer(len(sides[0]), num_out, *lengths, nodes=nodes)
-
-
-class _Group(NamedTuple):
-    """The partitions of one layer of sums over products; the other fields are as in `_PlanOfLevel`, of regions."""
-
-    partitions: list[Partition]
-    ranks: tuple[int, ...]
-    shared: list[int]
-    sides: list[list[int | None]]
-
-
-def _plan(graph: RegionGraph, rank: int, grouped: Callable) -> tuple[list[int], list[_PlanOfLevel]]:
-    """The order of the leaf regions, and what stands where in the levels above them.
-
-    `rank` is 1 where the leaves' vectors are longer than those of inner regions, whose rank is 0, and -1 where shorter.
-    `grouped` says which partitions share a layer, and in which order.
-    """
-    ranks = [0 if partitions else rank for partitions in graph.partitions_of]
-    layers = graph.topological_layers()
-    layer_of = {region: number for number, layer in enumerate(layers) for region in layer}
-
-    # From the root down: a layer's regions stand in the order in which the layers above ask for them, or in that of
-    # their partitions where these stand in one layer.
-    wanted: list[dict[int, None]] = [{} for _ in layers]
-    wanted[-1][graph.root] = None
-    arranged = []
-    for asked in reversed(wanted[1:]):
-        regions = sorted(asked, key=lambda region: len(graph.partitions_of[region]))
-        partitions = [partition for region in regions for partition in graph.partitions_of[region]]
-        groups = grouped(graph, partitions, ranks)
-        if len(partitions) == len(regions) and len(groups) == 1:
-            regions = [partition.region for partition in groups[0].partitions]
-        for child in (child for group in groups for side in group.sides for child in side):
-            if child is not None:
-                wanted[layer_of[child]][child] = None
-        arranged.append((regions, groups))
-
-    # From the leaves up: now the places of all children are known.
-    leaf_order = list(wanted[0])
-    place = {region: (0, row) for row, region in enumerate(leaf_order)}
-    plan = []
-    for regions, groups in reversed(arranged):
-        plan.append(_plan_of_level(graph, regions, groups, place))
-        place |= {region: (len(plan), row) for row, region in enumerate(regions)}
-    return leaf_order, plan
-
-
-def _by_lengths(graph: RegionGraph, partitions: list[Partition], ranks: list[int]) -> list[_Group]:
-    """Partitions by how many children they have, and by the lengths of their vectors, the shorter ones first."""
-    groups: dict[tuple[int, ...], list[Partition]] = {}
-    for region, *children in partitions:
-        children.sort(key=ranks.__getitem__)
-        groups.setdefault(tuple(ranks[child] for child in children), []).append(Partition(region, *children))
-    found = []
-    for own, group in groups.items():
-        sides = [list(side) for side in zip(*(partition.children for partition in group), strict=True)]
-        found.append(_Group(group, own, [len(own)] if len(set(own)) == 1 else [1] * len(own), sides))
-    return found
-
-
-def _of_one_layer(graph: RegionGraph, partitions: list[Partition], ranks: list[int]) -> list[_Group]:
-    """All partitions whose children's vectors have one length, however many these are: inner regions first, whose
-    densities are multiplied, then leaves, whose logarithms are added up; those with most children first."""
-    groups: dict[tuple[int, ...], list[tuple[Partition, list[int], list[int]]]] = {}
-    for partition in partitions:
-        leaves = [child for child in partition.children if not graph.partitions_of[child]]
-        inner = [child for child in partition.children if graph.partitions_of[child]]
-        lengths = tuple(sorted({ranks[child] for child in partition.children}))
-        groups.setdefault(lengths, []).append((partition, inner, leaves))
-    found = []
-    for group in groups.values():
-        group.sort(key=lambda each: (-len(each[1]), -len(each[2])))
-        of_kinds = [[each[kind] for each in group] for kind in (1, 2)]
-        columns = [list(zip_longest(*children)) for children in of_kinds]
-        sides = [list(side) for own in columns for side in own]
-        lengths = tuple(next(ranks[child] for child in side if child is not None) for side in sides)
-        found.append(_Group([each[0] for each in group], lengths, [len(own) for own in columns if own], sides))
-    return found
-
-
-def _plan_of_level(graph: RegionGraph, regions: list[int], groups: list[_Group], place: dict) -> _PlanOfLevel:
-    found = []
-    for _, ranks, shared, sides in groups:
-        found.append((ranks, shared, [[None if child is None else place[child] for child in side] for side in sides]))
-    position = {region: i for i, region in enumerate(regions)}
-    computed = [position[p.region] for group in groups for p in group.partitions]
-    order = sorted(range(len(computed)), key=computed.__getitem__)
-    return _PlanOfLevel(found, order, [len(graph.partitions_of[region]) for region in regions])

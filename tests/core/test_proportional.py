@@ -13,6 +13,7 @@ import einet
 from einet import layers, network, queries
 from einet.em import leaf_uses
 from einet.layers import EinsumLayer
+from einet.plan import by_lengths, of_one_layer, plan
 from einet.scaled import Scaled
 
 # Graphs
@@ -45,14 +46,15 @@ class Counted(tuple):
         return super().__iter__()
 
 
+@pytest.mark.parametrize("grouped", [by_lengths, of_one_layer])
 @pytest.mark.parametrize("graph", [trees, chain, star])
-def test_compiling(graph, monkeypatch):
+def test_compiling(graph, grouped, monkeypatch):
     table, layers = [], einet.RegionGraph.topological_layers
     monkeypatch.setattr(einet.RegionGraph, "topological_layers", lambda self: tuple(map(Counted, layers(self))))
     for size in (20, 40, 80):
         made_of = graph(size)
         Counted.passed = 0
-        count = steps(lambda made_of=made_of: network._plan(made_of, 0))
+        count = steps(lambda made_of=made_of: plan(made_of, 0, grouped))
         table.append((len(made_of.regions) + len(made_of.partitions), count + Counted.passed))
     assert_proportional(table)
 
@@ -85,8 +87,8 @@ def test_replicas(graph):
 @pytest.fixture
 def plans(monkeypatch):
     """The graphs for which a plan is made."""
-    found, plan = [], network._plan
-    monkeypatch.setattr(network, "_plan", lambda graph, rank: found.append(repr(graph)) or plan(graph, rank))
+    found = []
+    monkeypatch.setattr(network, "plan", lambda graph, *how: found.append(repr(graph)) or plan(graph, *how))
     return found
 
 
