@@ -96,7 +96,8 @@ class Children(nn.ModuleList):
         sides = iter(values)
         of_pools = [[next(sides) for _ in pool.sizes] for pool in self.pools]
         pools = zip(self.pools, of_pools, strict=True)
-        return sum(pool.sums_at_leaves(torch.cat(own)) for pool, own in pools if pool.at_leaves)
+        joined = ((pool, own[0] if len(own) == 1 else torch.cat(own)) for pool, own in pools if pool.at_leaves)
+        return sum(pool.sums_at_leaves(own) for pool, own in joined)
 
     @property
     def at_leaves(self) -> int:

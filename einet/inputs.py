@@ -1,4 +1,4 @@
-"""What a network is given, as it wants it: families, rows and masks, or a `ValueError` that names what is wrong.
+"""Checks of a network's arguments: families, rows and masks in its own layout, or a `ValueError` that names the fault.
 
 Source: Section 3
 """
@@ -21,8 +21,8 @@ FLOATS = (torch.float16, torch.bfloat16, *MODEL_DTYPES)
 WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def checked_families(leaf, num_variables: int) -> dict[ExponentialFamily, tuple[int, ...]]:
-    for family in leaf if isinstance(leaf, dict) else [leaf]:  # which a list, say, could not be a key of
+def checked_families(leaf: Any, num_variables: int) -> dict[ExponentialFamily, tuple[int, ...]]:
+    for family in leaf if isinstance(leaf, dict) else [leaf]:  # before `leaf` is a key: a list has no hash
         if not isinstance(family, ExponentialFamily):
             raise ValueError(f"leaf must be a family such as einet.Normal(), or a dict of them, got {family!r}")
     families = leaf if isinstance(leaf, dict) else {leaf: range(num_variables)}
@@ -54,8 +54,12 @@ def as_pseudocount(name: str, value: Any) -> float:
     return as_number(name, value, "finite and at least 0", lambda number: 0 <= number < math.inf)
 
 
+def as_concentration(value: Any) -> float:
+    return as_number("concentration", value, "positive and finite", lambda number: 0 < number < math.inf)
+
+
 def as_parts(name: str, given: Any, *names: str) -> tuple:
-    """x, or a tuple of x and what belongs to it, as a tuple of at most so many parts."""
+    """x, or a tuple of x and what belongs to it, as a tuple of no more parts than `names`."""
     parts = given if isinstance(given, tuple) else (given,)
     if not 1 <= len(parts) <= len(names):
         raise ValueError(f"{name} must be x or a tuple such as ({', '.join(names)}), got a tuple of {len(parts)}")
@@ -81,7 +85,7 @@ def batch_last(x: Tensor, variables: int, channels: int, grid: tuple[int, ...] |
 
 
 def as_float(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in a type that holds all its values, and that families can compare in."""
+    """x in a dtype that holds all its values, and in which families can compare."""
     if x.dtype in MODEL_DTYPES:
         return x
     return x.to(dtype if x.is_floating_point() or x.dtype.itemsize <= 2 else torch.float64)
@@ -114,9 +118,3 @@ def mask_last(observed: Tensor, variables: int, x: Tensor, grid: tuple[int, ...]
 def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
     if tensor.device != other.device:
         raise ValueError(f"{name} must be where the model is, on {other.device}, got a tensor on {tensor.device}")
-
-
-def check_concentration(concentration: float) -> None:
-    number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
-    if not number or not 0 < concentration < math.inf:
-        raise ValueError(f"concentration must be a positive, finite number, got {concentration!r}")

@@ -255,7 +255,7 @@ class CPLayer(SumLayer):
 
     def input_uses(self) -> Sequence[Tensor]:
         uses = (self.weights * self.weights.grad).sum(1)
-        return [uses[self.layout.nodes(side)] for side in range(self.num_children)]
+        return [uses[self.layout.nodes(side, uses.device)] for side in range(self.num_children)]
 
     def extra_repr(self) -> str:
         nodes, num_out, length = self.weights.shape

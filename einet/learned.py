@@ -8,8 +8,7 @@ The tree becomes a circuit by a latent variable for each of its inner variables 
 region of an inner variable v has one partition: the leaf {v}, and the regions of the variables below it. So the K
 entries of a region are its density given each of K states above, and the weights of its sum are the transitions.
 
-Paper: not in it; Liu and Van den Broeck (2021), "Tractable Regularization of Probabilistic Circuits"
-Chapter: book/05_structures
+Source: not in the paper; Liu and Van den Broeck (2021), "Tractable Regularization of Probabilistic Circuits"
 """
 
 from __future__ import annotations
@@ -71,8 +70,8 @@ def chow_liu(
         ValueError: As `pairwise_information`, or for more trees than there are over D variables.
         ImportError: Without SciPy.
 
-    Paper: not in it; Chow and Liu (1968), "Approximating Discrete Probability Distributions with Dependence Trees"
-    Chapter: book/05_structures
+    Source: not in the paper; Chow and Liu (1968), "Approximating Discrete Probability Distributions with Dependence
+        Trees"
     """
     check_integers(num_trees=num_trees)
     rows = _levels(x, observed, levels, pseudocount, shape)
@@ -109,8 +108,7 @@ def pairwise_information(
         ValueError: For what is no tensor or array of numbers, no row, another shape, NaN or infinity that is not
             masked, a column without an observed value, and levels or a pseudocount out of range.
 
-    Paper: not in it; Chow and Liu (1968)
-    Chapter: book/05_structures
+    Source: not in the paper; Chow and Liu (1968)
     """
     return _information(_levels(x, observed, levels, pseudocount, shape), pseudocount)
 

@@ -27,9 +27,9 @@ from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import (
     MODEL_DTYPES,
+    as_concentration,
     as_float,
     batch_last,
-    check_concentration,
     check_device,
     checked_families,
     mask_last,
@@ -82,7 +82,7 @@ class Einet(nn.Module):
         concentration: float = 1.0,
     ):
         super().__init__()
-        check_concentration(concentration)
+        as_concentration(concentration)
         num_leaves = num_sums if num_leaves is None else num_leaves
         for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
             if not isinstance(value, int) or value < 1:
@@ -113,7 +113,7 @@ class Einet(nn.Module):
 
         On the CPU, so that a seed gives the same ones on any device. On the meta device there is nothing to draw.
         """
-        check_concentration(concentration)
+        concentration = as_concentration(concentration)
         if next(self.parameters()).is_meta:
             return
         generator = torch.Generator("cpu")

@@ -35,11 +35,20 @@ def __getattr__(name: str):
 
 
 def image_grid(images: Tensor, columns: int | None = None, ax: Axes | None = None, gap: int = 1) -> Axes:
-    """Show images side by side, `columns` to a row (all in one by default), `gap` pixels apart.
+    """Show images side by side.
 
-    images   (N, H, W) or (N, H, W, C) with C of 1 or 3, from 0 (black) to 1; other values are clipped.
-             A pixel that is NaN is shown as hidden: a pale grey that no pixel has.
-    Returns the axes, new ones where `ax` is None. `ValueError` for another shape.
+    Args:
+        images: (N, H, W) or (N, H, W, C) with C of 1 or 3, from 0 (black) to 1; other values are clipped. A pixel that
+            is NaN is shown as hidden: a pale grey that no pixel has.
+        columns: images in a row; all by default.
+        ax: new axes where None.
+        gap: pixels between images.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: images have another shape, columns < 1 or gap < 0.
 
     Source: Section 4.2, Figure 4
     """
@@ -69,8 +78,16 @@ def image_grid(images: Tensor, columns: int | None = None, ax: Axes | None = Non
 def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequence[str] | None = None) -> Axes:
     """Draw a small graph in the layers of Algorithm 1: leaves below, then partitions and sums in turn, the root on top.
 
-    names   of the variables; their numbers by default. Regions show up to six.
-    Returns the axes, new ones where `ax` is None. `ValueError` for more than 150 regions and partitions.
+    Args:
+        graph: of at most 150 regions and partitions.
+        ax: new axes where None.
+        names: of the variables; their numbers by default. Regions show up to six.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: the graph is larger.
 
     Source: Figure 5
     """
@@ -88,7 +105,7 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
         below.setdefault(("region", p.region), []).append(("partition", i))
 
     at: dict[tuple, tuple[float, float]] = {}
-    widest, met = max(map(len, rows)), _met(graph)
+    widest, met = max(map(len, rows)), _first_met(graph)
     for y, row in enumerate(rows):
         want = {node: sum(at[c][0] for c in below[node]) / len(below[node]) if y else met[node[1]] for node in row}
         for x, node in enumerate(sorted(row, key=want.__getitem__)):
@@ -113,13 +130,14 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
     return ax
 
 
-def _met(graph: RegionGraph) -> dict[int, int]:
+def _first_met(graph: RegionGraph) -> dict[int, int]:
     """When a walk down from the root, left before right, first meets each region: trees come out side by side."""
     met: dict[int, int] = {}
     waiting = [graph.root]
     while waiting:
         region = waiting.pop()
-        if met.setdefault(region, len(met)) == len(met) - 1:
+        if region not in met:
+            met[region] = len(met)
             children = [child for partition in graph.partitions_of[region] for child in partition.children]
             waiting += reversed(children)
     return met

@@ -20,11 +20,15 @@ def random_binary_trees(num_variables: int, depth: int, num_replicas: int, seed:
     """RAT: `num_replicas` random trees below one root, each halving its scope `depth` times.
 
     Each tree shuffles the variables, splits them into two halves of (near) equal size and recurses; trees share nothing
-    but the root. A region of a single variable cannot be split and is a leaf, however deep the tree was to be.
-    With depth 0 the root itself is the one leaf region. The graph is a function of the arguments and `seed`; where that
-    is None, it is another one in every call and every process. `einet.save` keeps a model's graph with its parameters,
-    `state_dict` does not.
-    `ValueError` unless num_variables >= 1, depth >= 0, num_replicas >= 1.
+    but the root. A region of a single variable is a leaf, however deep the tree was to be. With depth 0 the root is the
+    one leaf region.
+
+    Args:
+        num_variables: at least 1.
+        depth: at least 0.
+        num_replicas: at least 1.
+        seed: of the shuffles. With None every call gives another graph; `einet.save` keeps a model's graph with its
+            parameters, `state_dict` does not.
 
     Source: Section 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"
     """
@@ -58,13 +62,17 @@ def poon_domingos(
 ) -> RegionGraph:
     """PD: every axis-aligned cut of a grid into two rectangles, again and again, equal rectangles being shared.
 
-    Variables are the cells of a grid of `shape`, row by row. A region is a hyper-rectangle; it has one partition for
-    every multiple of `delta` strictly inside it along each of `axes` (all axes by default), and is a leaf where there
-    is none. `delta` may be a list, coarse first: each region uses the first entry that cuts it. Regions `max_depth`
-    cuts below the root are leaves.
+    A region is a hyper-rectangle. It has one partition for every multiple of `delta` strictly inside it, and is a leaf
+    where there is none. A grid of n x m cells of size delta has n(n+1)m(m+1)/4 regions.
 
-    A grid of n x m cells of size delta has n(n+1)m(m+1)/4 regions. `ValueError` where delta cuts nothing at all,
-    or shape, delta, axes or max_depth are out of range.
+    Args:
+        shape: of the grid, whose cells are the variables, row by row.
+        delta: distance of the cuts; of a list, coarse first, each region uses the first entry that cuts it.
+        axes: along which to cut; all by default.
+        max_depth: regions that many cuts below the root are leaves.
+
+    Raises:
+        ValueError: delta cuts nothing at all, or an argument is out of range.
 
     Source: Section 4.2, after Poon and Domingos (2011)
     """
@@ -145,7 +153,7 @@ def quad_graph(shape: Sequence[int]) -> RegionGraph:
 
 
 def check_integers(least: int = 1, **named: int) -> None:
-    """`ValueError` for the first that is no integer, or less than `least`."""
+    """Raise a `ValueError` for the first that is no integer, or less than `least`."""
     for name, value in named.items():
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
@@ -174,7 +182,7 @@ def _cuts(whole: Rectangle, deltas: tuple[int, ...], axes: tuple[int, ...]) -> I
 
 
 def _cells(rectangle: Rectangle, shape: tuple[int, ...]) -> list[int]:
-    """The variables inside a rectangle: cell (i, j, ...) of the grid has number (i * shape[1] + j) * shape[2] + ..."""
+    """The variables of a rectangle: cell (i, j, ...) of the grid has number (i * shape[1] + j) * shape[2] + ..."""
     offsets = [0]
     for (start, stop), extent in zip(rectangle, shape, strict=True):
         offsets = [offset * extent + i for offset, i in product(offsets, range(start, stop))]

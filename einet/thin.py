@@ -31,22 +31,21 @@ from einet.scratch import exp
 MOST_FACTORS = 8
 
 
-class Layout(nn.Module):
+class Layout:
     """Which nodes have a first child, a second one, and so on.
 
     `nodes` has for each number of a child the nodes that have it, ascending; None where all have. As in `Gathered`,
-    the children of one number are a side.
+    the children of one number are a side. No module, since its buffers would be looked up in every call.
     """
 
-    node_of: Tensor
-
     def __init__(self, num_nodes: int, nodes: Sequence[Sequence[int] | None]):
-        super().__init__()
         every = list(range(num_nodes))
         nodes = [every if own is None else list(own) for own in nodes]
         self.num_nodes, self.sizes = num_nodes, [len(own) for own in nodes]
         self.starts = [0, *accumulate(self.sizes)]  # of the sides among all children
-        self.register_buffer("node_of", torch.tensor(sum(nodes, [])), persistent=False)  # of each child, side by side
+        with torch.device("cpu"):
+            node_of = torch.tensor(sum(nodes, []))  # of each child, side by side
+        self._copies = {node_of.device: node_of}  # by device
         self.first = [own == every[: len(own)] for own in nodes]  # whether it is the first nodes that have it
 
     @property
@@ -59,18 +58,18 @@ class Layout(nn.Module):
     @property
     def num_children(self) -> str:
         """How many a node has: a number, or the fewest and the most."""
-        counts = torch.bincount(self.node_of, minlength=self.num_nodes)
+        counts = torch.bincount(next(iter(self._copies.values())), minlength=self.num_nodes)
         return "-".join(str(count) for count in sorted({int(counts.min()), int(counts.max())}))
 
-    def nodes(self, side: int) -> slice | Tensor:
+    def nodes(self, side: int, device: torch.device) -> slice | Tensor:
         """The nodes that have a child on this side."""
-        return slice(self.sizes[side]) if self.first[side] else self._node_of(range(side, side + 1))
+        return slice(self.sizes[side]) if self.first[side] else self.node_of(range(side, side + 1), device)
 
     def find(self, side: int, node: Tensor) -> tuple[slice | Tensor, Tensor]:
         """(which of `node` have a child on this side, which child of the side it is)."""
         if self.is_full(side):
             return slice(None), node
-        own = self._node_of(range(side, side + 1))
+        own = self.node_of(range(side, side + 1), node.device)
         row = torch.searchsorted(own, node).clamp_max(len(own) - 1)
         found = (own[row] == node).nonzero()[:, 0]
         return found, row[found]
@@ -78,36 +77,40 @@ class Layout(nn.Module):
     def summed(self, each: Tensor, sides: range | None = None) -> Tensor:
         """For each node the sum over its children: (n, ...) of some sides, one behind the other -> (L, ...)."""
         sides = range(self.num_sides) if sides is None else sides
-        if all(map(self.is_full, sides)):
+        if self.sizes[sides.start] == self.num_nodes and all(map(self.is_full, sides)):
             return each if len(sides) == 1 else each.unflatten(0, (len(sides), -1)).sum(0)
-        return each.new_zeros(self.num_nodes, *each.shape[1:]).index_add(0, self._node_of(sides), each)
+        return each.new_zeros(self.num_nodes, *each.shape[1:]).index_add(0, self.node_of(sides, each.device), each)
 
     def handed_down(self, of_nodes: Tensor, sides: range) -> Tensor:
         """Of each child its node's: (L, ...) -> (n, ...)."""
         if len(sides) == 1 and self.is_full(sides[0]):
             return of_nodes
-        return of_nodes.index_select(0, self._node_of(sides))
+        return of_nodes.index_select(0, self.node_of(sides, of_nodes.device))
 
-    def _node_of(self, sides: range) -> Tensor:
-        return self.node_of[self.starts[sides.start] : self.starts[sides.stop]]
+    def node_of(self, sides: range, device: torch.device) -> Tensor:
+        """The node of each child on these sides."""
+        if device not in self._copies:
+            self._copies[device] = next(iter(self._copies.values())).to(device)
+        return self._copies[device][self.starts[sides.start] : self.starts[sides.stop]]
 
 
 def products(layout: Layout, children: Sequence[Scaled | Gathered], dtype: torch.dtype) -> Scaled:
     """The products of all nodes' children, by logarithms and by operations that anything may differentiate."""
-    pools, values, log_scale = _taken_apart(layout, children)
+    pools, values, log_scales = _taken_apart(children)
     value, scale = _by_logarithms(layout, pools, values, dtype)
-    return Scaled(value, log_scale + scale)
+    return Scaled(value, _with_scales(layout, pools, log_scales, scale))
 
 
 def scaled_sums(layout: Layout, weights: Tensor, children: Sequence[Scaled | Gathered]) -> Scaled:
     """The sums, scaled to a largest entry of 1."""
-    pools, values, log_scale = _taken_apart(layout, children)
+    pools, values, log_scales = _taken_apart(children)
     if _plainly(weights, values[0]):
         sums, own = _ThinFunction.apply(weights, layout, pools, *values)
-        return Scaled(sums, log_scale + own)
-    value, scale = _by_logarithms(layout, pools, values, weights.dtype)
-    sums, own = _scaled(torch.bmm(weights, value))
-    return Scaled(sums, log_scale + scale + own)
+    else:
+        value, scale = _by_logarithms(layout, pools, values, weights.dtype)
+        sums, own = _scaled(torch.bmm(weights, value))
+        own = own + scale
+    return Scaled(sums, _with_scales(layout, pools, log_scales, own))
 
 
 def _plainly(weights: Tensor, value: Tensor) -> bool:
@@ -128,16 +131,25 @@ class _Pool:
         return tensor if self.rows is None else tensor.index_select(0, self.rows)
 
 
-def _taken_apart(layout: Layout, children: Sequence[Scaled | Gathered]) -> tuple[list[_Pool], list[Tensor], Tensor]:
-    """What a layer is called with: its pools, their values, and the logarithm of the products' scales, (L, B)."""
-    given, pools = Gathered.of(children), []
+def _taken_apart(children: Sequence[Scaled | Gathered]) -> tuple[list[_Pool], list[Tensor], list[Tensor]]:
+    """What a layer is called with: its pools, their values, and their log-scales."""
+    given, pools, first = Gathered.of(children), [], 0
     for pool, rows, segments, sizes in zip(given.pools, given.rows, given.segments, given.sizes_of_pools, strict=True):
-        first = pools[-1].sides.stop if pools else 0
         sides = range(first, first + len(sizes))
         pools.append(_Pool(isinstance(pool, LogScaled), sides, None if segments is None else rows))
-    scales = [pool.taken(own.log_scale) for pool, own in zip(pools, given.pools, strict=True)]
-    log_scale = layout.summed(scales[0] if len(scales) == 1 else torch.cat(scales))
-    return pools, [pool.value for pool in given.pools], log_scale
+        first = sides.stop
+    return pools, [pool.value for pool in given.pools], [pool.log_scale for pool in given.pools]
+
+
+def _with_scales(layout: Layout, pools: list[_Pool], log_scales: list[Tensor], own: Tensor) -> Tensor:
+    """The log-scales of the nodes (L, B), their own and those of all their children."""
+    for pool, log_scale in zip(pools, log_scales, strict=True):
+        log_scale = pool.taken(log_scale)
+        if len(pool.sides) == 1 and layout.is_full(pool.sides[0]):
+            own = own + log_scale
+        else:
+            own = own.index_add(0, layout.node_of(pool.sides, own.device), log_scale)
+    return own
 
 
 def _by_logarithms(layout: Layout, pools: list[_Pool], values: Sequence[Tensor], dtype: torch.dtype) -> Scaled:
@@ -227,15 +239,18 @@ def _multiplied(
 def _times(layout: Layout, product: Tensor | None, side: int, factor: Tensor) -> Tensor:
     """The product times the factors of the nodes that have a child on this side."""
     if product is None and layout.is_full(side):
-        return factor
+        return factor.clone()  # for what follows to multiply in place
     if product is None:
         product = factor.new_ones(layout.num_nodes, *factor.shape[1:])
     if layout.is_full(side):
-        return product * factor
+        return product * factor  # no one else's from now on
+    if layout.first[side] and not torch.is_grad_enabled():
+        product[: layout.sizes[side]].mul_(factor)  # which is no one else's
+        return product
     if layout.first[side]:
         size = layout.sizes[side]
         return torch.cat((product[:size] * factor, product[size:]))
-    nodes = layout.node_of.split(layout.sizes)[side]
+    nodes = layout.node_of(range(side, side + 1), product.device)
     return product.index_copy(0, nodes, product[nodes] * factor)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from einet.datasets import DEBD_URL, SPLITS, debd_sources
-from einet.datasets.images import CELEBA_URL, DEBIAN, FASHION_MNIST, FASHION_MNIST_URL, SVHN, SVHN_URL
+from einet.datasets.images import CELEBA_URL, DEBIAN_FOLDER, FASHION_MNIST, FASHION_MNIST_URL, SVHN, SVHN_URL
 
 README = Path(__file__).resolve().parent.parent / "data" / "README.md"
 
@@ -138,7 +138,7 @@ def images() -> dict[str, str]:
         for name, sources in (("svhn", SVHN.values()), ("fashion", fashion))
     }
     served = "\n".join(f"{source.served_sha256}  {source.path}.gz" for source in fashion)
-    urls = {"svhn_url": SVHN_URL, "fashion_url": FASHION_MNIST_URL, "celeba_url": CELEBA_URL, "debian": DEBIAN}
+    urls = {"svhn_url": SVHN_URL, "fashion_url": FASHION_MNIST_URL, "celeba_url": CELEBA_URL, "debian": DEBIAN_FOLDER}
     return {**files, **urls, "served": served}
 
 

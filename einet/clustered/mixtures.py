@@ -25,7 +25,7 @@ from einet.data import Rows, check_positive
 from einet.em import EM
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
-from einet.inputs import check_concentration
+from einet.inputs import as_concentration
 from einet.learned import Structure, graph_of
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -86,7 +86,7 @@ def fit_mixture(
         raise ValueError("fit_mixture takes one structure, a graph or a function from rows to one, and a leaf")
     structure = graph if structure is None else structure
     rows = Rows(_any_network(structure, leaf, x, sum_product), x, observed)
-    check_concentration(concentration)
+    as_concentration(concentration)
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be within (0, 1], got {decay}")
     if num_components > len(x):

@@ -1,4 +1,4 @@
-"""Data sets: found on disk, or downloaded once, and checked before anybody trusts them.
+"""Data sets: found on disk, or downloaded once, and checked by their SHA-256.
 
     x = debd("nltcs", "train")                  # (16181, 16), uint8
     images, labels = fashion_mnist("train")     # (60000, 28, 28), uint8, and (60000,)

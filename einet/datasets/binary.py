@@ -18,11 +18,11 @@ from einet.datasets.disk import check_sha256, download, find, uncompressed
 
 DEBD_URL = "https://raw.githubusercontent.com/arranger1044/DEBD/850908666388f1b1c766a304b37dae14613f1e51/datasets/"
 SPLITS = ("train", "valid", "test")
-NUM_CACHED_FILES = 6  # files that stay in memory, as uint8: kdd's three are 15 MB
+NUM_CACHED_FILES = 6  # in memory, as uint8: kdd's three are 15 MB
 
 
 class Source(NamedTuple):
-    """One file of a data set: where it is below its folder, its size, and the SHA-256 of its uncompressed bytes."""
+    """One file of a data set: its path below the set's folder, its size, and the SHA-256 of its uncompressed bytes."""
 
     path: str
     rows: int
@@ -35,12 +35,19 @@ class Source(NamedTuple):
 
 
 def debd(name: str, split: str) -> Tensor:
-    """A split ("train", "valid" or "test") of one of the twenty binary data sets: 0 and 1 as uint8, (rows, variables).
+    """A split of one of the twenty binary data sets: 0 and 1 as uint8, (rows, variables).
 
-    `debd_sources()` lists them; `data/README.md` says where they come from. A second call for the same file returns a
-    copy of what the first one read. `ValueError` for an unknown set, and for a file that is damaged: truncated, of
-    another checksum, or with a cell that is neither 0 nor 1. `FileNotFoundError` where a file is on no disk and cannot
-    be downloaded: it names the file and the folder to put it in.
+    `data/README.md` says where they come from. Files read are cached; every call returns a copy.
+
+    Args:
+        name: as in `debd_sources()`.
+        split: "train", "valid" or "test".
+
+    Raises:
+        ValueError: the set is unknown, or its file is damaged: truncated, of another checksum, or with a cell that is
+            neither 0 nor 1.
+        FileNotFoundError: the file is on no disk and cannot be downloaded. It names the file and the folder to put it
+            in.
 
     Source: Section 4.2, Table 1
     """
@@ -48,11 +55,11 @@ def debd(name: str, split: str) -> Tensor:
     if source is None:
         names = ", ".join(dict.fromkeys(name for name, _ in debd_sources()))
         raise ValueError(f"no data set {name!r} with a split {split!r}; there are {names}, each with {SPLITS}")
-    found = find("debd", source.path)
-    if found is None:
-        found = download("debd", source.path, DEBD_URL + source.path, source.sha256)
-    status = found.stat()
-    return _read_table(found, source, status.st_mtime_ns, status.st_size).clone()
+    file = find("debd", source.path)
+    if file is None:
+        file = download("debd", source.path, DEBD_URL + source.path, source.sha256)
+    status = file.stat()
+    return _read_table(file, source, status.st_mtime_ns, status.st_size).clone()
 
 
 @lru_cache(maxsize=1)
@@ -73,7 +80,7 @@ def debd_sources() -> dict[tuple[str, str], Source]:
 
 @lru_cache(maxsize=NUM_CACHED_FILES)
 def _read_table(file: Path, source: Source, changed: int, size: int) -> Tensor:
-    """The cells of a file of comma-separated digits; `changed` and `size` have the file read again when it changes."""
+    """The cells of a file of comma-separated digits. `changed` and `size` are keys of the cache: files change."""
     text = uncompressed(file, source.bytes)
     if len(text) != source.bytes:
         relation = "more than" if len(text) > source.bytes else f"{len(text)} instead of"

@@ -1,10 +1,6 @@
 """Where the files of data sets are: below $EINET_DATA, in the cache, or on a server.
 
-The cache is `data/` of the project that einet is installed from, and `~/.cache/einet` where it is installed without
-its project. Nothing happens at import. Downloading needs the optional package `pooch`; its progress bar needs `tqdm`.
-
-pooch fetches, tries again and compares checksums, and no more: its own search (`env=`) knows one folder, which it also
-writes to, and `Decompress` puts a second copy beside a file, without a limit to what few bytes may expand to.
+Downloading needs the optional package `pooch`; its progress bar needs `tqdm`.
 
 Source: not in the paper
 """
@@ -26,7 +22,7 @@ RETRIES = 2  # of a download that failed
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `data/` of the checkout, or `~/.cache/einet` without one.
+    """The folder of downloads: `data/` of the checkout, or `~/.cache/einet` without one.
 
     Source: not in the paper
     """
@@ -35,7 +31,7 @@ def cache_folder() -> Path:
 
 
 def find(folder: str, path: str, *further: Path) -> Path | None:
-    """The file `folder/path`, gzipped or not, below $EINET_DATA, the cache or further places; None where it is in none.
+    """The file `folder/path`, gzipped or not, below $EINET_DATA, the cache or `further` places; None if in none.
 
     Source: not in the paper
     """
@@ -49,9 +45,11 @@ def find(folder: str, path: str, *further: Path) -> Path | None:
 
 
 def download(folder: str, path: str, url: str, sha256: str) -> Path:
-    """Fetch `url` into the cache as `folder/path`, with a progress bar, again if it fails, and check it.
+    """Fetch `url` into the cache as `folder/path`, with a progress bar, again if it fails, and check its SHA-256.
 
-    `FileNotFoundError` where that cannot be done, `ValueError` where something else than the file arrives.
+    Raises:
+        FileNotFoundError: it cannot be fetched.
+        ValueError: what arrives is not the file.
 
     Source: not in the paper
     """
@@ -78,14 +76,14 @@ def download(folder: str, path: str, url: str, sha256: str) -> Path:
 
 
 def uncompressed(file: Path, most: int) -> bytearray:
-    """What a file holds, gzipped or not; of one that holds more than `most` bytes one more, which shows that."""
+    """The bytes of a file, gzipped or not; one more than `most` if it holds more."""
     with opened(file) as stream:
         return bytearray(stream.read(most + 1))
 
 
 @contextmanager
 def opened(file: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
-    """What a file holds, gzipped or not, as a stream: a few bytes can expand to any number of them."""
+    """A file, gzipped or not, as a stream: a few bytes can expand to any number of them."""
     try:
         with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
             yield stream
@@ -94,6 +92,6 @@ def opened(file: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
 
 
 def check_sha256(file: Path, content: bytes | bytearray | memoryview, sha256: str) -> None:
-    """`ValueError`, naming the file, where its uncompressed content is another than expected."""
+    """Raise a `ValueError` that names the file where its uncompressed content is not the expected one."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{file} does not have the SHA-256 {sha256}: it is damaged, delete it")

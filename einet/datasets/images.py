@@ -2,8 +2,8 @@
 
     images, labels = fashion_mnist("train")                  # (60000, 28, 28), uint8, and (60000,), int64
 
-Pixels are uint8: grey as (n, H, W), coloured as (n, H, W, 3) in red, green, blue. What cannot be read is a `ValueError`
-that begins with the name of the file.
+Pixels are uint8: grey as (n, H, W), coloured as (n, H, W, 3) in red, green, blue. A file that cannot be read is a
+`ValueError` that begins with its name.
 
 Source: Section 4.2
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,16 +20,16 @@ from torch import Tensor
 from einet.datasets.disk import cache_folder, check_sha256, download, find, uncompressed
 from einet.datasets.reading import check_sizes, file_of, pixels_of, read_idx, read_svhn
 
-DEBIAN = Path("/usr/share/datasets")  # where the packages dataset-* of Debian put their files
+DEBIAN_FOLDER = Path("/usr/share/datasets")  # where the packages dataset-* of Debian put their files
 SVHN_URL = "http://ufldl.stanford.edu/housenumbers/"
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 CELEBA_URL = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-MOST_PARTITION = 2**24  # bytes, of CelebA's 202,599 lines
+MAX_PARTITION_BYTES = 2**24  # of CelebA's 202,599 lines
 CELEBA_SPLITS = ("train", "valid", "test")  # 0, 1 and 2 of its partition
 
 
 class ImageSource(NamedTuple):
-    """A file of images or of labels: its size, and the SHA-256 of its uncompressed bytes and of what a server sends."""
+    """A file of images or of labels: its size, and the SHA-256 of its uncompressed bytes and of those served."""
 
     path: str
     rows: int
@@ -37,49 +37,61 @@ class ImageSource(NamedTuple):
     served_sha256: str
 
     @property
-    def most_bytes(self) -> int:
-        """No file of these sets has more: SVHN's colours are the largest, and there is room for headers."""
+    def max_bytes(self) -> int:
+        """An upper bound on the file's bytes: SVHN's colours are the largest, and some are for headers."""
         return self.rows * (32 * 32 * 3 + 1) + 2**20
 
 
 def svhn(split: str) -> tuple[Tensor, Tensor]:
-    """SVHN's crops, "train", "extra" or "test": (n, 32, 32, 3), uint8, and the digit in their middle, (n,), int64.
+    """SVHN's crops (n, 32, 32, 3), uint8, and the digit in their middle, (n,), int64.
 
-    Read from `svhn/train_32x32.mat` (182 MB; extra 1.3 GB, test 64 MB), or downloaded. `ValueError` for another split,
-    and for a file that is damaged or another than published. `FileNotFoundError` where there is none. Needs scipy.
+    Read from `svhn/train_32x32.mat` (182 MB; extra 1.3 GB, test 64 MB), or downloaded. Needs scipy.
+
+    Args:
+        split: "train", "extra" or "test".
+
+    Raises:
+        ValueError: another split, or a file that is damaged or other than published.
+        FileNotFoundError: there is no file.
 
     Source: Section 4.2
     """
-    source = _chosen(SVHN, split)
-    found = find("svhn", source.path)
-    if found is None:
-        found = download("svhn", source.path, SVHN_URL + source.path, source.served_sha256)
-    content = uncompressed(found, source.most_bytes)
-    check_sha256(found, content, source.sha256)
-    return read_svhn(found, content)
+    source = _source_of(SVHN, split)
+    file = find("svhn", source.path)
+    if file is None:
+        file = download("svhn", source.path, SVHN_URL + source.path, source.served_sha256)
+    content = uncompressed(file, source.max_bytes)
+    check_sha256(file, content, source.sha256)
+    return read_svhn(file, content)
 
 
 def fashion_mnist(split: str) -> tuple[Tensor, Tensor]:
-    """Fashion-MNIST, "train" or "test": clothes (n, 28, 28), uint8, and their kinds from 0 to 9, (n,), int64.
+    """Fashion-MNIST: clothes (n, 28, 28), uint8, and their kinds from 0 to 9, (n,), int64.
 
     Read from `fashion-mnist/train-images-idx3-ubyte` and its like, gzipped or not, or from Debian's package
-    dataset-fashion-mnist, or downloaded (31 MB). `ValueError` for another split, and for files that are damaged or
-    others than published. `FileNotFoundError` where there are none.
+    dataset-fashion-mnist, or downloaded (31 MB).
+
+    Args:
+        split: "train" or "test".
+
+    Raises:
+        ValueError: another split, or a file that is damaged or other than published.
+        FileNotFoundError: there is no file.
 
     Source: not in the paper
     """
-    x, labels = (_fashion_mnist_file(source) for source in _chosen(FASHION_MNIST, split))
+    x, labels = (_fashion_mnist_file(source) for source in _source_of(FASHION_MNIST, split))
     return x, labels.long()
 
 
 def _fashion_mnist_file(source: ImageSource) -> Tensor:
     folder, served = "fashion-mnist", source.path + ".gz"
-    found = find(folder, source.path, DEBIAN)
-    if found is None:
-        found = download(folder, served, FASHION_MNIST_URL + served, source.served_sha256)
-    content = uncompressed(found, source.most_bytes)
-    values = read_idx(found, content)
-    check_sha256(found, content, source.sha256)
+    file = find(folder, source.path, DEBIAN_FOLDER)
+    if file is None:
+        file = download(folder, served, FASHION_MNIST_URL + served, source.served_sha256)
+    content = uncompressed(file, source.max_bytes)
+    values = read_idx(file, content)
+    check_sha256(file, content, source.sha256)
     return values
 
 
@@ -95,12 +107,20 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def celeba(split: str, *, crop: int = 128, limit: int | None = None) -> Tensor:
-    """CelebA's aligned faces, "train", "valid" or "test", their middle: (n, crop, crop, 3), uint8.
+    """The middle of CelebA's aligned faces: (n, crop, crop, 3), uint8.
 
-    Read from `celeba/list_eval_partition.txt` and the JPEGs in `celeba/img_align_celeba`; `limit` keeps the first ones
-    (all of "train" are 8 GB). Its terms do not allow that a program downloads it: `FileNotFoundError` says where to
-    get it. `ValueError` for another split or crop, a partition with another line, or a JPEG that is missing, damaged,
-    or smaller than the crop. Needs Pillow.
+    Read from `celeba/list_eval_partition.txt` and the JPEGs in `celeba/img_align_celeba`. Needs Pillow.
+
+    Args:
+        split: "train" (8 GB), "valid" or "test".
+        crop: height and width of the middle.
+        limit: only the first so many.
+
+    Raises:
+        ValueError: another split or crop, a partition with another line, or a JPEG that is missing, damaged, or smaller
+            than the crop.
+        FileNotFoundError: there is no file. Its terms do not allow that a program downloads it: the error says where to
+            get it.
 
     Source: Section 4.2
     """
@@ -123,9 +143,9 @@ def celeba(split: str, *, crop: int = 128, limit: int | None = None) -> Tensor:
 
 def _names_of_split(partition: Path, number: int) -> Iterator[str]:
     """From lines like "000001.jpg 0"."""
-    content = uncompressed(partition, MOST_PARTITION)
-    if len(content) > MOST_PARTITION:
-        raise ValueError(f"{partition} has more than {MOST_PARTITION} bytes: it is not the partition of CelebA")
+    content = uncompressed(partition, MAX_PARTITION_BYTES)
+    if len(content) > MAX_PARTITION_BYTES:
+        raise ValueError(f"{partition} has more than {MAX_PARTITION_BYTES} bytes: it is not the partition of CelebA")
     for row, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         name, _, digit = line.strip().partition(" ")
         if digit not in ("0", "1", "2"):
@@ -134,7 +154,7 @@ def _names_of_split(partition: Path, number: int) -> Iterator[str]:
             yield name
 
 
-def _chosen(sources: dict, split: str):
+def _source_of(sources: dict[str, Any], split: str) -> Any:
     if split not in sources:
         raise ValueError(f"no split {split!r}; there are {tuple(sources)}")
     return sources[split]

@@ -2,8 +2,8 @@
 
     images, labels = image_folder("photos.zip", size=128)    # (n, 128, 128, 3), uint8, and (n,)
 
-Pixels are uint8: grey as (n, H, W), coloured as (n, H, W, 3) in red, green, blue. What cannot be read is a `ValueError`
-that begins with the name of the file. A file is measured by what it says of itself before it is read, since few bytes
+Pixels are uint8: grey as (n, H, W), coloured as (n, H, W, 3) in red, green, blue. A file that cannot be read is a
+`ValueError` that begins with its name. A file's own account of its size is checked before it is read, since few bytes
 may expand to any number.
 
 Source: Section 4.2
@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -28,28 +28,32 @@ from torch import Tensor
 from einet.datasets.disk import opened
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MOST_BYTES = 2**29  # of one image's file: more than any image has that Pillow does not take for a bomb
-CHUNK = 2**20
-EXPANSION = 1032  # bytes that gzip makes of one, at most
+MAX_IMAGE_BYTES = 2**29  # of one file: more than any image has that Pillow does not take for a bomb
+CHUNK_BYTES = 2**20
+MAX_EXPANSION = 1032  # bytes that gzip makes of one
 # What readers of damaged files raise.
-DAMAGE = (
+READ_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError, OSError, SyntaxError,
     zlib.error, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
 def read_svhn(file: str | os.PathLike, content: bytes | bytearray | None = None) -> tuple[Tensor, Tensor]:
-    """Images (n, 32, 32, 3) and digits (n,) of a MATLAB file in SVHN's format: X (32, 32, 3, n), y from 1 to 10.
+    """Images (n, 32, 32, 3) and digits (n,) of a MATLAB file in SVHN's format. The digit 0, 10 in the file, is 0 here.
 
-    The digit 0, which is 10 in the file, is 0 here. `content` is given where the file has been read already.
-    `ValueError` for a file of another format.
+    Args:
+        file: with X (32, 32, 3, n) and y from 1 to 10.
+        content: its bytes, where they have been read already.
+
+    Raises:
+        ValueError: the file has another format.
 
     Source: Section 4.2
     """
-    from scipy.io import loadmat, whosmat  # here and below, so that only who reads such a file needs the package
+    from scipy.io import loadmat, whosmat  # here and below: whoever reads no such file needs no such package
     from scipy.io.matlab import MatReadError
 
-    with _damage(file, MatReadError), opened(Path(file)) if content is None else io.BytesIO(content) as stream:
+    with _as_value_error(file, MatReadError), opened(Path(file)) if content is None else io.BytesIO(content) as stream:
         shapes = {name: shape for name, shape, _ in whosmat(stream)}
         if shapes["X"][:3] != (32, 32, 3) or math.prod(shapes["y"]) != math.prod(shapes["X"][3:]):
             raise ValueError(
@@ -69,26 +73,30 @@ def read_svhn(file: str | os.PathLike, content: bytes | bytearray | None = None)
 
 
 def read_idx(file: str | os.PathLike, content: bytes | bytearray | None = None) -> Tensor:
-    """The bytes of an IDX file, as of MNIST, gzipped if its name ends in ".gz", in the shape that it gives itself.
+    """The bytes of an IDX file, as of MNIST, in the shape that it gives itself.
 
-    `content` is given where the file has been read already. `ValueError` for a file that is truncated, too long, or
-    holds something else than unsigned bytes.
+    Args:
+        file: gzipped if its name ends in ".gz".
+        content: its bytes, where they have been read already.
+
+    Raises:
+        ValueError: the file is truncated, too long, or holds anything but unsigned bytes.
 
     Source: not in the paper
     """
-    most = EXPANSION if Path(file).suffix == ".gz" else 1
-    room = os.path.getsize(file) * most if content is None else len(content)
+    expansion = MAX_EXPANSION if Path(file).suffix == ".gz" else 1
+    capacity = os.path.getsize(file) * expansion if content is None else len(content)
     with opened(Path(file)) if content is None else io.BytesIO(content) as stream:
         head = stream.read(4)
         if len(head) < 4 or head[:3] != b"\x00\x00\x08" or head[3] == 0:
             raise ValueError(f"{file} should begin with the bytes 0 0 8 of an IDX file, got {list(head)}")
-        with _damage(file):
+        with _as_value_error(file):
             shape = struct.unpack(f">{head[3]}I", stream.read(4 * head[3]))
         size = math.prod(shape)
-        values = bytearray(stream.read(size + 1) if size <= room else b"")
+        values = bytearray(stream.read(size + 1) if size <= capacity else b"")
     if len(values) != size:
-        found = f"got {len(values)}" if size <= room else f"and has room for {room}"
-        raise ValueError(f"{file} should hold {size} bytes, as {shape}, {found}")
+        problem = f"got {len(values)}" if size <= capacity else f"and has room for {capacity}"
+        raise ValueError(f"{file} should hold {size} bytes, as {shape}, {problem}")
     return torch.frombuffer(values, dtype=torch.uint8).view(shape) if size else torch.empty(shape, dtype=torch.uint8)
 
 
@@ -103,18 +111,24 @@ def image_folder(
 ) -> tuple[Tensor, Tensor]:
     """All images of a folder or a zip, and of the folders in it, cut and scaled to one size, in alphabetical order.
 
-    path      of the folder, or of the zip
-    size      of the result, (height, width) or both at once
-    inside    only what lies below this folder of it
-    crop      the middle crop x crop pixels are kept before scaling; by default as much as has the shape of `size`
-    channels  3 for (n, H, W, 3), 1 for grey values (n, H, W)
-    limit     only the first so many
+    Values of 16 bits become the upper 8, so that black and white stay what they are; transparency is left out. Needs
+    Pillow.
 
-    Returns pixels, uint8, and (n,), int64: the number of the folder, in alphabetical order, that an image lies in.
-    Values of 16 bits become the upper 8, so that black and white stay what they are; transparency is left out.
-    `ValueError` for an image that is damaged or smaller than `crop`, whose file is larger than 512 MiB, or whose mode
-    does not say what is white (floats, integers of 32 bits) or cannot be converted; a folder without images, a file
-    that is no zip; and for settings out of range. Needs Pillow.
+    Args:
+        path: of the folder, or of the zip.
+        size: of the result, (height, width) or both at once.
+        inside: only images below this folder of it.
+        crop: the middle crop x crop pixels are kept before scaling; by default as much as has the shape of `size`.
+        channels: 3 for (n, H, W, 3), 1 for grey values (n, H, W).
+        limit: only the first so many.
+
+    Returns:
+        Pixels, uint8, and (n,), int64: the number of the folder, in alphabetical order, that an image lies in.
+
+    Raises:
+        ValueError: an image is damaged, smaller than `crop` or larger than 512 MiB, or its mode does not say what is
+            white (floats, integers of 32 bits) or cannot be converted; a folder has no images, a file is no zip, or a
+            setting is out of range.
 
     Source: Section 4.2
     """
@@ -131,7 +145,7 @@ def image_folder(
 
 
 def check_sizes(size: tuple, crop: int | None, channels: int, limit: int | None) -> None:
-    """`ValueError` for settings that `image_folder` has no use for."""
+    """Raise a `ValueError` for settings out of range of `image_folder`."""
     if len(size) != 2 or not all(isinstance(extent, int) and extent >= 1 for extent in size):
         raise ValueError(f"size must be two integers of at least 1, got {size}")
     for name, value in (("crop", crop), ("limit", limit)):
@@ -151,7 +165,7 @@ def _listed(path: Path) -> tuple[list[str], Opener]:
         return names, lambda name: file_of(path / name)
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or zip {path}")
-    with _damage(path):
+    with _as_value_error(path):
         archive = zipfile.ZipFile(path)
     return archive.namelist(), lambda name: _entry(archive, name)
 
@@ -166,22 +180,22 @@ def file_of(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _entry(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    """An image's file in a zip, expanded piece by piece, and no more of it than its header where it is no image."""
+    """An image's file in a zip, expanded in chunks, and no further than its header if that is no image's."""
     from PIL import Image
 
     _check_bytes(archive.getinfo(name).file_size)
     with archive.open(name) as stream:
         Image.open(stream).close()
     with archive.open(name) as stream:
-        while stream.read(CHUNK):  # at the end the checksum is compared
+        while stream.read(CHUNK_BYTES):  # at the end the checksum is compared
             pass
     with archive.open(name) as stream:
         yield stream
 
 
 def _check_bytes(size: int) -> None:
-    if size > MOST_BYTES:
-        raise ValueError(f"it has {size} bytes, more than the {MOST_BYTES} of any image")
+    if size > MAX_IMAGE_BYTES:
+        raise ValueError(f"it has {size} bytes, more than the {MAX_IMAGE_BYTES} of any image")
 
 
 def _is_image(name: str) -> bool:
@@ -202,7 +216,7 @@ def pixels_of(
 
     pixels = torch.empty(len(names), *size, channels, dtype=torch.uint8)
     for name, row in zip(names, pixels, strict=True):
-        with _damage(Path(path) / name, Image.DecompressionBombError), opener(name) as stream:
+        with _as_value_error(Path(path) / name, Image.DecompressionBombError), opener(name) as stream:
             data = _scaled(stream, size, crop, "RGB" if channels == 3 else "L")
         row.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8).view(row.shape))
     return pixels if channels == 3 else pixels[..., 0]
@@ -227,8 +241,8 @@ def _scaled(stream: IO[bytes], size: tuple[int, int], crop: int | None, mode: st
     return ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS).tobytes()
 
 
-def _black_and_white(image) -> tuple[int, int] | None:
-    """The values that are black and white in an image of more than 8 bits, None for all others, which Pillow knows."""
+def _black_and_white(image: Any) -> tuple[int, int] | None:
+    """The values of black and white in an image of more than 8 bits; None for all others, which Pillow knows."""
     tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 is the number of bits, 262 is 0 where 0 is white
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         top = 2 ** tags.get(258, (16,))[0] - 1
@@ -239,10 +253,10 @@ def _black_and_white(image) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _damage(file: str | os.PathLike, *kinds: type[Exception]) -> Iterator[None]:
-    """Whatever a damaged file makes of the code that reads it comes out as one `ValueError` with its name."""
+def _as_value_error(file: str | os.PathLike, *kinds: type[Exception]) -> Iterator[None]:
+    """Re-raise any error of code that reads a file as a `ValueError` that names the file."""
     try:
         yield
-    except (*DAMAGE, *kinds) as error:
+    except (*READ_ERRORS, *kinds) as error:
         reason = error if isinstance(error, (ValueError, OSError)) else repr(error)
         raise ValueError(f"{file} cannot be read: {reason}") from error

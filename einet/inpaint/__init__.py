@@ -1,13 +1,13 @@
-"""Inpainting that answers: paint over a part of an image, and an exact conditional distribution fills it.
+"""Inpainting: paint over a part of an image, and an exact conditional distribution fills it.
 
     export(model, "digits.safetensors")
     InpaintWidget("digits.safetensors", images)
 
-    circuit     `export`: a model as one file, with all that an engine in JavaScript needs to evaluate it
+    circuit     `export`: a model as one file, with its circuit spelled out for an engine in JavaScript
     widget      `InpaintWidget`: images, a mask that is painted, and Python that answers
-    pages       `write_page_files`: what a built page needs to answer by itself
+    pages       `write_page_files`: the files with which a built page answers by itself
     engine.js   the circuit in JavaScript, without dependencies
-    widget.js   what is seen, clicked and painted; inpaint.css
+    widget.js   the view: clicks and paint; inpaint.css its style
 
 With a kernel Python computes, without one the engine does; tests hold that they agree. Needs anywidget.
 

@@ -19,6 +19,7 @@ Source: Section 4.2
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import torch
 
@@ -26,26 +27,32 @@ from einet.children import Children
 from einet.em import WEIGHT_FLOOR
 from einet.families.continuous import Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical
+from einet.family import ExponentialFamily
+from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
-from einet.network import Einet
+from einet.network import Einet, Level
 from einet.passes import networks_of
 from einet.storage.archive import as_value_error, read, write
 from einet.storage.checkpoint import save
 
 Range = tuple[float, float]
-# The families that engine.js has, which a name entered in `families.FAMILIES` does not change.
-ENGINE = (Bernoulli, Binomial, Categorical, Normal)
+# The families that engine.js has. `families.FAMILIES` may have more.
+PAGE_FAMILIES = (Bernoulli, Binomial, Categorical, Normal)
 
 
 def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range | None = None) -> None:
     """Write a model of images to one safetensors file, float16, for `InpaintWidget` and for pages without a kernel.
 
-    value_range   the values that are drawn black and white: (0, 1) by default for normal pixels, else the smallest and
-                  the largest that the family has
+    `einet.load` reads the file, too. Both readers undo the effect of rounding to half precision on sums and bounds.
 
-    `einet.load` reads the file, too; what rounding to half precision did to sums and bounds is undone in both readers.
-    `ValueError` for what `einet.save` refuses, for several classes, families that are not einet's own, variables that
-    are no grid (H, W), other than 1 or 3 channels, and a range that is none.
+    Args:
+        model: over a grid (H, W) with 1 or 3 channels and one class, of families that pages know.
+        path: of the file.
+        value_range: the values drawn black and white: (0, 1) by default for normal pixels, else the smallest and the
+            largest of the family.
+
+    Raises:
+        ValueError: the model or the range is another, or `einet.save` refuses it.
 
     Source: Section 4.2
     """
@@ -63,7 +70,7 @@ def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range |
 
 
 def value_range_of(path: str | os.PathLike) -> Range:
-    """The range of values that is in a file. `ValueError` where it is damaged, or none that `export` wrote."""
+    """The range of values in a file; a `ValueError` where it is damaged, or `export` did not write it."""
     content, _ = read(path)
     with as_value_error(path):
         if "image" not in content:
@@ -72,7 +79,7 @@ def value_range_of(path: str | os.PathLike) -> Range:
 
 
 def check_images(model: Einet | Mixture, value_range: Range | None = None) -> Range:
-    """The values that are drawn black and white. `ValueError` unless the model is one of images."""
+    """The values drawn black and white; a `ValueError` unless the model is one of images."""
     if not isinstance(model, (Einet, Mixture)):
         raise ValueError(f"model must be an Einet or a Mixture, got {type(model).__name__}")
     network = networks_of(model)[0]
@@ -83,14 +90,14 @@ def check_images(model: Einet | Mixture, value_range: Range | None = None) -> Ra
             f"the model must have 1 or 3 channels and one class, got {network.channels} and {model.num_classes}"
         )
     families = {family for each in networks_of(model) for family in each.families}
-    foreign = [family for family in families if type(family) not in ENGINE]
+    foreign = [family for family in families if type(family) not in PAGE_FAMILIES]
     if foreign:
-        known = [family.__name__ for family in ENGINE]
+        known = [family.__name__ for family in PAGE_FAMILIES]
         raise ValueError(f"{foreign[0]} is not one of the families {known}, which pages know")
     return _checked_range(families, value_range)
 
 
-def _checked_range(families, value_range: Range | None) -> Range:
+def _checked_range(families: Iterable[ExponentialFamily], value_range: Range | None) -> Range:
     if value_range is None:
         tops = {(family.num_values or 2) - 1 for family in families}
         if len(tops) > 1:
@@ -115,13 +122,13 @@ def circuit(network: Einet) -> dict:
     return {"leaves": [_pairs(part) for part in network.leaves.parts], "levels": levels}
 
 
-def _pairs(part) -> dict:
+def _pairs(part: FamilyLeaves) -> dict:
     """A leaf region and a variable for each pair of a family's parameters."""
-    regions = [row for rows, _, variables in part.groups() for row in rows.repeat_interleave(variables.shape[1])]
-    return {"regions": [int(row) for row in regions], "variables": part.pairs.tolist()}
+    regions = [regions.repeat_interleave(variables.shape[1]) for regions, _, variables in part.groups()]
+    return {"regions": torch.cat(regions).tolist(), "variables": part.pairs.tolist()}
 
 
-def _level(level, ranges: list[range], fewest: int) -> list[dict]:
+def _level(level: Level, ranges: list[range], fewest: int) -> list[dict]:
     """The regions of one level, in the order of its output. A partition has at least the `fewest` children."""
     partitions = []
     for tensor, (layer, children) in enumerate(zip(level.einsums, level.children_of, strict=True)):
@@ -132,11 +139,12 @@ def _level(level, ranges: list[range], fewest: int) -> list[dict]:
     if level.order is not None:
         partitions = [partitions[i] for i in level.order.tolist()]
     shapes = [layer.weights.shape for layer in level.mixings]
-    mixings = [None] * level.num_single + [[m, row] for m, shape in enumerate(shapes) for row in range(shape[0])]
+    mixed = [[m, row] for m, shape in enumerate(shapes) for row in range(shape[0])]
     counts = [1] * level.num_single + [shape[1] for shape in shapes for _ in range(shape[0])]
-    taken = iter(partitions)
-    own = ([next(taken) for _ in range(count)] for count in counts)
-    return [{"mixing": mixing, "partitions": each} for mixing, each in zip(mixings, own, strict=True)]
+    following = iter(partitions)
+    groups = ([next(following) for _ in range(count)] for count in counts)
+    mixings = [*[None] * level.num_single, *mixed]
+    return [{"mixing": mixing, "partitions": group} for mixing, group in zip(mixings, groups, strict=True)]
 
 
 def _regions(children: Children, side: int, num_nodes: int, ranges: list[range]) -> list[int | None]:

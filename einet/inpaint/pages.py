@@ -1,8 +1,8 @@
-"""What built pages need to answer without a kernel, over http and from the disk.
+"""Files with which built pages answer without a kernel, over http and from the disk.
 
 A page that was opened from the disk may load classic scripts alone: no modules, and nothing by `fetch`. So engine and
 widget are joined into one script, and each model becomes a script that holds the file in base64. Its name has the
-SHA-256 of the file: two models never share one, and a page refuses a script whose content is another.
+SHA-256 of the file: two models never share one, and a page refuses a script of other content.
 
 Source: not in the paper
 """
@@ -29,10 +29,16 @@ else start(base);
 
 
 def write_page_files(folder: str | os.PathLike, models: Iterable[str | os.PathLike] = ()) -> None:
-    """Write `inpaint.js`, `inpaint.css` and a script for each model, the path of an exported file, into `folder`.
+    """Write `inpaint.js`, `inpaint.css` and a script for each model into `folder`.
 
-    A page that has the script and the style sheet turns every `InpaintWidget`'s html into a widget. `ValueError` for a
-    file that is damaged, or that `export` did not write.
+    A page that has the script and the style sheet turns every `InpaintWidget`'s html into a widget.
+
+    Args:
+        folder: made where it does not exist.
+        models: paths of files that `export` wrote.
+
+    Raises:
+        ValueError: a file is damaged, or `export` did not write it.
 
     Source: not in the paper
     """
@@ -48,7 +54,7 @@ def write_page_files(folder: str | os.PathLike, models: Iterable[str | os.PathLi
 
 
 def page_name(model: str | os.PathLike) -> str:
-    """What pages know the file of a model by: its stem, for people, and the SHA-256 of its bytes."""
+    """The name of a model's file in pages: its stem, for people, and the SHA-256 of its bytes."""
     return f"{Path(model).stem}-{hashlib.sha256(Path(model).read_bytes()).hexdigest()}"
 
 
@@ -59,10 +65,10 @@ def joined() -> str:
 
 
 def es_module() -> str:
-    """What anywidget loads."""
+    """The module that anywidget loads."""
     return joined() + "export default { render };\n"
 
 
 def classic_script() -> str:
-    """What pages load: it starts all widgets of the page."""
+    """The script that pages load: it starts all widgets of the page."""
     return f'(() => {{\n"use strict";\n{joined()}{START}}})();\n'

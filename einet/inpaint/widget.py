@@ -1,4 +1,4 @@
-"""The widget: images, a mask that is painted, and what the model says about what it covers.
+"""The widget: images, a mask that is painted, and the model's answer below it.
 
 Source: Section 4.2, Figure 4
 """
@@ -31,22 +31,29 @@ from einet.sampling import sample_conditional
 from einet.storage.checkpoint import load
 
 VIEWS = ("sample", "mean", "deviation", "explanation")
-SHOWN, PICTURE = 10, "image-rendering: pixelated; max-width: 40rem; width: 100%"  # images side by side, and their style
+# Images side by side where no kernel answers, and their style.
+MAX_PICTURES, PICTURE_STYLE = 10, "image-rendering: pixelated; max-width: 40rem; width: 100%"
 
 
 class InpaintWidget(anywidget.AnyWidget):
     """Paint over a part of an image, and see what an exact conditional distribution puts there.
 
-    model        a network or a mixture over images, or the path of a file that `export` wrote; only then does the
-                 widget also answer in a built page, which has the very same file (`write_page_files`)
-    images       (N, H, W), or (N, H, W, C) with C channels, in the model's units
-    labels       a name for each image; "image 1", "image 2", ... by default
-    value_range  the values that are drawn black and white, as in `export`; a file has its own
-    seed         of the samples; different in every run where None
+    Args:
+        model: a network or a mixture over images, or the path of a file that `export` wrote. Only with a file the
+            widget also answers in a built page, which has the very same file (`write_page_files`).
+        images: (N, H, W), or (N, H, W, C) with C channels, in the model's units.
+        labels: a name for each image; "image 1", "image 2", ... by default.
+        value_range: the values drawn black and white, as in `export`; a file has its own.
+        seed: of the samples; different in every run where None.
 
-    What the user did last is in `image`, the number of the image, `observed` (H, W), true where it is visible, and
-    `filled`, what was shown. `ValueError` for what `export` refuses, for images of another size or with values outside
-    the range or the families' support, and for labels that are not one for each image.
+    Attributes:
+        image: the number of the image that the user last asked about.
+        observed: (H, W), true where it is visible.
+        filled: the answer.
+
+    Raises:
+        ValueError: `export` refuses the model, an image has another size or values outside the range or the support, or
+            there is not one label for each image.
 
     Source: Section 4.2, Figure 4
     """
@@ -76,12 +83,17 @@ class InpaintWidget(anywidget.AnyWidget):
         self.on_msg(_answer)
 
     def fill(self, image: int, observed: Tensor, view: str = "sample") -> tuple[Tensor, dict[str, float]]:
-        """What is shown for an image, (H, W, C), and numbers about it, in nats.
+        """The answer for an image, (H, W, C), and numbers about it, in nats.
 
-        observed   bool, (H, W)
-        view       "sample", "mean", "deviation" (the standard deviation) or "explanation", as `einet.mpe` finds it
         The numbers are `logDensity`, of what is visible; for an explanation also `logCompleted` and `upperBound`.
-        `ValueError` for another view, an image that there is not, or a mask of another shape or dtype.
+
+        Args:
+            image: its number.
+            observed: bool, (H, W).
+            view: "sample", "mean", "deviation" (the standard deviation) or "explanation", as `einet.mpe` finds it.
+
+        Raises:
+            ValueError: another view, an image that there is not, or a mask of another shape or dtype.
         """
         if view not in VIEWS or type(image) is not int or not 0 <= image < len(self.images):
             got = f"{reprlib.repr(view)}, {reprlib.repr(image)}"  # of any length
@@ -101,20 +113,20 @@ class InpaintWidget(anywidget.AnyWidget):
         return best.x[0], {name: number.item() for name, number in numbers.items()}
 
     def _fill(self, x: Tensor, observed: Tensor, view: str) -> tuple[Tensor, dict[str, float]]:
-        """All but explanations. Components that the evidence rules out are passed through once, not again."""
+        """All views but explanations. A component that the evidence rules out gets a single pass."""
         joint = _log_joint(self.model, x, observed)
         numbers = {"logDensity": torch.logsumexp(joint, 0).item()}
         if view == "sample":
             component = torch.multinomial(joint.softmax(0), 1, generator=self.generator)
             network = networks_of(self.model)[component]
             return sample_conditional(network, x, observed, generator=self.generator)[0, 0], numbers
-        likely = _likely(self.model, joint.softmax(0))
+        probable = _probable_components(self.model, joint.softmax(0))
         if view == "mean":
-            return conditional_mean(likely, x, observed)[0], numbers
-        return conditional_variance(likely, x, observed)[0].sqrt(), numbers
+            return conditional_mean(probable, x, observed)[0], numbers
+        return conditional_variance(probable, x, observed)[0].sqrt(), numbers
 
     def _handle_msg(self, msg: dict) -> None:
-        """ipywidgets drops what has no content, or an unknown method: here these are questions, and get an answer."""
+        """Answer a message without content or of an unknown method as a question; ipywidgets would drop it."""
         data = msg["content"].get("data")
         known = isinstance(data, dict) and data.get("method") in ("update", "request_state")
         if known:
@@ -132,14 +144,14 @@ class InpaintWidget(anywidget.AnyWidget):
         return f"InpaintWidget({count} images of {height} x {width})"
 
     def as_html(self) -> str:
-        """What a page shows where there is no kernel: the images, which the script of a built page makes a widget."""
+        """What a page shows without a kernel: the images, which the script of a built page makes a widget."""
         page, where = "", "where a kernel runs, as in JupyterLab"
         if self.page["file"]:
             page = f' data-page="{html.escape(json.dumps(self.page))}"'
             where += ", and in the built book, which brings its model along"
-        alt, strip = html.escape(", ".join(self.page["labels"][:SHOWN])), self.images[:SHOWN]
+        alt, strip = html.escape(", ".join(self.page["labels"][:MAX_PICTURES])), self.images[:MAX_PICTURES]
         data = base64.b64encode(_png(_bytes_of_colours(torch.cat([*strip], 1), self.page))).decode()
-        picture = f'<img alt="{alt}" style="{PICTURE}" src="data:image/png;base64,{data}">'
+        picture = f'<img alt="{alt}" style="{PICTURE_STYLE}" src="data:image/png;base64,{data}">'
         return f'<div class="einet-inpaint"{page}><p>This widget answers {where}.</p>{picture}</div>'
 
 
@@ -151,7 +163,7 @@ def _log_joint(model: Einet | Mixture, x: Tensor, observed: Tensor) -> Tensor:
     return joint.double()
 
 
-def _likely(model: Einet | Mixture, posterior: Tensor) -> Einet | Mixture:
+def _probable_components(model: Einet | Mixture, posterior: Tensor) -> Einet | Mixture:
     """The mixture of those components whose posterior probability (C,) is not below 1e-12."""
     chosen = (posterior >= 1e-12).nonzero()[:, 0].tolist()
     if not isinstance(model, Mixture) or len(chosen) == len(model.components):
@@ -163,7 +175,7 @@ def _likely(model: Einet | Mixture, posterior: Tensor) -> Einet | Mixture:
 def _answer(widget: InpaintWidget, question: object, buffers: list) -> None:
     """One question of the front end, {"id", "image", "view"} and the mask as bytes; one answer, or an error.
 
-    Whatever was sent is answered, since the page waits; with its `id` where that is a number or a short text.
+    Every message is answered, since the page waits; with its `id` where that is a number or a short text.
     """
     name = question.get("id") if isinstance(question, dict) else None
     name = name if isinstance(name, int) or (isinstance(name, str) and len(name) <= 100) else None
@@ -171,7 +183,7 @@ def _answer(widget: InpaintWidget, question: object, buffers: list) -> None:
         image, observed, view = _checked_question(question, buffers, widget.observed.shape)
         filled, numbers = widget.fill(image, observed, view)
         buffers = [_as_bytes(filled, widget.page["dtype"])]
-    except Exception as error:  # not a bad question alone: a model that was changed, no memory, ...
+    except Exception as error:  # a bad question, a model that was changed, no memory, ...
         reason = str(error) if isinstance(error, ValueError) else f"the kernel failed: {type(error).__name__}: {error}"
         widget.send({"id": name, "error": reason})
     else:
@@ -193,19 +205,19 @@ def _checked_question(question: object, buffers: list, shape: torch.Size) -> tup
 
 
 def _as_bytes(x: Tensor, dtype: str) -> bytes:
-    """The numbers of images and answers as widget.js reads them, with nothing rounded: low bytes first."""
+    """The numbers of images and answers as widget.js reads them, unrounded and little-endian."""
     numbers = x.detach().cpu().to(getattr(torch, dtype)).contiguous().numpy()
     return numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
 
 
-def _checked_images(model, images: Tensor, low: float, high: float) -> Tensor:
+def _checked_images(model: Einet | Mixture, images: Tensor, low: float, high: float) -> Tensor:
     """(N, H, W, C), floating. The model looks at the shape and the support."""
     x, _ = model.as_input(images, None)  # (D, C, N)
     outside = x[~((x >= low) & (x <= high))]
     if len(outside):
         raise ValueError(f"pixels must be within [{low}, {high}], got {outside[0].item()}")
     x = x.permute(2, 0, 1).reshape(x.shape[2], *(networks_of(model)[0].graph.shape or ()), -1)
-    return x.clone()  # whatever becomes of the caller's images, kernel and page have the same numbers
+    return x.clone()  # a copy: kernel and page keep the same numbers if the caller's change
 
 
 def _page(model, images: Tensor, labels: Sequence[str] | None, low: float, high: float, file: str | None) -> dict:
@@ -233,7 +245,7 @@ def _bytes_of_colours(image: Tensor, page: dict) -> Tensor:
 
 
 def _png(pixels: Tensor) -> bytes:
-    """A PNG file of (H, W, C), uint8, where C is 1, grey, or 3. Every row begins with a 0: it is stored as it is."""
+    """A PNG file of (H, W, C), uint8, where C is 1, grey, or 3. A row begins with 0: no filter."""
     height, width, channels = pixels.shape
     rows = torch.cat((torch.zeros(height, 1, dtype=torch.uint8), pixels.reshape(height, -1)), 1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)

@@ -11,33 +11,42 @@ import datetime
 import re
 import reprlib
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import torch
 
-# What pandas' NaT becomes as an integer.
-NAT = -(2.0**63)
-# Up to here float64 has all whole numbers. Further off, a training column spans at least so many of its steps.
-EXACT, FEWEST_STEPS = 2.0**53, 100
-# Words that stand for a missing cell in many files.
-WORDS = {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "missing", "unknown"}
+# pandas' NaT as an integer.
+INTEGER_NAT = -(2.0**63)
+# float64 has all whole numbers up to this. A training column that goes further spans at least so many of its steps.
+MAX_EXACT, MIN_STEPS = 2.0**53, 100
+# Text that stands for a missing cell in many files.
+MISSING_WORDS = {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "missing", "unknown"}
 
 
 class CellError(ValueError, TypeError):
-    """A cell that is no number. A `TypeError`, too, as scikit-learn demands it of an object that `float` refuses.
+    """A cell that is no number. scikit-learn demands a `TypeError` for an object that `float` refuses.
 
     Source: not in the paper
     """
 
 
-def floats(X, training: bool = False):
-    """X (B, D) as float64, what is missing as NaN; X itself where it is no table, which scikit-learn says better.
+def floats(X: Any, training: bool = False) -> Any:
+    """A table as float64 (B, D), with NaN for a missing cell.
 
-    X is a DataFrame (pandas, polars), a pyarrow table, an array of any dtype, masked or not, a tensor, or rows as
-    lists. Missing are None, NaN, NaT, pandas.NA, Decimal("NaN"), null and what a mask hides; text of a number is that
-    number.
-    `ValueError`, with the column and what to do, for any other cell, for infinities, for names of columns that
-    scikit-learn would not compare, and, in `training`, for whole numbers that are the same as floats.
+    Missing are None, NaN, NaT, pandas.NA, Decimal("NaN"), null and what a mask hides. Text of a number is that number.
+
+    Args:
+        X: a DataFrame (pandas, polars), a pyarrow table, an array of any dtype, masked or not, a tensor, or rows as
+            lists.
+        training: whether to refuse whole numbers that are the same as floats.
+
+    Returns:
+        The array; X itself where it is no table, which scikit-learn says better.
+
+    Raises:
+        ValueError: a cell is anything else or infinite, with its column and a remedy; or scikit-learn would not compare
+            the names of the columns.
 
     Source: not in the paper
     """
@@ -52,12 +61,12 @@ def floats(X, training: bool = False):
         columns = [_column(X, d) for d in range(len(names))]
     if not columns or not len(columns[0]):
         return X
-    told = [_Told(X, d, name) for d, name in enumerate(range(len(columns)) if names is None else names)]
-    return np.stack([_numbers(*pair, training) for pair in zip(columns, told, strict=True)], 1)
+    labels = [_ColumnLabel(X, d, name) for d, name in enumerate(range(len(columns)) if names is None else names)]
+    return np.stack([_numbers(*pair, training) for pair in zip(columns, labels, strict=True)], 1)
 
 
-def names_of(X) -> list | None:
-    """The names of a table's columns; None for what has none, such as an array.
+def names_of(X: Any) -> list | None:
+    """The names of a table's columns; None for an array and what else has none.
 
     Source: not in the paper
     """
@@ -95,7 +104,7 @@ def _as_array(X) -> np.ndarray | None:
     except (TypeError, ValueError):  # dates beside numbers, or rows of different lengths
         array = None
     rows_of_cells = any(isinstance(row, (list, tuple)) for row in X)
-    rounded = array is not None and rows_of_cells and array.dtype.kind == "f" and (np.abs(array) > EXACT).any()
+    rounded = array is not None and rows_of_cells and array.dtype.kind == "f" and (np.abs(array) > MAX_EXACT).any()
     if array is not None and not rounded and (array.dtype.kind in "biuf" or not rows_of_cells):
         return array
     try:
@@ -118,8 +127,8 @@ def _check_names(names: list) -> None:
 # A column
 
 
-class _Told:
-    """How errors speak of a column: its name, and the code that has it as a pandas Series."""
+class _ColumnLabel:
+    """How errors call a column: its name, and the code that has it as a pandas Series."""
 
     def __init__(self, X, d: int, name):
         code = {"pandas": "X[{!r}]", "polars": "pandas.Series(X[{!r}])", "pyarrow": "X[{!r}].to_pandas()"}
@@ -134,52 +143,52 @@ class _Told:
         return CellError(f"{self.name} holds {kind} ({shown}): {remedy}")
 
 
-def _numbers(cells: np.ndarray, told: _Told, training: bool) -> np.ndarray:
+def _numbers(cells: np.ndarray, label: _ColumnLabel, training: bool) -> np.ndarray:
     """The cells (B,) of a column as float64."""
-    found = np.full(len(cells), np.nan)
+    numbers = np.full(len(cells), np.nan)
     known, cells = ~np.ma.getmaskarray(cells), np.ma.getdata(cells)
     if cells.dtype.kind in "biuf":
-        with np.errstate(over="ignore"):  # of a long double, which is told below
-            found[known] = cells[known]
+        with np.errstate(over="ignore"):  # of a long double, which is refused below
+            numbers[known] = cells[known]
     else:
-        found[known] = [_number(cell, told) for cell in cells[known]]
-    if np.isinf(found).any():
+        numbers[known] = [_number(cell, label) for cell in cells[known]]
+    if np.isinf(numbers).any():
         raise CellError(
-            f"{told.name} holds an infinity, or a number too large for float64: cells must be finite, or NaN where "
-            f"missing, as in {told.code}.replace([numpy.inf, -numpy.inf], numpy.nan)"
+            f"{label.name} holds an infinity, or a number too large for float64: cells must be finite, or NaN where "
+            f"missing, as in {label.code}.replace([numpy.inf, -numpy.inf], numpy.nan)"
         )
-    if (found == NAT).any():
+    if (numbers == INTEGER_NAT).any():
         raise CellError(
-            f"{told.name} holds {NAT:.0f}, which is what NaT becomes as an integer: make numbers of the dates "
+            f"{label.name} holds {INTEGER_NAT:.0f}, which is what NaT becomes as an integer: make numbers of the dates "
             "themselves, as in (dates - dates.min()) / pandas.Timedelta('1D')"
         )
-    if training and (np.abs(found) > EXACT).any():
-        _check_steps(cells[known], told)
-    return found
+    if training and (np.abs(numbers) > MAX_EXACT).any():
+        _check_steps(cells[known], label)
+    return numbers
 
 
-def _check_steps(cells: np.ndarray, told: _Told) -> None:
-    """Whole numbers that are so large, and so close to each other, that float64 hardly tells them apart."""
+def _check_steps(cells: np.ndarray, label: _ColumnLabel) -> None:
+    """Refuse whole numbers so large, and so close to each other, that float64 hardly tells them apart."""
     whole = [int(cell) for cell in cells if isinstance(cell, (int, np.integer))]
     low, high = min(whole, default=0), max(whole, default=0)
-    if low < high and high - low < FEWEST_STEPS * np.spacing(float(max(-low, high))):
+    if low < high and high - low < MIN_STEPS * np.spacing(float(max(-low, high))):
         raise CellError(
-            f"{told.name} holds whole numbers from {low} to {high}, which float64 rounds to one another: subtract the "
-            f"least first, as in {told.code} - {low}"
+            f"{label.name} holds whole numbers from {low} to {high}, which float64 rounds to one another: subtract the "
+            f"least first, as in {label.code} - {low}"
         )
 
 
-def _number(cell, told: _Told) -> float:
+def _number(cell, label: _ColumnLabel) -> float:
     if _is_missing(cell):
         return np.nan
     if isinstance(cell, (np.datetime64, np.timedelta64, complex, np.complexfloating)) or getattr(cell, "ndim", 0):
-        raise told.refused(cell)
+        raise label.refused(cell)
     try:
         return float(cell)
     except OverflowError:
         return np.inf
     except (TypeError, ValueError):
-        raise told.refused(cell) from None
+        raise label.refused(cell) from None
 
 
 def _is_missing(cell) -> bool:
@@ -222,7 +231,7 @@ def _kind_and_remedy(cell, column: str) -> tuple[str, str]:
 
 def _remedy_of_text(cell: str | bytes, column: str) -> str:
     text = (cell.decode(errors="replace") if isinstance(cell, bytes) else cell).strip()
-    if text.lower() in WORDS:
+    if text.lower() in MISSING_WORDS:
         return f"where this is a missing cell, say so, as in {column}.mask({column} == {cell!r})"
     separator = re.fullmatch(r"[+-]?\d{1,3}(?:([,' ])\d{3})(?:\1\d{3})*(?:\.\d+)?", text)
     if separator or re.fullmatch(r"[+-]?\d+,\d+", text):

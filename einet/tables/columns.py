@@ -1,4 +1,4 @@
-"""The columns of a table as variables of a network, and back: what the scikit-learn face does to rows.
+"""The columns of a table as variables of a network, and back: rows behind the scikit-learn interface.
 
     columns = Columns(X)                       which family suits each column, from its values in training
     z, seen, offset = columns.encode(X)        model(z, seen) + offset = log p(x), in the units of the table
@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,19 +23,21 @@ from torch import Tensor
 from einet.families.continuous import Normal
 from einet.families.discrete import Bernoulli, Categorical
 from einet.family import ExponentialFamily
+from einet.leaves import LeafLayer
 from einet.tables.cells import floats, names_of
 
-# leaf="auto": the smallest variance of a standardised column, and when a column of integers is one of categories.
+# leaf="auto": the smallest variance of a standardised column, and the columns of integers that are categories.
 MIN_VARIANCE = 0.01
-MOST_CATEGORIES, ROWS_PER_CATEGORY = 10, 5
+MAX_CATEGORIES, ROWS_PER_CATEGORY = 10, 5
 # The probability that a column of categories, or a constant, holds a value that was not in the training data.
 UNSEEN_PROBABILITY = 1e-5
-# A column is constant where its values are as close as this, in units in the last place: more is not rounding. Times
-# in seconds since 1970 that differ by a microsecond differ by 4.
-ROUNDING = 3
-# The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths;
-# and from where on an entry is as wide as its column, as those are that no row uses.
-MOST_AT_FLOOR, UNUSED_VARIANCE = 2 / 3, 0.9
+# A column is constant if its values differ by no more than this many units in the last place. More is not rounding:
+# times in seconds since 1970 that differ by a microsecond differ by 4.
+MAX_ROUNDING_ULPS = 3
+# The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
+MAX_SHARE_AT_FLOOR = 2 / 3
+# The variance of a standardised column from which an entry is as wide as its column, as entries are that no row uses.
+UNUSED_VARIANCE = 0.9
 
 
 class TableWarning(UserWarning):
@@ -45,17 +48,26 @@ class TableWarning(UserWarning):
 
 
 class Columns:
-    """How the columns of a table become variables of a network, and back; made from the training data X (B, D).
+    """How the columns of a table become variables of a network, and back.
 
-    families   {family: columns}, for `Einet`
-    discrete   the columns of families with finitely many values
-    values     for each column, the values that its categories 0, 1, ... stand for; None where it has none
-    constant   columns whose values are one and the same but for rounding: `values` has the most frequent one
-    center, scale   (D,): z = (x - center) / scale; 0 and 1 but for columns of families that may be shifted and scaled
+    Args:
+        X: the training data, (B, D).
+        leaf: as in `EinetDensity`.
+        names: of the columns, if they have any.
 
-    `leaf` is that of `EinetDensity`, and `names` are those of the columns, if they have any. `ValueError` for a column
-    without a value, and for a leaf that is no family or names a column that X does not have; a `TableWarning` for one
-    whose outliers are so large that the bulk of its values is narrower than the narrowest leaf.
+    Attributes:
+        families: {family: columns}, for `Einet`.
+        discrete: the columns of families with finitely many values.
+        values: for each column the values that its categories 0, 1, ... stand for; None where it has none.
+        constant: columns of one value but for rounding; `values` has the most frequent.
+        center: (D,), of z = (x - center) / scale; 0 but for columns of families that may be shifted and scaled.
+        scale: (D,), 1 but for these.
+
+    Raises:
+        ValueError: a column has no value; `leaf` is no family, or names a column that X does not have.
+
+    Warns:
+        TableWarning: a column has outliers so large that the bulk of its values is narrower than the narrowest leaf.
 
     Source: not in the paper
     """
@@ -63,16 +75,16 @@ class Columns:
     def __init__(
         self,
         X: np.ndarray,
-        leaf: str | ExponentialFamily | dict = "auto",
+        leaf: str | ExponentialFamily | dict[ExponentialFamily, Any] = "auto",
         names: Sequence[str] | None = None,
     ):
         self.names = None if names is None else list(names)
         known = [column[~np.isnan(column)] for column in X.T]
         for d, column in enumerate(known):
             if not len(column):
-                raise ValueError(f"{self._called(d)} has no value in training")
+                raise ValueError(f"{self._label(d)} has no value in training")
         self.families = {}
-        for family, own in self._chosen(leaf, len(known)).items():
+        for family, own in self._given_families(leaf, len(known)).items():
             # No density has variance 0, so a constant is a category. It would be blurred, in whatever unit it is.
             left = [d for d in own if not (family.location_scale and _is_constant(known[d]))]
             if left or not own:
@@ -89,19 +101,23 @@ class Columns:
                 self.center[d], self.scale[d] = _center_and_spread(known[d])
                 self._warn_of_outliers(d, known[d], family)
 
-    def encode(self, X) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows for the network (B, D), what is observed of them (B, D), and what to add to their log-density (B,).
+    def encode(self, X: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """A table as rows for the network.
+         Missing in the rows, as NaN, are three kinds of cells: gaps, values of a category that were not in the training
+        data, and those of a constant column, about which there is nothing to ask.
 
-        X is a table as the estimator's own methods take it: an array, a DataFrame with the columns of the training
-        data, or rows as lists; `cells.floats` says what is missing. What is not observed is NaN in the network's rows,
-        too: a gap, a value of a category that was not in the training data, and a constant column, about which there is
-        nothing to ask.
-        What to add is log |dz/dx|, and the logarithms of the probabilities that columns of categories, or constants,
-        hold a value seen before, or not.
+        Args:
+            X: a table as the estimator's methods take it: an array, a DataFrame with the columns of the training data,
+                or rows as lists. `cells.floats` says what is missing.
 
-        `ValueError` for other columns, and, with the column, for text, infinities and a value outside its family.
+        Returns:
+            Rows (B, D), what is observed of them (B, D), and the offset of their log-density (B,): log |dz/dx|, and the
+            log probabilities that columns of categories, or constants, hold a value seen before, or not.
+
+        Raises:
+            ValueError: other columns; or text, an infinity or a value outside its family, with its column.
         """
-        X = self._checked(X)
+        X = self._checked_array(X)
         observed = ~np.isnan(X)
         with np.errstate(over="ignore"):  # the family refuses infinities
             z = (X - self.center) / self.scale
@@ -122,10 +138,11 @@ class Columns:
         return z, observed, offset
 
     def decode(self, z: Tensor | np.ndarray) -> np.ndarray:
-        """The network's rows (..., D), as samples and completed rows are, in the units of the table; NaN stays NaN.
+        """The network's rows (..., D), such as samples, in the units of the table. NaN stays NaN.
 
-        `ValueError` for a mean of categories, which is none of them; `predict_missing` gives the most probable one. And
-        for rows of another width.
+        Raises:
+            ValueError: z has another width; or a mean of categories, which is none of them. `predict_missing` gives the
+                most probable one.
         """
         z = torch.as_tensor(z).detach().cpu().numpy()
         if z.shape[-1:] != self.center.shape:
@@ -142,48 +159,48 @@ class Columns:
         wrong = codes[codes != np.floor(codes)]
         wrong = wrong[~np.isnan(wrong)]
         if len(wrong):
-            raise ValueError(f"{self._called(d)} has categories 0, 1, ... in the network's rows, got {wrong[0]:g}")
+            raise ValueError(f"{self._label(d)} has categories 0, 1, ... in the network's rows, got {wrong[0]:g}")
 
     def _warn_of_outliers(self, d: int, column: np.ndarray, family: ExponentialFamily) -> None:
-        bulk, narrowest = _bulk(column), _narrowest(family) * self.scale[d]
+        bulk, narrowest = _bulk_deviation(column), _min_deviation(family) * self.scale[d]
         if bulk < narrowest:
             self._blurred.add(d)
             furthest = column[np.abs(column - np.median(column)).argmax()]
             problem = (
-                f"{self._called(d)} has cells as far off as {furthest:g}, which set its unit: no leaf is narrower than "
+                f"{self._label(d)} has cells as far off as {furthest:g}, which set its unit: no leaf is narrower than "
                 f"a standard deviation of {narrowest:.3g}, and most cells differ by {bulk:.3g}, so all are blurred. "
                 "If the far ones are errors, or stand for missing cells, make them NaN. If not, lower the bound"
             )
             self._warn(problem, d, family, bulk / self.scale[d])
 
-    def warn_of_floor(self, leaves) -> None:
-        """`TableWarning` for each column most of whose leaf entries, after training, are as narrow as allowed."""
+    def warn_of_floor(self, leaves: LeafLayer) -> None:
+        """Warn of each column most of whose leaf entries, after training, are as narrow as allowed."""
         for part in leaves.parts:
             if not part.family.location_scale:
                 continue
-            narrowest = _narrowest(part.family)
+            narrowest = _min_deviation(part.family)
             variance = part.family.variance(part.phi.detach())  # (P, C, K), of standardised columns
             used = variance < UNUSED_VARIANCE
             narrow = variance <= 1.2 * narrowest**2  # shrinkage keeps them off the bound itself
             for d in part.variables.tolist():
                 here = part.pairs == d
                 share = (narrow[here].sum() / used[here].sum().clamp_min(1)).item()
-                if share > MOST_AT_FLOOR and d not in self._blurred:
+                if share > MAX_SHARE_AT_FLOOR and d not in self._blurred:
                     problem = (
-                        f"{share:.0%} of the leaf entries of {self._called(d)} are as narrow as allowed, a standard "
+                        f"{share:.0%} of the leaf entries of {self._label(d)} are as narrow as allowed, a standard "
                         f"deviation of {narrowest * self.scale[d]:.3g}: given the other columns it may be known better "
                         "than the density says. If so, lower the bound"
                     )
                     self._warn(problem, d, part.family, narrowest)
 
     def _warn(self, problem: str, d: int, family: ExponentialFamily, spread: float) -> None:
-        """A warning, and how to allow leaves of a tenth of `spread`, in standardised units."""
+        """A warning that shows how to allow leaves of a tenth of `spread`, in standardised units."""
         name = d if self.names is None else self.names[d]
         bound = f"leaf={{einet.{type(family).__name__}(min_variance={(spread / 10) ** 2:.1g}): [{name!r}]}}"
         warnings.warn(f"{problem}, as in {bound}", TableWarning, stacklevel=2)
 
-    def _chosen(self, leaf, num_columns: int) -> dict[ExponentialFamily, list[int]]:
-        """What `leaf` says itself, columns as numbers."""
+    def _given_families(self, leaf: Any, num_columns: int) -> dict[ExponentialFamily, list[int]]:
+        """The families that `leaf` names, with columns as numbers."""
         if isinstance(leaf, str) and leaf == "auto":
             return {}
         if isinstance(leaf, ExponentialFamily):
@@ -194,43 +211,43 @@ class Columns:
         return {family: [self._number(column, num_columns) for column in columns] for family, columns in own.items()}
 
     def _number(self, column: str | int, num_columns: int) -> int:
-        if isinstance(column, Integral) and 0 <= column < num_columns:
+        if isinstance(column, Integral) and 0 <= int(column) < num_columns:
             return int(column)
         if self.names is not None and column in self.names:
-            return self.names.index(column)
+            return self.names.index(cast(str, column))
         known = f"0 to {num_columns - 1}" + ("" if self.names is None else f", or {self.names}")
         raise ValueError(f"leaf must name columns of X, which are {known}, got {column!r}")
 
-    def _called(self, d: int) -> str:
+    def _label(self, d: int) -> str:
         return f"column {d if self.names is None else repr(self.names[d])}"
 
-    def _checked(self, X) -> np.ndarray:
+    def _checked_array(self, X: Any) -> np.ndarray:
         """A table as an array of floats."""
         for name, found in zip(self.names or (), names_of(X) or (), strict=False):
             if name != found:
                 raise ValueError(f"the columns must be those of the training data: {name!r} is expected, got {found!r}")
-        X = check_array(floats(X), dtype=np.float64, ensure_all_finite="allow-nan")
+        X = check_array(floats(X), dtype="float64", ensure_all_finite=cast(bool, "allow-nan"))
         if X.shape[1] != len(self.values):
             raise ValueError(f"X must have the {len(self.values)} columns of the training data, got {X.shape[1]}")
         return X
 
     def _check_support(self, family: ExponentialFamily, own: list[int], z: Tensor, observed: Tensor) -> None:
-        """As the network would, but with the name of the first column that is wrong."""
+        """As the network would, but with the name of the first wrong column."""
         try:
             family.check(z[:, own][observed[:, own]])
         except ValueError as error:
             if len(own) == 1:
-                raise ValueError(f"{self._called(own[0])}: {error}") from None
+                raise ValueError(f"{self._label(own[0])}: {error}") from None
             for d in own:
                 self._check_support(family, [d], z, observed)
 
 
 def _categories(column: np.ndarray) -> np.ndarray | None:
-    """The values of a column of categories, sorted, and the one of a constant; None for a column of numbers."""
+    """The sorted values of a column of categories, the one of a constant; None for a column of numbers."""
     values, counts = np.unique(column, return_counts=True)
     if _is_constant(values):
         return values[[counts.argmax()]]
-    few = len(values) <= min(MOST_CATEGORIES, max(2, len(column) // ROWS_PER_CATEGORY))
+    few = len(values) <= min(MAX_CATEGORIES, max(2, len(column) // ROWS_PER_CATEGORY))
     return values if few and (values == np.round(values)).all() else None
 
 
@@ -241,9 +258,9 @@ def _family(values: np.ndarray | None) -> ExponentialFamily:
 
 
 def _is_close(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Whether numbers differ by rounding alone. In any unit: units in the last place are the resolution of floats."""
+    """Whether numbers differ by rounding alone, in units in the last place: the resolution of floats in any unit."""
     with np.errstate(over="ignore"):
-        return np.abs(a - b) <= ROUNDING * np.spacing(np.maximum(np.abs(a), np.abs(b)))
+        return np.abs(a - b) <= MAX_ROUNDING_ULPS * np.spacing(np.maximum(np.abs(a), np.abs(b)))
 
 
 def _is_constant(column: np.ndarray) -> bool:
@@ -251,16 +268,18 @@ def _is_constant(column: np.ndarray) -> bool:
 
 
 def _center_and_spread(column: np.ndarray) -> tuple[float, float]:
-    """The mean and the standard deviation. Scaled by a power of 2, no square is infinite or 0, whatever the unit."""
+    """The mean and the standard deviation, scaled by a power of 2 so that no square is infinite or 0."""
     _, exponent = np.frexp(np.abs(column).max())
     scaled = np.ldexp(column, -exponent)
     center, spread = np.ldexp([scaled.mean(), scaled.std()], exponent)
     return center, max(spread, np.spacing(0.0))
 
 
-def _bulk(column: np.ndarray) -> float:
-    """The standard deviation of a normal density whose middle half is as wide as that of the values; where half of them
-    are one and the same, such as 0, as wide as that of the others and this one together."""
+def _bulk_deviation(column: np.ndarray) -> float:
+    """The standard deviation of a normal density whose middle half is as wide as that of the values.
+
+    Where half of them are one value, such as 0, the middle half of the others and this value count.
+    """
     low, middle, high = np.quantile(column, [0.25, 0.5, 0.75])
     if (column == middle).mean() >= 0.5:
         low, high = np.quantile(column[column != middle], [0.25, 0.75])
@@ -268,7 +287,7 @@ def _bulk(column: np.ndarray) -> float:
     return (high - low) / 1.349
 
 
-def _narrowest(family: ExponentialFamily) -> float:
-    """The smallest standard deviation of a leaf: the bounds' answer to parameters of 0."""
+def _min_deviation(family: ExponentialFamily) -> float:
+    """The smallest standard deviation of a leaf: that of parameters 0 after `project`."""
     nothing = torch.zeros(family.num_statistics, 1, dtype=torch.float64)
     return family.variance(family.project(nothing)).sqrt().item()

@@ -145,7 +145,8 @@ class _EinetEstimator(BaseEstimator):
         """A copy of `model`, started at and trained on some rows; others, if held out, choose the epoch."""
         model = copy.deepcopy(model)
         several = max(1, min(ROWS_PER_ENTRY, len(rows) // 4))
-        start_leaves(model, data[0][rows], data[1][rows], rows=several, share=several / (several + 1), seed=seed)
+        start = {"rows": several, "share": several / (several + 1), "distinct": False, "seed": seed}
+        start_leaves(model, data[0][rows], data[1][rows], **start)
         _settle(model, columns.constant)
         batch_size = _integer(self.batch_size)
         steps = steps_of_epoch(len(rows), batch_size)  # among which an epoch's pseudocounts are shared out

@@ -138,10 +138,7 @@ class LibCirkitTreeCompiled(LibCirkitTree):
 class SPFlowHCLT(LearnedContestant):
     """spflow 1.1.0: the builder of its `zoo.hclt`, on the same edges, which it roots at the first variable."""
 
-    differences = (
-        "softmax weights, equal at the start; rooted at the first variable; a transition for each variable but the "
-        "first, leaves included"
-    )
+    differences = "softmax weights, equal at the start; rooted at the first variable; a transition for leaves, too"
 
     def make(self):
         from spflow.meta import Scope

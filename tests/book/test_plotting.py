@@ -88,7 +88,7 @@ def test_region_graph_refuses_a_large_one():
 @pytest.mark.parametrize("function", [plotting.image_grid, plotting.draw_region_graph])
 def test_docstring_says_where_it_comes_from(function):
     doc = inspect.getdoc(function)
-    assert re.search(r"^Paper: \S", doc, re.M) and re.search(r"^Chapter: book/\w", doc, re.M)
+    assert re.search(r"^Source: \S", doc, re.M)
 
 
 def test_what_moved_to_the_book_is_found_under_its_old_name_for_one_version():

@@ -490,7 +490,7 @@ def test_settings_that_are_no_numbers(name, bad):
         EM(tree(), **{name: bad}, data=rows_of_4())
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64, torch.tensor], ids=repr)
+@pytest.mark.parametrize("kind", [np.float32, np.float64, torch.tensor], ids=lambda kind: kind.__name__)
 def test_settings_may_be_numbers_of_any_kind(kind, tmp_path):
     """0.5 and 0.25 are exact in all of them, and what is kept on disk is a plain number."""
     models = [tree(), tree()]

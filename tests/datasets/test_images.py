@@ -41,7 +41,7 @@ def place(tmp_path, monkeypatch):
     """An $EINET_DATA that is returned, an empty cache, no packages of Debian, no network."""
     monkeypatch.setenv("EINET_DATA", str(tmp_path / "given"))
     monkeypatch.setattr(disk, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(images, "DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(images, "DEBIAN_FOLDER", tmp_path / "debian")
     monkeypatch.setitem(sys.modules, "pooch", None)
     return tmp_path / "given"
 
@@ -142,7 +142,7 @@ def clothes(monkeypatch):
 @pytest.mark.parametrize("ending", ["", ".gz"])
 @pytest.mark.parametrize("packaged", [True, False])
 def test_fashion_mnist(place, clothes, ending, packaged):
-    folder = (images.DEBIAN if packaged else place) / "fashion-mnist"
+    folder = (images.DEBIAN_FOLDER if packaged else place) / "fashion-mnist"
     stored(folder / f"train-images-idx3-ubyte{ending}", idx(GREY))
     stored(folder / f"train-labels-idx1-ubyte{ending}", idx(KINDS))
     x, labels = fashion_mnist("train")
@@ -198,7 +198,7 @@ def test_idx_has_any_shape(tmp_path):
 
 @pytest.mark.parametrize(("split", "rows"), [("train", 60000), ("test", 10000)])
 def test_the_real_fashion_mnist(split, rows):
-    if find("fashion-mnist", images.FASHION_MNIST[split][0].path, images.DEBIAN) is None:
+    if find("fashion-mnist", images.FASHION_MNIST[split][0].path, images.DEBIAN_FOLDER) is None:
         pytest.skip("Fashion-MNIST is on no disk here: apt-get install dataset-fashion-mnist")
     x, labels = fashion_mnist(split)
     assert x.shape == (rows, 28, 28) and labels.bincount().tolist() == [rows // 10] * 10
@@ -573,11 +573,11 @@ def test_a_zip_whose_image_goes_on_is_read_in_pieces(tmp_path, expanded):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.png", plain((1, 2, 3)) + bytes(2**24))
     assert image_folder(tmp_path / "x.zip", 4)[0].shape == (1, 4, 4, 3)
-    assert max(expanded) <= reading.CHUNK
+    assert max(expanded) <= reading.CHUNK_BYTES
 
 
 def test_no_image_has_so_many_bytes(album, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_BYTES", 100)
+    monkeypatch.setattr(reading, "MAX_IMAGE_BYTES", 100)
     path = album({"x.png": bytes(101)})
     with pytest.raises(ValueError, match=f"{path / 'x.png'} cannot be read: it has 101 bytes, more than the 100"):
         image_folder(path, 4)
@@ -620,7 +620,7 @@ def test_a_mat_is_measured_before_it_is_read(tmp_path, monkeypatch):
 
 
 def test_a_published_file_is_read_as_far_as_it_can_be_long(place, clothes, monkeypatch, expanded):
-    most = images.FASHION_MNIST["train"][0].most_bytes
+    most = images.FASHION_MNIST["train"][0].max_bytes
     stored(place / "fashion-mnist" / "train-images-idx3-ubyte.gz", idx(GREY) + bytes(2 * most))
     with pytest.raises(ValueError, match="7168 bytes"):
         fashion_mnist("train")
@@ -628,7 +628,7 @@ def test_a_published_file_is_read_as_far_as_it_can_be_long(place, clothes, monke
 
 
 def test_a_partition_that_is_too_long(faces, place, monkeypatch):
-    monkeypatch.setattr(images, "MOST_PARTITION", 30)
+    monkeypatch.setattr(images, "MAX_PARTITION_BYTES", 30)
     with pytest.raises(ValueError, match="has more than 30 bytes"):
         celeba("train")
 
