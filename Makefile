@@ -6,6 +6,7 @@ INSTALLED := $(VENV)/.installed
 # How many processes run tests and chapters. Each computes on one thread: for small tensors a second would only wait.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SPREAD := -n $(WORKERS) --dist loadfile
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -20,8 +21,8 @@ book: $(INSTALLED)  ## run every chapter and build the book, from scratch and st
 # Every chapter runs once, in nbval, which compares its outputs with the stored ones; the pages are built from these.
 test: $(INSTALLED)  ## lint, every chapter's outputs, the tests, and the book's pages in a browser
 	$(MAKE) --no-print-directory -j2 lint pages
-	$(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg book tests \
-	  -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) $(SPREAD) --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg book
+	$(PYTEST) $(SPREAD) tests
 
 pages: $(INSTALLED)  ## build the book, as strictly, from the outputs that its chapters have stored
 	rm -rf _build
@@ -32,8 +33,8 @@ pages: $(INSTALLED)  ## build the book, as strictly, from the outputs that its c
 quick: $(INSTALLED)  ## lint, and the core's tests with few examples: under a minute on two cores
 	$(MAKE) --no-print-directory -j2 lint core
 
-core: $(INSTALLED)  ## the core's tests with few examples, on one thread
-	$(PYTEST) tests/core tests/package/test_house.py -q -x -m "not slow" -p no:nbval -p no:xdist --hypothesis-profile quick
+core: $(INSTALLED)  ## the core's tests with few examples
+	$(PYTEST) $(SPREAD) tests/core tests/package/test_house.py -q -x -m "not slow" -p no:nbval --hypothesis-profile quick
 
 lab: $(INSTALLED)  ## the chapters in JupyterLab
 	$(BIN)/jupyter lab book

@@ -11,14 +11,14 @@ Modules, each using only those above it (import-linter holds it, by the contract
     structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
-    einsum       log_einsum_exp, the paper's operation
+    einsum, thin                    log_einsum_exp, the paper's operation; products entry by entry, in place of pairs
     inputs       the checks of arguments
-    learned      graphs that are learned from rows: Chow-Liu trees
     layers       the sum layers: einsum, thin, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
     children, identity, network     where a layer finds its children, and which model a state belongs to; Einet, a graph
                  compiled into layers
     em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
+    learned      graphs that are learned from rows: Chow-Liu trees
     passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share
     data, starts, training          one pass over a data set; where EM starts from; the loop around it
 

@@ -6,6 +6,7 @@ Source: not in the paper
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -30,20 +31,22 @@ def ordinary(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() and torch.is_grad_enabled() else tensor
 
 
-def parts(tensor: Tensor, count: int) -> Sequence[Tensor]:
-    """Views of `count` equal parts along the first axis. Gradients that lie in one buffer are joined without a copy."""
-    if count == 1:
+def parts(tensor: Tensor, sizes: int | Sequence[int]) -> Sequence[Tensor]:
+    """Views of so many equal parts, or of parts of these sizes, one behind the other. Their gradients, made in one
+    buffer, are not copied."""
+    sizes = [len(tensor) // sizes] * sizes if isinstance(sizes, int) else list(sizes)
+    if len(sizes) == 1:
         return (tensor,)
     if transformed() or torch.compiler.is_compiling() or not tensor.requires_grad:
-        return tensor.chunk(count)
-    return _Parts.apply(tensor, count)
+        return tensor.split(sizes)
+    return _Parts.apply(tensor, sizes)
 
 
 class _Parts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor, count: int) -> tuple[Tensor, ...]:
+    def forward(ctx, tensor: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
         ctx.shape = tensor.shape
-        return tensor.chunk(count)
+        return tensor.split(sizes)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -57,7 +60,8 @@ def _are_parts(gradients: Sequence[Tensor], whole: Tensor, shape: torch.Size) ->
     """Whether the gradients are, in order, all of `whole`."""
     if not whole.is_contiguous() or whole.numel() != shape.numel():
         return False
-    places = (whole.storage_offset() + i * gradient.numel() for i, gradient in enumerate(gradients))
+    ends = accumulate(gradient.numel() for gradient in gradients)
+    places = [whole.storage_offset() + end - gradient.numel() for end, gradient in zip(ends, gradients, strict=True)]
     return all(
         gradient._base is whole and gradient.is_contiguous() and gradient.storage_offset() == place
         for gradient, place in zip(gradients, places, strict=True)

@@ -54,6 +54,10 @@ def as_pseudocount(name: str, value: Any) -> float:
     return as_number(name, value, "finite and at least 0", lambda number: 0 <= number < math.inf)
 
 
+def as_concentration(value: Any) -> float:
+    return as_number("concentration", value, "positive and finite", lambda number: 0 < number < math.inf)
+
+
 def as_parts(name: str, given: Any, *names: str) -> tuple:
     """x, or a tuple of x and what belongs to it, as a tuple of no more parts than `names`."""
     parts = given if isinstance(given, tuple) else (given,)
@@ -114,9 +118,3 @@ def mask_last(observed: Tensor, variables: int, x: Tensor, grid: tuple[int, ...]
 def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
     if tensor.device != other.device:
         raise ValueError(f"{name} must be where the model is, on {other.device}, got a tensor on {tensor.device}")
-
-
-def check_concentration(concentration: float) -> None:
-    number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
-    if not number or not 0 < concentration < math.inf:
-        raise ValueError(f"concentration must be a positive, finite number, got {concentration!r}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cache, reduce
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -22,6 +22,8 @@ from einet.derivatives import transformed
 from einet.einsum import gradients_of_sums, scaled, scaled_sums
 from einet.scaled import Gathered, Scaled, fetched
 from einet.scratch import CACHE_NUMEL, CHUNK_NUMEL, node_slices, slices
+from einet.thin import Layout, products
+from einet.thin import scaled_sums as thin_sums
 
 # How the kernels for GPUs multiply two float32: see `set_precision`.
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
@@ -199,7 +201,8 @@ class CPLayer(SumLayer):
         S_k = sum_i W_ki N_i N'_i ...        weights (L, K_out, K)
 
     The thin layer: no pairs of different entries, so K_out * K weights a node. Any number of children, whose vectors
-    have one length; with a single child it is a mixture of its entries.
+    have one length; with a single child it is a mixture of its entries. Nodes need not have equally many: `nodes` says
+    for each child which nodes have it, and inputs are the children that there are.
 
     Paper: not in it; there called CP, after the canonical polyadic decomposition of the weights of Eq. (5)
     Chapter: book/13_past_the_paper
@@ -207,60 +210,57 @@ class CPLayer(SumLayer):
 
     weight_dim = 2
 
-    def __init__(self, num_nodes: int, num_out: int, *lengths: int):
+    def __init__(
+        self, num_nodes: int, num_out: int, *lengths: int, nodes: Sequence[Sequence[int] | None] | None = None
+    ):
         super().__init__()
         if len(set(lengths)) != 1:
             raise ValueError(
                 "a cp layer multiplies vectors entry by entry, so children must have equally long ones, got lengths "
                 f"{' and '.join(map(str, lengths))}: num_leaves must be num_sums"
             )
-        self.num_children = len(lengths)
+        self.layout = Layout(num_nodes, [None] * len(lengths) if nodes is None else nodes)
         self.weights = nn.Parameter(torch.empty(num_nodes, num_out, lengths[0], dtype=torch.float32))
 
+    @property
+    def num_children(self) -> int:
+        return self.layout.num_sides
+
     def forward(self, *children: Scaled | Gathered) -> Scaled:
-        weights, products = self.weights, _products(fetched(children), self.weights.dtype)
-        sums, log_scale = scaled(torch.bmm(weights, products.value))
-        return Scaled(sums, log_scale + products.log_scale)
+        return thin_sums(self.layout, self.weights, children)
 
     def maximum(self, *children: Scaled | Gathered) -> Scaled:
-        products = _products(fetched(children), self.weights.dtype)
-        maxima = products.value.new_empty(*self.weights.shape[:2], products.value.shape[2])
-        _all_choices(self.weights, products.value, maxima)
+        product = products(self.layout, children, self.weights.dtype)
+        maxima = product.value.new_empty(*self.weights.shape[:2], product.value.shape[2])
+        _all_choices(self.weights, product.value, maxima)
         value, log_scale = scaled(maxima)
-        return Scaled(value, log_scale + products.log_scale)
+        return Scaled(value, log_scale + product.log_scale)
 
     def odds(self, inputs: Sequence[Scaled] | None, node: Tensor, entry: Tensor, column: Tensor) -> Tensor:
         odds = self.weights[node, entry]
         if inputs is None:
             return odds
-        visited = [type(c)(c.value[node, :, column, None], c.log_scale[node, column, None]) for c in inputs]
-        return odds * _products(visited, odds.dtype).value[..., 0]
+        logs = torch.zeros_like(odds)
+        for side, given in enumerate(inputs):
+            own, row = self.layout.find(side, node)
+            visited = type(given)(given.value[row, :, column[own], None], given.log_scale[row, column[own], None])
+            logs[own] += visited.relative()[..., 0]
+        return odds * Scaled.from_log(logs[..., None], odds.dtype).value[..., 0]
 
     def split(self, node: Tensor, entry: Tensor, choice: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
         return ((node, choice),) * self.num_children
 
     def expectation(self, weights: Tensor, *inputs: Tensor) -> Tensor:
-        return weights @ sum(inputs)
+        return weights @ self.layout.summed(torch.cat(inputs))
 
     def input_uses(self) -> Sequence[Tensor]:
-        return ((self.weights * self.weights.grad).sum(1),) * self.num_children
+        uses = (self.weights * self.weights.grad).sum(1)
+        return [uses[self.layout.nodes(side, uses.device)] for side in range(self.num_children)]
 
     def extra_repr(self) -> str:
         nodes, num_out, length = self.weights.shape
-        return f"nodes={nodes}, {self.num_children} children, {length} -> {num_out}"
-
-
-def _products(children: Sequence[Scaled], dtype: torch.dtype) -> Scaled:
-    """The product of all children's vectors, entry by entry.
-
-    By logarithms, in which nothing underflows, where that could happen: of more than two vectors, or where the children
-    come as logarithms. Sums of one layer differ by no more than their weights, so two of them can be multiplied.
-    """
-    log_scale = sum(child.log_scale for child in children)
-    if len(children) <= 2 and all(type(child) is Scaled for child in children):
-        return Scaled(reduce(torch.mul, [child.value for child in children]), log_scale)
-    value, scale = Scaled.from_log(sum(child.relative() for child in children), dtype)
-    return Scaled(value, log_scale + scale)
+        children = self.layout.num_children
+        return f"nodes={nodes}, {children} children, {length} -> {num_out}"
 
 
 # By the name of the sums over products: `Einet` takes one.

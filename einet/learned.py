@@ -8,15 +8,13 @@ The tree becomes a circuit by a latent variable for each of its inner variables 
 region of an inner variable v has one partition: the leaf {v}, and the regions of the variables below it. So the K
 entries of a region are its density given each of K states above, and the weights of its sum are the transitions.
 
-Paper: not in it; Chow and Liu (1968), and Liu and Van den Broeck (2021), "Tractable Regularization of Probabilistic
-       Circuits"
-Chapter: book/05_structures
+Source: not in the paper; Liu and Van den Broeck (2021), "Tractable Regularization of Probabilistic Circuits"
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -36,6 +34,8 @@ ROWS, COLUMNS = 4096, 64
 UNSEEN = 255  # the level of what is not observed
 
 Edges = list[tuple[int, int]]
+# A graph, or a function from rows, and what is observed of them, to one.
+Structure = RegionGraph | Callable[[Tensor, Tensor | None], RegionGraph]
 
 
 def chow_liu(
@@ -57,7 +57,7 @@ def chow_liu(
         x: (B, D) rows, or (B, D, C); with `shape`, images (B, H, W) or (B, H, W, C) as well.
         observed: bool, the shape of `x` without channels, or (D,); None where everything is.
         num_trees: So many different trees below one root, which mixes them. The first is that of `x`, each of the
-            others that of as many rows drawn with replacement.
+            others that of as many rows drawn with replacement, and takes as long.
         levels: As for `pairwise_information`.
         pseudocount: As for `pairwise_information`.
         seed: Of the rows that are drawn.
@@ -69,6 +69,9 @@ def chow_liu(
     Raises:
         ValueError: As `pairwise_information`, or for more trees than there are over D variables.
         ImportError: Without SciPy.
+
+    Source: not in the paper; Chow and Liu (1968), "Approximating Discrete Probability Distributions with Dependence
+        Trees"
     """
     check_integers(num_trees=num_trees)
     rows = _levels(x, observed, levels, pseudocount, shape)
@@ -104,8 +107,20 @@ def pairwise_information(
     Raises:
         ValueError: For what is no tensor or array of numbers, no row, another shape, NaN or infinity that is not
             masked, a column without an observed value, and levels or a pseudocount out of range.
+
+    Source: not in the paper; Chow and Liu (1968)
     """
     return _information(_levels(x, observed, levels, pseudocount, shape), pseudocount)
+
+
+def graph_of(structure: Structure, x: Tensor, observed: Tensor | None, num_variables: int) -> RegionGraph:
+    """The graph that `structure` is, or makes of rows. `ValueError` unless it is one over so many variables."""
+    graph = structure if isinstance(structure, RegionGraph) else structure(x, observed)
+    if not isinstance(graph, RegionGraph):
+        raise ValueError(f"structure must return a RegionGraph, got {type(graph).__name__}")
+    if graph.num_variables != num_variables:
+        raise ValueError(f"structure must be over {num_variables} variables, got a graph over {graph.num_variables}")
+    return graph
 
 
 # Levels of the columns
@@ -136,15 +151,18 @@ def _levels(x: Any, observed: Any, levels: int, pseudocount: float, shape: Seque
 
 def _checked(x: Any, observed: Any, shape: Sequence[int] | None) -> tuple[Tensor, Tensor | None]:
     """x as (D, C, B), and the mask as (D, B), or None where all is observed; on the CPU."""
-    x = torch.as_tensor(x) if hasattr(x, "__array_interface__") else x
+    if hasattr(x, "__array_interface__"):
+        if x.dtype.kind not in "biuf":
+            raise ValueError(f"x must be an array of numbers, got one of {x.dtype}")
+        x = torch.as_tensor(x)
     grid, sizes = None if shape is None else tuple(shape), tuple(getattr(x, "shape", ()))[1:]
     if grid is not None:
         check_integers(**{f"shape[{axis}]": extent for axis, extent in enumerate(grid)})
     variables = math.prod(grid or sizes[:1])
     axes = len(grid) if grid and sizes[: len(grid)] == grid else 1  # of the variables
-    x = batch_last(x, variables, sizes[axes] if len(sizes) > axes else 1, grid).detach().cpu()
-    if not x.numel():
+    if 0 in sizes:
         raise ValueError(f"x must have at least one column, got shape {('B', *sizes)}")
+    x = batch_last(x, variables, sizes[axes] if len(sizes) > axes else 1, grid).detach().cpu()
     if observed is None:
         return x, None
     mask = mask_last(as_mask(observed).cpu(), variables, x, grid, "observed").expand(-1, x.shape[2])
@@ -262,27 +280,33 @@ def _counted(codes: Tensor, levels: Tensor, complete: bool) -> tuple[dict, list[
 # Trees
 
 
-def _trees(rows: _Levels, alpha: float, num_trees: int, seed: int) -> Iterator[Edges]:
-    generator = torch.Generator("cpu").manual_seed(seed)
-    yield _spanning_tree(_information(rows, alpha))
-    num_rows = rows.codes.shape[1]
-    for _ in range(num_trees - 1):
+def _trees(rows: _Levels, alpha: float, num_trees: int, seed: int) -> list[Edges]:
+    """Different trees: that of the rows, then those of rows drawn from them."""
+    generator, num_rows = torch.Generator("cpu").manual_seed(seed), rows.codes.shape[1]
+    trees = [_spanning_tree(_information(rows, alpha))]
+    while len(trees) < num_trees:
         drawn = torch.randint(num_rows, (num_rows,), generator=generator)
-        yield _spanning_tree(_information(rows._replace(codes=rows.codes[:, drawn]), alpha))
+        information = _information(rows._replace(codes=rows.codes[:, drawn]), alpha)
+        tree, noise = _spanning_tree(information), 1e-6
+        while tree in trees:  # then one that is nearly as good; in the end noise alone decides, so there is one
+            random = torch.rand(information.shape, generator=generator, dtype=torch.float64)
+            tree, noise = _spanning_tree(information + noise * (random + random.T)), min(2 * noise, 1e3)
+        trees.append(tree)
+    return trees
 
 
 def _spanning_tree(information: Tensor) -> Edges:
-    """The edges of the spanning tree with the largest sum."""
+    """The edges of the spanning tree with the largest sum, each and all in ascending order."""
     costs = -1 - information  # never 0, which SciPy takes for no edge
     costs.fill_diagonal_(0)
     tree = _scipy_sparse().csgraph.minimum_spanning_tree(costs.numpy()).tocoo()
-    return list(zip(tree.row.tolist(), tree.col.tolist(), strict=True))
+    return sorted((min(edge), max(edge)) for edge in zip(tree.row.tolist(), tree.col.tolist(), strict=True))
 
 
 def _rooted(edges: Edges, num_variables: int) -> list[tuple[int, int]]:
     """(variable, its parent) from the centre on, breadth first; the centre is its own parent."""
     near: list[list[int]] = [[] for _ in range(num_variables)]
-    for one, other in sorted(edges):
+    for one, other in edges:
         near[one].append(other)
         near[other].append(one)
 

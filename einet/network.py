@@ -12,23 +12,24 @@ Chapter: book/04_layers
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from einet.children import Children
+from einet.children import Children, Outputs, portions_of_leaves
 from einet.derivatives import transformed
 from einet.family import ExponentialFamily, raise_where
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import (
     MODEL_DTYPES,
+    as_concentration,
     as_float,
     batch_last,
-    check_concentration,
     check_device,
     checked_families,
     mask_last,
@@ -81,7 +82,7 @@ class Einet(nn.Module):
         concentration: float = 1.0,
     ):
         super().__init__()
-        check_concentration(concentration)
+        as_concentration(concentration)
         num_leaves = num_sums if num_leaves is None else num_leaves
         for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
             if not isinstance(value, int) or value < 1:
@@ -100,6 +101,8 @@ class Einet(nn.Module):
             kind = LogScaled if sum_product == "cp" else Scaled
             self.leaves = LeafLayer(scopes, self.families, num_leaves, kind)
             self.levels = nn.ModuleList(levels)
+            thin = [children for level in levels for children in level.children_of if kind is LogScaled]
+            self.portions = portions_of_leaves([pool for children in thin for pool in children.pools], len(scopes))
         self.register_buffer(KEY, as_tensor(self._identity()))
         if device.type != "cpu":
             self.to(device)
@@ -110,7 +113,7 @@ class Einet(nn.Module):
 
         On the CPU, so that a seed gives the same ones on any device. On the meta device there is nothing to draw.
         """
-        check_concentration(concentration)
+        concentration = as_concentration(concentration)
         if next(self.parameters()).is_meta:
             return
         generator = torch.Generator("cpu")
@@ -218,7 +221,7 @@ class Einet(nn.Module):
 
     def upward(self, leaves: Scaled) -> list[Scaled]:
         """From the leaves' vectors to those of every level, the root's last."""
-        outputs = [leaves]
+        outputs = Outputs(leaves, self.portions)
         for level in self.levels:
             outputs.append(level(outputs))
         return outputs
@@ -233,7 +236,7 @@ class Level(nn.Module):
     """The inner regions of one topological layer: sums over products for partitions, mixing layers for regions with
     several.
 
-    einsums    a layer for each number of children and each combination of the lengths of their vectors
+    einsums    a layer for each combination of the lengths of the children's vectors
     children   where each of these layers finds its children
     order      sorts the partitions of all these layers by region
     counts     the numbers of partitions of the regions, ascending: there is a mixing layer for each that is not 1
@@ -285,10 +288,11 @@ class Level(nn.Module):
 
 class _PlanOfLevel(NamedTuple):
     """`groups` of partitions, one for each layer of sums over products: (the ranks of the lengths of the children's
-    vectors, their places), both child by child. `order` and `counts` are those of `Level`.
+    vectors, how many sides share each pool, the children's places, None where a node has none), the first and the last
+    side by side. `order` and `counts` are those of `Level`.
     """
 
-    groups: list[tuple[tuple[int, ...], list[list[tuple[int, int]]]]]
+    groups: list[tuple[tuple[int, ...], list[int], list[list[tuple[int, int] | None]]]]
     order: list[int]
     counts: list[int]
 
@@ -304,37 +308,59 @@ def _compile(
     if graph.root in graph.leaves:  # one sum over the entries of the only region
         return [graph.root], [Level([CPLayer(1, num_classes, num_leaves)], [Children([[(0, 0)]], [1])], [0], [1])]
     plans, rank = _plans.setdefault(graph, {}), (num_leaves > num_sums) - (num_leaves < num_sums)
-    if rank not in plans:
-        plans[rank] = _plan(graph, rank)
-    leaf_order, plan = plans[rank]
+    if (rank, layer) not in plans:
+        plans[rank, layer] = _plan(graph, rank, _of_one_layer if layer is CPLayer else _by_lengths)
+    leaf_order, plan = plans[rank, layer]
     length, sizes, levels = {0: num_sums, rank: num_leaves}, [len(leaf_order)], []
     for groups, order, counts in plan:
         num_out = num_sums if len(levels) < len(plan) - 1 else num_classes
-        einsums = [layer(len(sides[0]), num_out, *(length[rank] for rank in ranks)) for ranks, sides in groups]
-        children = [Children(sides, sizes, shared=len(set(ranks)) == 1) for ranks, sides in groups]
+        einsums = [_layer(layer, num_out, [length[rank] for rank in ranks], sides) for ranks, _, sides in groups]
+        children = [Children(sides, sizes, shared) for _, shared, sides in groups]
         levels.append(Level(einsums, children, order, counts))
         sizes.append(len(counts))
     return list(leaf_order), levels
 
 
-def _plan(graph: RegionGraph, rank: int) -> tuple[list[int], list[_PlanOfLevel]]:
+def _layer(layer: type[SumLayer], num_out: int, lengths: list[int], sides: list[list]) -> SumLayer:
+    """The layer of these children; which nodes have which is told where not all have as many."""
+    if all(None not in side for side in sides):
+        return layer(len(sides[0]), num_out, *lengths)
+    nodes = [[node for node, place in enumerate(side) if place is not None] for side in sides]
+    return layer(len(sides[0]), num_out, *lengths, nodes=nodes)
+
+
+class _Group(NamedTuple):
+    """The partitions of one layer of sums over products; the other fields are as in `_PlanOfLevel`, of regions."""
+
+    partitions: list[Partition]
+    ranks: tuple[int, ...]
+    shared: list[int]
+    sides: list[list[int | None]]
+
+
+def _plan(graph: RegionGraph, rank: int, grouped: Callable) -> tuple[list[int], list[_PlanOfLevel]]:
     """The order of the leaf regions, and what stands where in the levels above them.
 
     `rank` is 1 where the leaves' vectors are longer than those of inner regions, whose rank is 0, and -1 where shorter.
+    `grouped` says which partitions share a layer, and in which order.
     """
     ranks = [0 if partitions else rank for partitions in graph.partitions_of]
     layers = graph.topological_layers()
     layer_of = {region: number for number, layer in enumerate(layers) for region in layer}
 
-    # From the root down: a layer's regions stand in the order in which the layers above ask for them.
+    # From the root down: a layer's regions stand in the order in which the layers above ask for them, or in that of
+    # their partitions where these stand in one layer.
     wanted: list[dict[int, None]] = [{} for _ in layers]
     wanted[-1][graph.root] = None
     arranged = []
     for asked in reversed(wanted[1:]):
         regions = sorted(asked, key=lambda region: len(graph.partitions_of[region]))
-        groups = _by_lengths([p for region in regions for p in graph.partitions_of[region]], ranks)
-        for group in groups.values():
-            for child in (child for side in _sides(group) for child in side):
+        partitions = [partition for region in regions for partition in graph.partitions_of[region]]
+        groups = grouped(graph, partitions, ranks)
+        if len(partitions) == len(regions) and len(groups) == 1:
+            regions = [partition.region for partition in groups[0].partitions]
+        for child in (child for group in groups for side in group.sides for child in side):
+            if child is not None:
                 wanted[layer_of[child]][child] = None
         arranged.append((regions, groups))
 
@@ -348,25 +374,44 @@ def _plan(graph: RegionGraph, rank: int) -> tuple[list[int], list[_PlanOfLevel]]
     return leaf_order, plan
 
 
-def _by_lengths(partitions: list[Partition], lengths: list[int]) -> dict[tuple[int, ...], list[Partition]]:
+def _by_lengths(graph: RegionGraph, partitions: list[Partition], ranks: list[int]) -> list[_Group]:
     """Partitions by how many children they have, and by the lengths of their vectors, the shorter ones first."""
     groups: dict[tuple[int, ...], list[Partition]] = {}
     for region, *children in partitions:
-        children.sort(key=lengths.__getitem__)
-        groups.setdefault(tuple(lengths[child] for child in children), []).append(Partition(region, *children))
-    return groups
-
-
-def _sides(group: list[Partition]) -> Iterator[tuple[int, ...]]:
-    """The first children of all partitions of a group, then the second ones, and so on."""
-    return zip(*(partition.children for partition in group), strict=True)
-
-
-def _plan_of_level(graph: RegionGraph, regions: list[int], groups: dict, place: dict) -> _PlanOfLevel:
+        children.sort(key=ranks.__getitem__)
+        groups.setdefault(tuple(ranks[child] for child in children), []).append(Partition(region, *children))
     found = []
-    for ranks, group in groups.items():
-        found.append((ranks, [[place[child] for child in side] for side in _sides(group)]))
+    for own, group in groups.items():
+        sides = [list(side) for side in zip(*(partition.children for partition in group), strict=True)]
+        found.append(_Group(group, own, [len(own)] if len(set(own)) == 1 else [1] * len(own), sides))
+    return found
+
+
+def _of_one_layer(graph: RegionGraph, partitions: list[Partition], ranks: list[int]) -> list[_Group]:
+    """All partitions whose children's vectors have one length, however many these are: inner regions first, whose
+    densities are multiplied, then leaves, whose logarithms are added up; those with most children first."""
+    groups: dict[tuple[int, ...], list[tuple[Partition, list[int], list[int]]]] = {}
+    for partition in partitions:
+        leaves = [child for child in partition.children if not graph.partitions_of[child]]
+        inner = [child for child in partition.children if graph.partitions_of[child]]
+        lengths = tuple(sorted({ranks[child] for child in partition.children}))
+        groups.setdefault(lengths, []).append((partition, inner, leaves))
+    found = []
+    for group in groups.values():
+        group.sort(key=lambda each: (-len(each[1]), -len(each[2])))
+        of_kinds = [[each[kind] for each in group] for kind in (1, 2)]
+        columns = [list(zip_longest(*children)) for children in of_kinds]
+        sides = [list(side) for own in columns for side in own]
+        lengths = tuple(next(ranks[child] for child in side if child is not None) for side in sides)
+        found.append(_Group([each[0] for each in group], lengths, [len(own) for own in columns if own], sides))
+    return found
+
+
+def _plan_of_level(graph: RegionGraph, regions: list[int], groups: list[_Group], place: dict) -> _PlanOfLevel:
+    found = []
+    for _, ranks, shared, sides in groups:
+        found.append((ranks, shared, [[None if child is None else place[child] for child in side] for side in sides]))
     position = {region: i for i, region in enumerate(regions)}
-    computed = [position[p.region] for group in groups.values() for p in group]
+    computed = [position[p.region] for group in groups for p in group.partitions]
     order = sorted(range(len(computed)), key=computed.__getitem__)
     return _PlanOfLevel(found, order, [len(graph.partitions_of[region]) for region in regions])

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from einet.graph import RegionGraph
 
+__all__ = ["draw_region_graph", "image_grid"]
+
 LEAF, PRODUCT, SUM = "#2a9d8f", "#e9a03b", "#4053c4"
 INK = "#7b7f87"  # text, axes: at least 4 to 1 against white and against the dark theme's #14181e
 

@@ -91,12 +91,15 @@ class Gathered(NamedTuple):
         segments: for each pool the CSR index (order, offsets) from its rows to the children: row m is the children
             order[offsets[m]:offsets[m + 1]]. None if child c is row c.
         num_sides: children of a node, 2 for pairs.
+        sizes: for each pool the numbers of children on its sides. None if all sides have one child a node, and all
+            pools as many sides.
     """
 
     pools: Sequence[Scaled]
     rows: Sequence[Tensor]
     segments: Sequence[tuple[Tensor, Tensor] | None]
     num_sides: int
+    sizes: Sequence[Sequence[int]] | None = None
 
     @classmethod
     def of(cls, children: Sequence[Scaled | Gathered]) -> Gathered:
@@ -105,22 +108,26 @@ class Gathered(NamedTuple):
             return children[0]
         pools = cast(Sequence[Scaled], children)
         rows = [torch.arange(len(pool.value), device=pool.value.device) for pool in pools]
-        return cls(pools, rows, [None] * len(pools), len(pools))
+        return cls(pools, rows, [None] * len(pools), len(pools), [[len(own)] for own in rows])
 
     def by_side(self) -> tuple[Sequence[Scaled], list[Tensor], Sequence]:
         """The pools, the rows of each side, (L,), and the segments, as a kernel takes them."""
-        return self.pools, [side for rows in self.rows for side in rows.chunk(self._sides_of_pool)], self.segments
+        sides = [side for rows, sizes in zip(self.rows, self.sizes_of_pools, strict=True) for side in rows.split(sizes)]
+        return self.pools, sides, self.segments
 
     @property
-    def _sides_of_pool(self) -> int:
-        return self.num_sides // len(self.pools)
+    def sizes_of_pools(self) -> Sequence[Sequence[int]]:
+        if self.sizes is not None:
+            return self.sizes
+        sides = self.num_sides // len(self.pools)
+        return [[len(rows) // sides] * sides for rows in self.rows]
 
     def fetch(self) -> list[Scaled]:
         """The vectors of each side, the left ones first."""
         sides = []
-        for pool, rows, segments in zip(self.pools, self.rows, self.segments, strict=True):
+        for pool, rows, segments, sizes in zip(self.pools, self.rows, self.segments, self.sizes_of_pools, strict=True):
             taken = pool if segments is None else pool.map(lambda tensor, rows=rows: tensor.index_select(0, rows))
-            halves = [parts(tensor, self._sides_of_pool) for tensor in taken]
+            halves = [parts(tensor, sizes) for tensor in taken]
             sides += [type(pool)(*side) for side in zip(*halves, strict=True)]
         return sides
 

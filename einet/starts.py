@@ -13,6 +13,8 @@ Chapter: book/07_em
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,9 @@ from einet.data import Rows, check_positive
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import networks_of
+
+# Rows that entries are drawn from, at most, where each is compared with all others.
+CANDIDATES = 10_000
 
 
 @torch.inference_mode(False)  # parameters that are written to there could not be trained
@@ -30,12 +35,15 @@ def start_leaves(
     *,
     rows: int = 1,
     share: float = 0.8,
+    distinct: bool = True,
     seed: int = 0,
 ) -> None:
     """Put every entry of every leaf region around rows of `x` of its own, in place: for any family, before training.
 
     rows     how many random rows an entry starts around; the same ones for all variables of its region
     share    in [0, 1]: an entry expects E[T(x)] = share * the mean of T over its rows + (1 - share) * that over all
+    distinct whether every distinct row of the region's variables is as likely to be drawn: a variable that is 1 in one
+             row of a thousand then has entries that start around 1. Else rows are as likely as they are frequent
     seed     of the choice of rows; the global random state is left alone
 
     What is missing counts neither among an entry's rows nor in the mean; a variable that no row has keeps its
@@ -54,6 +62,36 @@ def start_leaves(
         values, mask = network.as_input(*data.some(slice(None)), check=False)
         leaves = network.leaves
         shape = (leaves.num_nodes, leaves.num_entries, rows)
-        chosen = torch.randint(len(x), shape, generator=generator, device="cpu").to(values.device)
+        if distinct:
+            scopes = [network.graph.regions[leaf].scope for leaf in network.leaf_order]
+            chosen = _distinct(scopes, torch.Size(shape[1:]), values, mask, generator)
+        else:
+            chosen = torch.randint(len(x), shape, generator=generator, device="cpu")
         for part in leaves.parts:
-            part.start(values, mask, chosen, share)
+            part.start(values, mask, chosen.to(values.device), share)
+
+
+def _distinct(
+    scopes: Sequence[tuple[int, ...]],
+    shape: torch.Size,
+    x: Tensor,
+    observed: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """For each scope so many rows of x (D, C, B), (L, *shape): each as likely as there are few like it in the scope."""
+    some = torch.randperm(x.shape[-1], generator=generator, device="cpu")[:CANDIDATES]
+    numbers = x[..., some.to(x.device)].cpu().double()
+    if observed is not None:
+        mask = observed.expand(-1, x.shape[-1])[:, some.to(x.device)].cpu()
+        numbers = torch.cat((numbers, mask[:, None].double()), 1)  # what is missing is 0, which is a value, too
+    # Equal values have equal codes, and rows that are alike in a scope equal sums of these, each times a random number.
+    _, codes = numbers.unique(return_inverse=True)
+    times = torch.randint(-(2**62), 2**62, codes.shape[:2], generator=generator, device="cpu")
+    sums = (codes * times[..., None]).sum(1)
+    chosen = {}
+    for scope in scopes:
+        if scope not in chosen:
+            _, which, count = sums[list(scope)].sum(0).unique(return_inverse=True, return_counts=True)
+            chosen[scope] = count.float().reciprocal()[which]
+    drawn = [chosen[scope].multinomial(shape.numel(), True, generator=generator) for scope in scopes]
+    return some[torch.stack(drawn)].view(len(scopes), *shape)

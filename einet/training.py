@@ -20,7 +20,7 @@ from torch import Tensor
 from einet.data import Rows, check_positive, epoch, graphed_step, steps_of_epoch
 from einet.em import EM, check_movable
 from einet.gpu.graphed_step import GraphedStep
-from einet.inputs import as_parts
+from einet.inputs import as_number, as_parts
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.storage.checkpoint import parameters_of, set_parameters
@@ -59,6 +59,7 @@ def fit(
     epochs: int = 10,
     batch_size: int | None = 100,
     lr: float = 0.5,
+    last_lr: float | None = None,
     pseudocount: float = 0.0,
     leaf_pseudocount: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
@@ -78,6 +79,9 @@ def fit(
     batch_size  at most so many rows a step, in a new random order every epoch: an epoch's batches differ by at most one
                 row in size. None is full-batch: one step an epoch
     lr, pseudocount, leaf_pseudocount   of `EM`, where no `optimizer` is given
+    last_lr     what `lr` falls to, by equal amounts, until the last of the `epochs`; None: it stays. A large step finds
+                its way, a small one averages over more rows. Only where no `optimizer` is given. A run on disk cannot
+                be prolonged by more `epochs` then: its step would have fallen more slowly
     scheduler   of the `optimizer`, which must be given then; stepped after every epoch
     patience    stop after this many epochs without a better validation; None never stops early. An epoch of EM in which
                 `lr` and the number of steps multiply to less than 1 counts as that much of an epoch only, since EM may
@@ -110,6 +114,9 @@ def fit(
     if optimizer is None:
         # where the model is; the rows themselves may be elsewhere
         optimizer = EM(model, lr, pseudocount, leaf_pseudocount, train.some(slice(None)) if leaf_pseudocount else None)
+        scheduler = _falling(optimizer, lr, last_lr, epochs) if scheduler is None else scheduler
+    elif last_lr is not None:
+        raise ValueError(f"last_lr={last_lr} is of the EM that fit makes, and an optimizer is given: use a scheduler")
     _check_optimizer(model, optimizer, scheduler)
     run = _Run(model, optimizer, scheduler, graphed_step(train, optimizer, batch_size) if cuda_graph else None)
     if checkpoint is not None:
@@ -130,6 +137,15 @@ def fit(
     if at_start is not None and run.epoch < epochs:
         _warn_of_plateau(at_start, max(run.history.valid), run.epoch)
     return run.history
+
+
+def _falling(
+    optimizer: EM, lr: float, last_lr: float | None, epochs: int
+) -> torch.optim.lr_scheduler.LRScheduler | None:
+    if last_lr is None:
+        return None
+    last = as_number("last_lr", last_lr, f"within (0, lr={lr}]", lambda number: 0 < number <= lr)
+    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last / lr, max(1, epochs - 1))
 
 
 class _Run:

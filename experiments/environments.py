@@ -72,8 +72,8 @@ def last_error(text: str) -> str:
 
 TESTERS, COMPARED_WITH = ("pytest", "hypothesis"), ("scipy", "pandas", "array-api-strict", "tqdm")
 # Tests of the core; the others are of the book, its data sets, its experiments and its pages.
-CORE = ("core", "storage/test_checkpoint.py", "tables/test_estimator.py", "package/test_dependencies.py",
-        "package/test_house.py", "experiments/test_distributed.py")  # fmt: skip
+CORE = ("core", "clustered", "storage/test_checkpoint.py", "storage/test_resume.py", "tables/test_estimator.py",
+        "package/test_dependencies.py", "package/test_house.py", "experiments/test_distributed.py")  # fmt: skip
 
 # What others warn of: torch, when it is imported without numpy; a new pytest, of tests that an old scikit-learn made.
 OF_OTHERS = ("-W", "ignore:Failed to initialize NumPy:UserWarning", "-W", "ignore:Passing a non-Collection iterable")

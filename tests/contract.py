@@ -10,14 +10,7 @@ import pytest
 import torch
 
 import einet
-from einet import (
-    Einet,
-    ExponentialFamily,
-    Normal,
-    RegionGraph,
-    random_binary_trees,
-    start_leaves,
-)
+from einet import Einet, ExponentialFamily, Normal, RegionGraph, random_binary_trees, start_leaves
 from einet.em import column_parameters
 from einet.families import FAMILIES
 from einet.leaves import LeafLayer
@@ -231,7 +224,9 @@ class FamilyContract:
         x = x.view(40, 4, family.channels)
         observed = torch.rand(40, 4, generator=generator) < 0.7
         model = Einet(random_binary_trees(4, 1, 1, seed=0), family, num_sums=3, seed=1).double()
-        start_leaves(model, torch.where(observed[..., None], x, torch.nan), observed, rows=2, share=0.6, seed=2)
+        start_leaves(
+            model, torch.where(observed[..., None], x, torch.nan), observed, rows=2, share=0.6, distinct=False, seed=2
+        )
         (part,) = model.leaves.parts
         chosen = torch.randint(40, (2, 3, 2), generator=torch.Generator().manual_seed(2))
         for regions, pairs, variables in part.groups():

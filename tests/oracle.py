@@ -243,9 +243,9 @@ def _sums(model, of):
         nodes = []
         for layer, children in zip(level.einsums, level.children_of, strict=True):
             sides = [_regions_of(children, side, len(layer.weights), rows) for side in range(children.num_sides)]
-            choices = _choices(layer)
             for *own, weights in zip(*sides, _numpy(of(layer.weights)), strict=True):
-                nodes.append(Sum(tuple(own), choices, weights))
+                own = tuple(child for child in own if child is not None)
+                nodes.append(Sum(own, _choices(layer, len(own)), weights))
         if level.order is not None:
             nodes = [nodes[i] for i in level.order]
         groups = [([nodes.pop(0)], None) for _ in range(level.num_single)]
@@ -265,15 +265,15 @@ def _sums(model, of):
     return sums, mixings
 
 
-def _choices(layer):
+def _choices(layer, num_children):
     """The entries of the children that each choice multiplies: all pairs, or, in a thin layer, those of one number."""
     if isinstance(layer, EinsumLayer):
         return list(product(range(layer.num_left), range(layer.num_right)))
-    return [(i,) * layer.num_children for i in range(layer.num_choices)]
+    return [(i,) * num_children for i in range(layer.num_choices)]
 
 
 def _regions_of(children, side, num_nodes, rows):
-    """The regions that are the nodes' children on one side."""
+    """The regions that are the nodes' children on one side; None for a node without one."""
     found = [None] * num_nodes
     for source, own, row in children.places(side, torch.arange(num_nodes)):
         for node, i in zip(torch.arange(num_nodes)[own], row, strict=True):

@@ -1,161 +1,85 @@
-"""The page of the API, made from the docstrings while the book is built: the directive `{einet-api}`.
+"""Docstrings of einet on their way to the API page: what Sphinx's autodoc and napoleon do not know of their style.
 
-Docstrings of einet are written to be read as they stand, so only what their layout shows is translated: paragraphs,
-`code`, lists, formulas and examples (indented), and rows such as `lr   the step size`, which become a definition list.
+- `code` in single backticks is code, and a link where it is the name of something public;
+- a line `Source: Eq. (5)` at the end becomes a field, beside those of arguments and errors;
+- what is indented, after a blank line, is an example or a formula, letter by letter;
+- rows `lr    the step size` become a list, for docstrings that have no `Args:` yet, and so do the lines `Paper:` and
+  `Chapter:` of that time.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
-import inspect
 import re
-from collections.abc import Iterator
-from functools import cached_property
 
-from docutils import nodes
-from sphinx import addnodes
-from sphinx.util.docutils import SphinxDirective
+# Packages whose `__all__` is public under their own name; that of `einet` comes last, and wins.
+PACKAGES = ("einet.tables", "einet.datasets", "einet.plotting", "einet.inpaint", "einet")
 
 ROW = re.compile(r"(\S+(?: \S+)*?) {2,}(\S.*)")
-WIDTH = 76  # of a signature in one line
+SECTION = re.compile(r"[A-Z]\w+:")
+TRAILER = re.compile(r"^Paper: (.+(?:\n.+)*)\nChapter: .+$", re.M)
+CODE = re.compile(r"`([^`]+)`")
+MARKUP = re.compile(r"\*|(?<=\w)_(?!\w)|\|")  # what reStructuredText would take for it
 
 
-class Api(SphinxDirective):
-    """Sections for the modules that it names, one after another, with a section for each public name."""
-
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        return [self.of_module(importlib.import_module(name)) for line in self.content for name in line.split()]
-
-    def of_module(self, module) -> nodes.section:
-        section = self.section(module.__name__, nodes.literal(text=module.__name__))
-        section += described(inspect.getdoc(module).split("\n\n")[0], self.env.found_docs)
-        for name, member in public_members(module):
-            child = self.section(f"{module.__name__}.{name}", nodes.literal(text=name))
-            child += signature(name, member)
-            child += described(inspect.getdoc(member), self.env.found_docs)
-            child += methods(member, self.env.found_docs)
-            section += child
-        return section
-
-    def section(self, target: str, title: nodes.Node) -> nodes.section:
-        section = nodes.section("", nodes.title("", "", title), ids=[nodes.make_id(target)], names=[target.lower()])
-        self.state.document.note_explicit_target(section)
-        return section
+def public() -> dict[str, str]:
+    """Where each public name is: {"fit": "einet.fit", "EinetDensity": "einet.tables.EinetDensity", ...}."""
+    return {name: f"{package}.{name}" for package in PACKAGES for name in importlib.import_module(package).__all__}
 
 
-# What is public
-
-
-def public_members(module) -> Iterator[tuple[str, object]]:
-    """The documented classes and functions that a module defines, in the order of its text."""
-    for name, member in vars(module).items():
-        own = getattr(member, "__module__", "").startswith(module.__name__)
-        if own and callable(member) and not name.startswith("_") and has_source(member):
-            yield name, member
-
-
-def has_source(member) -> bool:
-    """Whether its docstring names the paper, as those of all public names do; the rest is there for the package."""
-    return "\nChapter: " in (inspect.getdoc(member) or "")
-
-
-def methods(member, documents: set[str]) -> list[nodes.Node]:
-    """The documented methods and properties of a class, as one list."""
-    found = nodes.definition_list()
-    for name, method in vars(member).items() if inspect.isclass(member) else ():
-        text = getattr(method, "__doc__", None)
-        method = getattr(method, "__func__", method)  # of a class method
-        value = isinstance(method, (property, cached_property))
-        if text and not name.startswith("_") and (value or inspect.isfunction(method)):
-            shown = name if value else name + call(method)
-            item = nodes.definition_list_item("", nodes.term("", "", nodes.literal(text=shown)))
-            item += nodes.definition("", *described(inspect.cleandoc(text), documents))
-            found += item
-    return [found] if len(found) else []
-
-
-def call(member) -> str:
-    """(x, observed=None): the parameters of a function, without `self` and without types, which the text gives."""
-    if isinstance(member, type) and issubclass(member, Exception):
-        return ""  # what is raised or warned of is not made by users
-    parameters = [p.replace(annotation=p.empty) for p in inspect.signature(member).parameters.values()]
-    return str(inspect.Signature([p for p in parameters if p.name not in ("self", "cls")]))
-
-
-def signature(name: str, member) -> nodes.literal_block:
-    text = name + call(member)
-    if len(text) > WIDTH:  # a line a parameter; commas within a default, as in (1, 2), are left alone
-        parts = re.split(r", (?=\*|/|\w+=|\w+(?:, |\)$))", text)
-        text = (",\n" + " " * (len(name) + 1)).join(parts)
-    return nodes.literal_block(text, text, language="python")
-
-
-# From a docstring to nodes
-
-
-def described(text: str, documents: set[str]) -> list[nodes.Node]:
-    return [node for block in text.split("\n\n") for node in translated(block.splitlines(), documents)]
-
-
-def translated(lines: list[str], documents: set[str]) -> list[nodes.Node]:
-    """The nodes of one block, that is, of the lines between two blank ones."""
-    if lines[0].startswith("Paper: "):
-        return [nodes.paragraph("", "", *origin(lines, documents))]
-    if lines[0].startswith(">>> ") or all(line.startswith("    ") for line in lines):
-        return [literal("\n".join(lines))]
-    if ROW.fullmatch(lines[0]):
-        return [rows(lines)]
-    if lines[0].startswith("- "):
-        items = re.split(r"(?:^|\n)- ", "\n".join(lines))[1:]
-        return [nodes.bullet_list("", *(nodes.list_item("", paragraph(item)) for item in items))]
-    return [paragraph("\n".join(lines))]
-
-
-def literal(text: str) -> nodes.literal_block:
-    text = inspect.cleandoc(text)
-    try:
-        ast.parse(text)
-        language = "python"
-    except SyntaxError:
-        language = "text"
-    return nodes.literal_block(text, text, language=language)
-
-
-def rows(lines: list[str]) -> nodes.definition_list:
-    """`name   what it is`, where further lines are indented."""
-    found: list[tuple[str, str]] = []
-    for line in lines:
-        row = ROW.fullmatch(line)
-        if row and not line.startswith(" "):
-            found.append((row[1], row[2]))
+def translated(text: str, names: dict[str, str]) -> str:
+    """A docstring as napoleon wants it."""
+    text = TRAILER.sub(r"Source: \1", text).replace("Source: not in it", "Source: not in the paper")
+    blocks, in_section = [], False
+    for block in re.split(r"\n\s*\n", text):
+        lines = block.splitlines()
+        in_section = bool(SECTION.fullmatch(lines[0])) or (in_section and lines[0].startswith(" "))
+        if not in_section and all(line.startswith("    ") for line in lines):
+            blocks += ["::", block]
+        elif lines[0].startswith("Source: "):
+            blocks.append(":" + re.sub(r"\n\s*", "\n    ", inline(block, names)))
+        elif ROW.fullmatch(lines[0]):
+            blocks.append("\n".join(rows(lines, names)))
         else:
-            found[-1] = (found[-1][0], f"{found[-1][1]} {line.strip()}")
-    items = []
-    for name, what in found:
-        term = nodes.term("", "", nodes.literal(text=name))
-        items.append(nodes.definition_list_item("", term, nodes.definition("", paragraph(what))))
-    return nodes.definition_list("", *items)
+            blocks.append(inline(block, names))
+    return "\n\n".join(blocks)
 
 
-def paragraph(text: str) -> nodes.paragraph:
-    parts = re.split(r"`([^`]+)`", " ".join(text.split()))
-    return nodes.paragraph("", "", *(nodes.literal(text=p) if i % 2 else nodes.Text(p) for i, p in enumerate(parts)))
+def rows(lines: list[str], names: dict[str, str]) -> list[str]:
+    """`name   what it is`, where further lines are indented, as a definition list."""
+    found = []
+    for line in lines:
+        row = None if line.startswith(" ") else ROW.fullmatch(line)
+        found += [f"``{row[1]}``", f"    {inline(row[2], names)}"] if row else [f"    {inline(line.strip(), names)}"]
+    return found
 
 
-def origin(lines: list[str], documents: set[str]) -> list[nodes.Node]:
-    """Where it comes from in the paper, and the chapter, as a link where it is in the book."""
-    chapter = lines[-1].removeprefix("Chapter: ")
-    shown = nodes.literal(text=chapter)
-    if chapter in documents:
-        reference = {"refdomain": "std", "reftype": "doc", "reftarget": f"/{chapter}", "refexplicit": True}
-        shown = addnodes.pending_xref("", shown, refwarn=True, **reference)
-    before = " ".join(line.strip() for line in lines[:-1])
-    return [nodes.emphasis(text=before), nodes.Text(". "), nodes.emphasis(text="Chapter: "), shown]
+def inline(text: str, names: dict[str, str]) -> str:
+    """Code between backticks, as a link if it names something public; nothing else is markup."""
+    parts = CODE.split(text)
+    for i, part in enumerate(parts):
+        if not i % 2:
+            parts[i] = MARKUP.sub(r"\\\g<0>", part)
+            continue
+        code = " ".join(part.split())
+        target = names.get(code.removeprefix("einet.").removesuffix("()"))
+        after = parts[i + 1][:1]
+        parts[i] = (f":py:obj:`{code} <{target}>`" if target else f"``{code}``") + ("\\ " if after.isalnum() else "")
+    return "".join(parts)
+
+
+def process(app, what, name, member, options, lines) -> None:
+    lines[:] = translated("\n".join(lines), app.einet_names).splitlines()
+
+
+def hide(app, what, name, member, skip, options) -> bool | None:
+    """What Python gives a named tuple, of whose fields it knows their numbers, and scikit-learn an estimator."""
+    foreign = not getattr(member, "__module__", "einet").startswith("einet")
+    return True if foreign or type(member).__name__ == "_tuplegetter" else None
 
 
 def setup(app) -> dict:
-    app.add_directive("einet-api", Api)
+    app.einet_names = public()
+    app.connect("autodoc-process-docstring", process, priority=400)  # before napoleon's 500
+    app.connect("autodoc-skip-member", hide)
     return {"parallel_read_safe": True}

@@ -1,18 +1,21 @@
 """A mixture for data that come in kinds: k-means clusters, and a network trained on each.
 
     mixture = fit_mixture(x, 100, graph, Normal(channels=3), num_sums=40, checkpoint_folder="faces")
+    mixture = fit_mixture(x, 8, chow_liu, Bernoulli(), sum_product="cp")  # each component has a tree of its own
 
 Source: Section 4.2
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +25,8 @@ from einet.data import Rows, check_positive
 from einet.em import EM
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
-from einet.inputs import check_concentration
+from einet.inputs import as_concentration
+from einet.learned import Structure, graph_of
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.starts import start_leaves
@@ -32,10 +36,11 @@ from einet.training import fit, progress_bar
 def fit_mixture(
     x: Tensor,
     num_components: int,
-    graph: RegionGraph,
-    leaf: ExponentialFamily | dict[ExponentialFamily, Sequence[int]],
+    structure: Structure | None = None,
+    leaf: ExponentialFamily | dict[ExponentialFamily, Sequence[int]] | None = None,
     observed: Tensor | None = None,
     *,
+    graph: RegionGraph | None = None,
     num_sums: int = 10,
     num_leaves: int | None = None,
     sum_product: str = "tucker",
@@ -54,6 +59,11 @@ def fit_mixture(
 ) -> Mixture:
     """A `Mixture` as in the paper: k-means clusters, a network trained on each by `fit`, cluster shares as weights.
 
+    structure   the networks' graph, or a function from the rows of a cluster and their masks, or None, to the graph of
+                its network, as `chow_liu` is one: `lambda x, observed: chow_liu(x, observed, shape=(28, 28))`. To go on
+                after an interruption it must give the same graph for the same rows
+    leaf        the networks' families, as `Einet` takes them
+    graph       the name of `structure` before it could be a function
     observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
     num_sums, num_leaves, sum_product, concentration   of `Einet`
     epochs, batch_size, lr, pseudocount   of `fit`
@@ -72,8 +82,11 @@ def fit_mixture(
     Chapter: book/10_images
     """
     check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
-    rows = Rows(Einet(graph, leaf, num_sums=1, seed=0, sum_product=sum_product), x, observed)
-    check_concentration(concentration)
+    if (structure is None) == (graph is None) or leaf is None:
+        raise ValueError("fit_mixture takes one structure, a graph or a function from rows to one, and a leaf")
+    structure = graph if structure is None else structure
+    rows = Rows(_any_network(structure, leaf, x, sum_product), x, observed)
+    as_concentration(concentration)
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be within (0, 1], got {decay}")
     if num_components > len(x):
@@ -81,7 +94,8 @@ def fit_mixture(
     folder = None if checkpoint_folder is None else Path(checkpoint_folder)
     clusters = clusters_of(rows, num_components, seed, folder)
     shape = {"num_sums": num_sums, "num_leaves": num_leaves, "sum_product": sum_product, "concentration": concentration}
-    networks = [{"graph": graph, "leaf": leaf, **shape, "seed": seed + c} for c in range(len(clusters))]
+    graphs = [graph_of(structure, *rows.some(cluster), rows.num_variables) for cluster in clusters]
+    networks = [{"graph": own, "leaf": leaf, **shape, "seed": seed + c} for c, own in enumerate(graphs)]
     files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (
         {
@@ -100,6 +114,19 @@ def fit_mixture(
         components.append(Einet(**network))
         components[-1].load_state_dict(state)
     return Mixture(components, [len(cluster) / len(x) for cluster in clusters]).to(device)
+
+
+def _any_network(structure: Structure, leaf: Any, x: Tensor, sum_product: str) -> Einet:
+    """A network to check the rows with. Where the graph is not known yet, it is one region, on the grid of the rows."""
+    if not isinstance(structure, RegionGraph):
+        if not callable(structure):
+            raise ValueError(f"structure must be a RegionGraph, or a function from rows to one, got {structure!r}")
+        families = leaf if isinstance(leaf, dict) else [leaf]
+        channels = getattr(next(iter(families), None), "channels", 1)
+        sizes = tuple(getattr(x, "shape", (1, 1)))[1:] or (1,)
+        sizes = sizes[:-1] if channels > 1 and len(sizes) > 1 else sizes
+        structure = RegionGraph([range(math.prod(sizes))], shape=sizes if len(sizes) > 1 else None)
+    return Einet(structure, leaf, num_sums=1, seed=0, sum_product=sum_product)
 
 
 # One network a cluster, here or in other processes

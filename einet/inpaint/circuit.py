@@ -89,9 +89,6 @@ def check_images(model: Einet | Mixture, value_range: Range | None = None) -> Ra
         raise ValueError(
             f"the model must have 1 or 3 channels and one class, got {network.channels} and {model.num_classes}"
         )
-    foreign = [each.sum_product for each in networks_of(model) if each.sum_product != "tucker"]
-    if foreign:
-        raise ValueError(f"pages know sum_product='tucker' alone, got {foreign[0]!r}")
     families = {family for each in networks_of(model) for family in each.families}
     foreign = [family for family in families if type(family) not in PAGE_FAMILIES]
     if foreign:
@@ -120,7 +117,7 @@ def circuit(network: Einet) -> dict:
     ranges = [range(network.leaves.num_nodes)]
     levels = []
     for level in network.levels:
-        levels.append(_level(level, ranges))
+        levels.append(_level(level, ranges, 1 if network.sum_product == "cp" else 2))
         ranges.append(range(ranges[-1].stop, ranges[-1].stop + len(levels[-1])))
     return {"leaves": [_pairs(part) for part in network.leaves.parts], "levels": levels}
 
@@ -131,13 +128,14 @@ def _pairs(part: FamilyLeaves) -> dict:
     return {"regions": torch.cat(regions).tolist(), "variables": part.pairs.tolist()}
 
 
-def _level(level: Level, ranges: list[range]) -> list[dict]:
-    """The regions of one level, in the order of its output."""
+def _level(level: Level, ranges: list[range], fewest: int) -> list[dict]:
+    """The regions of one level, in the order of its output. A partition has at least the `fewest` children."""
     partitions = []
     for tensor, (layer, children) in enumerate(zip(level.einsums, level.children_of, strict=True)):
         sides = [_regions(children, side, len(layer.weights), ranges) for side in range(children.num_sides)]
-        sides += [[-1] * len(layer.weights)] * (2 - len(sides))  # a root that is a leaf has no right child
-        partitions += [[tensor, row, *pair] for row, pair in enumerate(zip(*sides, strict=True))]
+        sides += [[-1] * len(layer.weights)] * (fewest - len(sides))  # a root that is a leaf has no right child
+        for row, own in enumerate(zip(*sides, strict=True)):
+            partitions.append([tensor, row, *(child for child in own if child is not None)])
     if level.order is not None:
         partitions = [partitions[i] for i in level.order.tolist()]
     shapes = [layer.weights.shape for layer in level.mixings]
@@ -149,9 +147,11 @@ def _level(level: Level, ranges: list[range]) -> list[dict]:
     return [{"mixing": mixing, "partitions": group} for mixing, group in zip(mixings, groups, strict=True)]
 
 
-def _regions(children: Children, side: int, num_nodes: int, ranges: list[range]) -> list[int]:
-    """The numbers of the regions that are the nodes' children on one side."""
-    node, regions = torch.arange(num_nodes), torch.empty(num_nodes, dtype=torch.int64)
-    for source, which, row in children.places(side, node):
-        regions[which] = row + ranges[source].start
-    return regions.tolist()
+def _regions(children: Children, side: int, num_nodes: int, ranges: list[range]) -> list[int | None]:
+    """The numbers of the regions that are the nodes' children on one side; None for a node without one."""
+    node = torch.arange(num_nodes)
+    found: list[int | None] = [None] * num_nodes
+    for source, own, row in children.places(side, node):
+        for place, region in zip(node[own].tolist(), row.tolist(), strict=True):
+            found[place] = region + ranges[source].start
+    return found

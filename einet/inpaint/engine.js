@@ -278,8 +278,9 @@ class Circuit {
     const numLeaves = 1 + Math.max(...layout.leaves.flatMap((pairs) => pairs.regions));
     this.regions = Array.from({ length: numLeaves }, () => this.#node(description.num_leaves)); // children come first
     this.constant = this.#node(1); // the region about no variables, -1 in the file
+    const thin = description.sum_product === "cp";
     layout.levels.forEach((regions, depth) => {
-      for (const region of regions) this.regions.push(this.#region(region, `${prefix}levels.${depth}`, file));
+      for (const region of regions) this.regions.push(this.#region(region, `${prefix}levels.${depth}`, file, thin));
     });
     this.leaves = this.regions.slice(0, numLeaves);
     this.inner = this.regions.slice(numLeaves);
@@ -293,16 +294,19 @@ class Circuit {
     return node;
   }
 
-  #region({ mixing, partitions }, level, file) {
+  #region({ mixing, partitions }, level, file, thin) {
     const row = (kind, [number, row], axis) => {
       const { values, shape: [, height, width] } = file.weights(`${level}.${kind}.${number}.weights`, axis);
       return { weights: values.subarray(row * height * width, (row + 1) * height * width), height, width };
     };
-    const own = partitions.map(([number, place, ...children]) => {
-      const { weights, height, width } = row("einsums", [number, place], 2); // (entries, pairs of the children's)
-      const [left, right] = children.map((child) => this.regions[child] ?? this.constant);
-      if (width !== left.entries * right.entries) missing("weights of the right shape");
-      return this.#node(height, { weights, left, right });
+    const own = partitions.map(([number, place, ...numbers]) => {
+      const { weights, height, width } = row("einsums", [number, place], 2); // (entries, choices)
+      const children = numbers.map((child) => this.regions[child] ?? this.constant);
+      const choices = thin ? children[0].entries : children.reduce((count, { entries }) => count * entries, 1);
+      if (width !== choices || (thin && children.some(({ entries }) => entries !== choices))) {
+        missing("weights of the right shape");
+      }
+      return this.#node(height, { weights, children, choices, thin });
     });
     const { entries } = own[0]; // of the weights, too, which are (partitions, entries)
     const { weights } = mixing ? row("mixings", mixing, 1) : { weights: new Float64Array(entries).fill(1) };
@@ -322,6 +326,7 @@ class Circuit {
   // From log-densities of the leaves to the vectors of all nodes. With `maximum`, maxima stand where the sums were.
   upward(leafLogs, maximum = false) {
     const pass = { value: new Float64Array(this.size), scale: new Float64Array(this.count) };
+    pass.log = new Float64Array(this.size); // of the values of regions, also where these are too small for a number
     pass.value[this.constant.start] = 1;
     for (const leaf of this.leaves) scaleLeaf(leaf, leafLogs, pass);
     for (const region of this.inner) {
@@ -342,9 +347,8 @@ class Circuit {
         return;
       }
       const partition = region.partitions[pick(oddsOfPartitions(region, pass, k))];
-      const pair = pick(oddsOfPairs(partition, pass, k)), width = partition.right.entries;
-      visit(partition.left, Math.floor(pair / width));
-      visit(partition.right, pair % width);
+      const choice = pick(oddsOfTerms(partition, pass, k));
+      partition.children.forEach((child, c) => visit(child, entryTaken(partition, c, choice)));
     };
     visit(this.root, 0);
     return entryOf;
@@ -367,13 +371,28 @@ class Circuit {
   }
 }
 
-function scaleLeaf({ start, entries, index }, logs, { value, scale }) {
+function scaleLeaf({ start, entries, index }, logs, { value, log, scale }) {
   scale[index] = Math.max(...logs.subarray(start, start + entries));
-  for (let at = start; at < start + entries; at++) value[at] = Math.exp(logs[at] - scale[index]);
+  for (let at = start; at < start + entries; at++) {
+    log[at] = scale[index] === -Infinity ? -Infinity : logs[at] - scale[index];
+    value[at] = Math.exp(log[at]);
+  }
+}
+
+// The entry of child c that a choice takes: in a thin layer that of its number, else choices are pairs, left by left
+function entryTaken({ children, thin }, c, choice) {
+  if (thin) return choice;
+  const width = children[1].entries;
+  return c === 0 ? Math.floor(choice / width) : choice % width;
+}
+
+// The products that a partition's sums weigh, one a choice, to be multiplied by exp(shift)
+function termsOf(partition, pass) {
+  return partition.thin ? productsOf(partition, pass) : { terms: pairsOf(partition, pass), shift: 0 };
 }
 
 // The outer product, left_i right_j for all pairs
-function pairsOf({ left, right }, { value }) {
+function pairsOf({ children: [left, right] }, { value }) {
   const pairs = new Float64Array(left.entries * right.entries);
   for (let i = 0, n = 0; i < left.entries; i++) {
     for (let j = 0; j < right.entries; j++) pairs[n++] = value[left.start + i] * value[right.start + j];
@@ -381,28 +400,36 @@ function pairsOf({ left, right }, { value }) {
   return pairs;
 }
 
-function sumOfTerms(weights, first, pairs) {
+// The product entry by entry, of any number of children: by logarithms, in which nothing underflows
+function productsOf({ children, choices }, { log }) {
+  const logs = new Float64Array(choices);
+  for (const { start } of children) for (let n = 0; n < choices; n++) logs[n] += log[start + n];
+  const shift = Math.max(-Number.MAX_VALUE, ...logs); // where all are impossible, none becomes possible
+  return { terms: logs.map((each) => Math.exp(each - shift)), shift };
+}
+
+function sumOfTerms(weights, first, terms) {
   let sum = 0;
-  for (let n = 0; n < pairs.length; n++) sum += weights[first + n] * pairs[n];
+  for (let n = 0; n < terms.length; n++) sum += weights[first + n] * terms[n];
   return sum;
 }
 
-function largestTerm(weights, first, pairs) {
+function largestTerm(weights, first, terms) {
   let most = 0;
-  for (let n = 0; n < pairs.length; n++) most = Math.max(most, weights[first + n] * pairs[n]);
+  for (let n = 0; n < terms.length; n++) most = Math.max(most, weights[first + n] * terms[n]);
   return most;
 }
 
-// A partition's vector: S_k = sum_ij W_kij left_i right_j, or the largest term
+// A partition's vector: S_k = sum_n W_kn term_n, or the largest of them
 function multiply(partition, pass, maximum) {
-  const { left, right, weights, entries, start, index } = partition, pairs = pairsOf(partition, pass);
+  const { children, weights, entries, start, index } = partition, { terms, shift } = termsOf(partition, pass);
   const combine = maximum ? largestTerm : sumOfTerms;
-  for (let k = 0; k < entries; k++) pass.value[start + k] = combine(weights, k * pairs.length, pairs);
-  pass.scale[index] = pass.scale[left.index] + pass.scale[right.index];
+  for (let k = 0; k < entries; k++) pass.value[start + k] = combine(weights, k * terms.length, terms);
+  pass.scale[index] = children.reduce((sum, child) => sum + pass.scale[child.index], shift);
 }
 
 // A region's vector is the mixture of its partitions', sum_p w_pk S_pk, or the largest term; its largest entry is 1
-function mix({ weights, partitions, entries, start, index }, { value, scale }, maximum) {
+function mix({ weights, partitions, entries, start, index }, { value, log, scale }, maximum) {
   const peak = Math.max(...partitions.map((partition) => scale[partition.index]));
   partitions.forEach((partition, p) => {
     const relative = Math.exp(scale[partition.index] - peak);
@@ -412,7 +439,10 @@ function mix({ weights, partitions, entries, start, index }, { value, scale }, m
     }
   });
   const top = Math.max(Number.MIN_VALUE, ...value.subarray(start, start + entries));
-  for (let k = 0; k < entries; k++) value[start + k] /= top;
+  for (let k = 0; k < entries; k++) {
+    value[start + k] /= top;
+    log[start + k] = Math.log(value[start + k]);
+  }
   scale[index] = peak + Math.log(top);
 }
 
@@ -425,23 +455,22 @@ function oddsOfPartitions({ weights, partitions, entries, start, index }, { valu
 }
 
 // The terms of entry k of a partition
-function oddsOfPairs(partition, pass, k) {
-  const pairs = pairsOf(partition, pass);
-  return pairs.map((pair, n) => partition.weights[k * pairs.length + n] * pair);
+function oddsOfTerms(partition, pass, k) {
+  const { terms } = termsOf(partition, pass);
+  return terms.map((term, n) => partition.weights[k * terms.length + n] * term);
 }
 
-// From the uses of a partition's entries on to those of its children's: sum_k use_k W_kij left_i right_j / S_k
+// From the uses of a partition's entries on to those of its children's: sum_k use_k W_kn term_n / S_k
 function passOn(partition, pass, uses) {
-  const { left, right, weights, entries, start } = partition, pairs = pairsOf(partition, pass);
-  const factors = new Float64Array(pairs.length);
+  const { children, weights, entries, start } = partition, { terms } = termsOf(partition, pass);
+  const factors = new Float64Array(terms.length);
   for (let k = 0; k < entries; k++) {
     const share = uses[start + k] && uses[start + k] / pass.value[start + k];
-    if (share) for (let n = 0; n < pairs.length; n++) factors[n] += share * weights[k * pairs.length + n];
+    if (share) for (let n = 0; n < terms.length; n++) factors[n] += share * weights[k * terms.length + n];
   }
-  for (let n = 0; n < pairs.length; n++) {
-    uses[left.start + Math.floor(n / right.entries)] += factors[n] * pairs[n];
-    uses[right.start + (n % right.entries)] += factors[n] * pairs[n];
-  }
+  children.forEach((child, c) => {
+    for (let n = 0; n < terms.length; n++) uses[child.start + entryTaken(partition, c, n)] += factors[n] * terms[n];
+  });
 }
 
 // A network or a mixture of them, over images of height x width pixels with values from low to high

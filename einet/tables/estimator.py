@@ -25,10 +25,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin, DensityMixin
 from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from einet.data import check_positive, log_density, steps_of_epoch
 from einet.family import ExponentialFamily
+from einet.graph import RegionGraph
 from einet.inputs import as_number, as_pseudocount
+from einet.learned import Structure, graph_of
 from einet.network import Einet
 from einet.queries import conditional_marginals
 from einet.sampling import sample
@@ -66,6 +69,8 @@ class _EinetEstimator(BaseEstimator):
         validation: float = 0.1,
         patience: int | None = 5,
         random_state: int | np.random.RandomState | None = None,
+        structure: Structure | None = None,
+        sum_product: str = "tucker",
     ):
         self.leaf = leaf
         self.depth = depth
@@ -79,6 +84,8 @@ class _EinetEstimator(BaseEstimator):
         self.validation = validation
         self.patience = patience
         self.random_state = random_state
+        self.structure = structure
+        self.sum_product = sum_product
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -98,13 +105,11 @@ class _EinetEstimator(BaseEstimator):
         self._check_settings()
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
-        depth = _depth(X.shape[1]) if isinstance(self.depth, str) and self.depth == "auto" else self.depth
         columns = Columns(X, self.leaf, getattr(self, "feature_names_in_", None))
-        graph = random_binary_trees(X.shape[1], _integer(depth), _integer(self.num_replicas), seed)
-        sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes}
-        model = Einet(graph, columns.families, **sizes, seed=seed).double()
-
         x, observed, _ = columns.encode(X)
+        sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes, "sum_product": self.sum_product}
+        model = Einet(self._graph(x, observed, seed), columns.families, **sizes, seed=seed).double()
+
         data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
         network = partial(self._trained, model, columns, data, seed)
         order = random.permutation(len(X))
@@ -124,11 +129,24 @@ class _EinetEstimator(BaseEstimator):
         for name in ("pseudocount", "leaf_pseudocount"):
             as_pseudocount(name, getattr(self, name))
 
+    def _graph(self, x: Tensor, observed: Tensor, seed: int) -> RegionGraph:
+        """`structure`, or what it makes of all rows; by default, random trees."""
+        num_columns = x.shape[1]
+        if self.structure is not None:
+            if not (isinstance(self.structure, RegionGraph) or callable(self.structure)):
+                raise ValueError(
+                    f"structure must be a RegionGraph, a function from rows to one, or None, got {self.structure!r}"
+                )
+            return graph_of(self.structure, x, observed, num_columns)
+        depth = _depth(num_columns) if isinstance(self.depth, str) and self.depth == "auto" else self.depth
+        return random_binary_trees(num_columns, _integer(depth), _integer(self.num_replicas), seed)
+
     def _trained(self, model: Einet, columns: Columns, data: tuple, seed: int, rows, held_out=None, *, epochs: int):
         """A copy of `model`, started at and trained on some rows; others, if held out, choose the epoch."""
         model = copy.deepcopy(model)
         several = max(1, min(ROWS_PER_ENTRY, len(rows) // 4))
-        start_leaves(model, data[0][rows], data[1][rows], rows=several, share=several / (several + 1), seed=seed)
+        start = {"rows": several, "share": several / (several + 1), "distinct": False, "seed": seed}
+        start_leaves(model, data[0][rows], data[1][rows], **start)
         _settle(model, columns.constant)
         batch_size = _integer(self.batch_size)
         steps = steps_of_epoch(len(rows), batch_size)  # among which an epoch's pseudocounts are shared out
@@ -181,6 +199,9 @@ class EinetDensity(DensityMixin, _EinetEstimator):
                   Normal columns are standardised inside; log-densities are in the units of the data all the same.
                   A column that is constant in training, but for rounding, is constant in samples, and its value has a
                   probability in place of a density: 1 - 1e-5, and any other value 1e-5.
+    structure     a `RegionGraph` over the columns, or a function from the rows (B, D) as the network sees them, and
+                  what is observed of them, to one, as `einet.chow_liu` is; random binary trees by default
+    sum_product   of `einet.Einet`: "cp" for structures whose regions have more than two parts
     depth         of the random binary trees; "auto" is 1 below 8 columns, else 2
     num_replicas, num_sums         trees, and length of the vectors
     epochs, batch_size, lr   of `einet.fit`
@@ -188,8 +209,8 @@ class EinetDensity(DensityMixin, _EinetEstimator):
                   the more rows there are
     validation    share of the rows that decide, by `patience` epochs without improvement, when to stop, as in
                   `einet.fit`. Where they are fewer than 50 rows, five folds decide: each is held out once, and all rows
-                  then train for as many steps as were best in the median. With 0, or fewer than 10 rows, all rows train
-                  for all `epochs`
+                  then train for as many steps as were best in the median. With 0, or a single row, all rows train for
+                  all `epochs`
     random_state  an integer makes fits and samples repeatable
 
     Sets `model_` (an `Einet` in float64), `columns_`, `history_`, `n_features_in_` and, from a table with names,
@@ -314,7 +335,7 @@ def _folds(labels: np.ndarray, share: float) -> np.ndarray:
     held_out = rank < np.floor(share * size)
     if held_out.sum() >= FEWEST_VALIDATION_ROWS:
         return np.where(held_out, 0, -1)
-    if share == 0 or len(labels) < 2 * FOLDS:
+    if share == 0 or len(labels) < 2:
         return np.full(len(labels), -1)
     return (rank + labels).astype(int) % FOLDS  # small classes begin in different folds
 

@@ -114,8 +114,21 @@ def bars_of(point: Point, rival: str) -> dict[str, int]:
     return {what: bar for what, bar in zip(MEASURES, bars, strict=True) if bar}
 
 
+def surroundings(threads: int = THREADS) -> dict[str, str]:
+    """The environment variables of a worker."""
+    limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
+    return {**os.environ, **limits, **python_path()}
+
+
 class Contestant:
     """A worker process, and what it has said so far. Once anything goes wrong, it is asked no more: see `status`."""
+
+    race = "rat"  # which contestants the worker knows
+
+    @staticmethod
+    def of_point(point: Point) -> dict:
+        """What a contestant is made with."""
+        return {"num_variables": NUM_VARIABLES, **asdict(point)}
 
     def __init__(self, name: str, point: Point, options: argparse.Namespace):
         self.name, self.facts, self.cpu_seconds = name, {}, 0.0
@@ -123,15 +136,15 @@ class Contestant:
         self.batches = self.calls = 0
         settings = {
             "name": name,
-            "point": {"num_variables": NUM_VARIABLES, **asdict(point)},
+            "race": self.race,
+            "point": self.of_point(point),
             "device": options.device,
             "seed": options.seed,
-            "threads": THREADS,
+            "threads": options.threads,
             "num_samples": NUM_SAMPLES,
             "batch_size": BATCH_SIZE,
             "command": command_line(script="efficiency.py"),
         }
-        threads = {f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")}
         python, self.status = environment(name, options.no_venv)
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
@@ -140,7 +153,7 @@ class Contestant:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env={**os.environ, **threads, **python_path()},
+            env=surroundings(options.threads),
         )
 
     def build(self, options: argparse.Namespace) -> None:
@@ -296,7 +309,7 @@ def ratios(rival: dict) -> str:
 
 def warnings_of(records: list[dict]) -> Iterable[str]:
     """What would make the numbers less than fair."""
-    counts = {(r["sum_weights"], r["leaf_parameters"]) for r in records if r["status"] == "ok"}
+    counts = {(r["sum_weights"], r["leaf_parameters"]) for r in records if r["status"] == "ok" and r["sum_weights"]}
     if len(counts) > 1:
         yield f"unequal numbers of parameters: {sorted(counts)}"
     load = records[0]["provenance"]["load"]["other_processes_cores"]
@@ -379,6 +392,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--round-seconds", type=float, default=1.0, help="training time in a turn, at most, beyond one batch")
     add("--infer-seconds", type=float, default=0.3, help="inference time in a turn, at most, beyond two batches")
     add("--timeout", type=float, default=300.0, help="seconds to wait for any answer of a contestant")
+    add("--threads", type=int, default=THREADS)
     add("--seed", type=int, default=0)
     add("--merge", type=Path, nargs="+", metavar="FILE", help="run nothing; add the records of other files")
     results = RESULTS.relative_to(ROOT)

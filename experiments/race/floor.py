@@ -34,6 +34,7 @@ from pathlib import Path
 import torch
 
 import einet
+from einet.leaves import MULTIPLIED
 from einet.scratch import node_slices
 from experiments.provenance import provenance
 from experiments.records import command_line, write_records
@@ -77,6 +78,8 @@ def products(model: einet.Einet) -> list[dict]:
     """The matrix products of a forward pass, layer by layer: `nodes` products (rows, inner) @ (inner, BATCH)."""
     found = []
     for part in model.leaves.parts:
+        if part.family.indicator and part.family.num_statistics > MULTIPLIED:
+            continue  # looked up, and counted among what is moved alone
         for rows, _, variables in part.groups():
             inner = part.family.num_statistics * variables.shape[1]
             found.append({"layer": "leaves", "nodes": len(rows), "rows": model.num_leaves, "inner": inner, "times": 2})
@@ -100,7 +103,8 @@ def shape_seconds(product: dict) -> float:
 def numbers_moved(model: einet.Einet) -> dict[str, int]:
     """How many float32 numbers a batch of training, and one of inference, must move at least."""
     parameters = sum(p.numel() for p in model.parameters())
-    vectors = sum(p["nodes"] * p["rows"] * BATCH for p in products(model))
+    sums = sum(layer.weights.shape[:2].numel() for level in model.levels for layer in level.einsums)
+    vectors = (model.leaves.num_nodes * model.num_leaves + sums) * BATCH
     rows = BATCH * model.graph.num_variables
     return {"training": 5 * parameters + 5 * vectors + 2 * rows, "inference": parameters + 2 * vectors + rows}
 
@@ -109,12 +113,17 @@ def floor(num_sums: int, depth: int, num_replicas: int) -> dict:
     """The record of one point: counts, and bounds in seconds for an epoch and for 100 inferences."""
     graph = einet.random_binary_trees(NUM_VARIABLES, depth, num_replicas, seed=0)
     model = einet.Einet(graph, einet.Normal(), num_sums=num_sums, seed=0)
+    return {"num_sums": num_sums, "depth": depth, "num_replicas": num_replicas, **bounds(model)}
+
+
+def bounds(model: einet.Einet) -> dict:
+    """The counts of a model, and its bounds in seconds for an epoch and for 100 inferences."""
     layers, moved = products(model), numbers_moved(model)
     forward = sum(multiply_adds(p) for p in layers)
     training = sum(p["times"] * multiply_adds(p) for p in layers)
     batches = NUM_SAMPLES // BATCH
     peak = product_rate(1, 1024, 1024, 1024)
-    record = {"num_sums": num_sums, "depth": depth, "num_replicas": num_replicas}
+    record: dict = {}
     record |= {"multiply_adds": {"inference": forward, "epoch": batches * training}}
     record |= {"bytes": {"inference": 4 * moved["inference"], "epoch": 4 * batches * moved["training"]}}
     record["peak_seconds"] = {

@@ -35,6 +35,7 @@ import torch
 
 from experiments.provenance import provenance
 from experiments.race.contestants import CONTESTANTS
+from experiments.race.learned_contestants import LEARNED, rows_of
 
 TINY = {"num_variables": 8, "depth": 2, "num_replicas": 2, "num_sums": 2}
 MEMORY_BATCHES = 3  # the optimizer's state exists after the first; the third meets everything in place
@@ -43,17 +44,21 @@ MEMORY_BATCHES = 3  # the optimizer's state exists after the first; the third me
 class Worker:
     """A contestant, its data, and how to time it."""
 
-    def __init__(self, name, point, device, seed, threads, num_samples, batch_size, command):
+    def __init__(self, name, point, device, seed, threads, num_samples, batch_size, command, race="rat"):
         torch.set_flush_denormal(True)  # before the first parallel region: the thread pool inherits it
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
-        self.make, self.point, self.settings = CONTESTANTS[name], point, {"device": device, "seed": seed}
+        learned = race == "learned"
+        self.make = (LEARNED if learned else CONTESTANTS)[name]
+        self.point, self.settings = point, {"device": device, "seed": seed}
+        self.tiny = point | {"num_sums": 2} if learned else TINY
         self.device, self.seed, self.command = device, seed, command
-        self.batches = torch.randn(num_samples, point["num_variables"]).to(device).split(batch_size)
+        rows = rows_of(point["data"], num_samples) if learned else torch.randn(num_samples, point["num_variables"])
+        self.batches = rows.to(device).split(batch_size)
         self.position = 0
 
     def introduce(self) -> dict:
-        packages = ("torch", "numpy", "libcirkit", "spflow", "libspn-keras", "tensorflow", "triton")
+        packages = ("torch", "numpy", "libcirkit", "spflow", "sparc-pc", "libspn-keras", "tensorflow", "triton")
         origin = provenance(self.seed, time.time(), device=self.device, command=self.command, packages=packages)
         return {"provenance": origin}
 
@@ -102,8 +107,10 @@ class Worker:
         return {"log_likelihood": log_likelihood, "remark": remark}
 
     def _warm_the_process(self) -> None:
-        tiny = self.make(**TINY, **self.settings)
-        batch = torch.randn(4, TINY["num_variables"], device=self.device)
+        tiny = self.make(**self.tiny, **self.settings)
+        batch = (
+            self.batches[0][:4] if self.tiny is not TINY else torch.randn(4, TINY["num_variables"], device=self.device)
+        )
         for _ in range(2):
             tiny.train(batch)
         with torch.no_grad():

@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
@@ -43,9 +44,12 @@ class Links(HTMLParser):
         self.links += [attrs[k] for k in ("href", "src") if attrs.get(k) and tag != "base"]
 
 
+links_of = cache(Links)  # each page is pointed to from many others
+
+
 @every_page
 def test_links_lead_somewhere(page):
-    for link in Links(page).links:
+    for link in links_of(page).links:
         url, anchor = urldefrag(urljoin(page.as_uri(), link))
         if not url.startswith("file:"):
             assert re.match(r"https?:|mailto:|data:", url), link
@@ -53,7 +57,7 @@ def test_links_lead_somewhere(page):
         target = Path(unquote(url.removeprefix("file://").partition("?")[0]))
         assert target.exists(), f"broken link {link}"
         if target.suffix == ".html":
-            assert unquote(anchor) in Links(target).anchors, f"broken anchor {link}"
+            assert unquote(anchor) in links_of(target).anchors, f"broken anchor {link}"
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,7 @@ def test_never_worse_than_the_argmax_of_the_sum_pass(name):
     assert (log_density >= usual - 1e-12).all()
 
 
+@pytest.mark.slow
 def test_networks_that_are_skipped_could_not_have_won(monkeypatch):
     """Most networks are ruled out by their bounds; what remains is the explanation by all maxima and the whole sum."""
     networks = [
@@ -200,6 +201,7 @@ def test_shapes_and_dtypes():
     assert mpe(binary, torch.ones(4, 6, dtype=torch.uint8), observed).x.dtype == torch.uint8
 
 
+@pytest.mark.slow
 def test_portions_change_nothing(monkeypatch):
     model, table = small_model("mixture"), Table(small_model("mixture"))
     x, observed = table.worlds[:100], torch.arange(8) < 3

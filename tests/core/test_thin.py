@@ -59,7 +59,7 @@ def test_a_mixture_of_thin_networks_answers_as_its_imitations():
 
 @pytest.mark.parametrize("lr", [0.5, 1.0])
 def test_a_step_of_em_moves_it_as_its_imitation(lr):
-    model = thin(UNEVEN, MIXED, num_classes=3)
+    model = thin(random_binary_trees(6, 2, 3, seed=0), MIXED, num_classes=3)
     wide, x = imitation(model), einet.sample(model, 9, torch.Generator().manual_seed(0), labels=1)
     observed = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8
     for each in (model, wide):
@@ -143,6 +143,82 @@ def test_an_entry_of_density_0_has_no_gradient():
     assert value.grad.flatten().tolist() == [6.0, 0.0]
 
 
+def scaled_children(*values, dtype=torch.float64):
+    """Vectors (L, K) for a single row each, as children."""
+    values = [torch.tensor(value, dtype=dtype)[..., None].requires_grad_() for value in values]
+    return [Scaled(value, torch.zeros(len(value), 1, dtype=torch.float64)) for value in values]
+
+
+def layer_of(weights, lengths, nodes=None):
+    layer = CPLayer(len(weights), len(weights[0]), *lengths, nodes=nodes).to(torch.float64)
+    with torch.no_grad():
+        layer.weights.copy_(torch.tensor(weights))
+    return layer
+
+
+def test_a_product_that_underflows_is_done_by_logarithms():
+    """Of four vectors, each in [e^-60, 1]: products of float32 stop at e^-87. Values and gradients are exact."""
+    small = 8.75651076269652e-27  # e^-60
+    children = scaled_children(*[[[1, small]]] * 2, *[[[small, 1]]] * 2, dtype=torch.float32)
+    layer = layer_of([[[0.25, 0.75]]], [2] * 4).float()
+    sums = layer(*children).log()
+    assert sums.item() == pytest.approx(-120, abs=1e-4)
+    sums.sum().backward()
+    assert children[0].value.grad.flatten().tolist() == pytest.approx([0.25, 0.75 / small], rel=1e-4)
+
+
+def test_gradients_of_entries_of_density_0_are_exact():
+    """dS/dv_i = W_i u_i where v_i is 0, too: nothing is divided by it."""
+    left, right = scaled_children([[1.0, 0.0]], [[0.5, 0.25]])
+    layer_of([[[0.5, 0.5]]], [2, 2])(left, right).log().exp().sum().backward()
+    assert left.value.grad.flatten().tolist() == pytest.approx([0.25, 0.125])
+    assert right.value.grad.flatten().tolist() == pytest.approx([0.5, 0.0])
+
+
+def test_nodes_with_one_child_two_and_three():
+    """S = sum_i w_i of the products of the children that a node has; what the children hold is not written to."""
+    first, second, third = scaled_children(
+        [[1.0, 0.5], [0.5, 1.0], [1.0, 0.25]], [[0.5, 1.0], [1.0, 0.5]], [[0.25, 1.0]]
+    )
+    layer = layer_of([[[0.5, 0.5]]] * 3, [2] * 3, nodes=[None, [0, 2], [0]])
+    before = first.value.detach().clone()
+    sums = layer(first, second, third).log().exp()
+    assert torch.equal(first.value, before)
+    expected = [0.5 * (0.125 + 0.5), 0.5 * 1.5, 0.5 * (1 + 0.125)]
+    assert sums.flatten().tolist() == pytest.approx(expected)
+    sums.sum().backward()
+    assert second.value.grad.flatten().tolist() == pytest.approx([0.125, 0.25, 0.5, 0.125])
+    assert third.value.grad.flatten().tolist() == pytest.approx([0.25, 0.25])
+    odds = layer.odds([first, second, third], torch.tensor([2, 1]), torch.tensor([0, 0]), torch.tensor([0, 0]))
+    torch.testing.assert_close(odds / odds.sum(1, keepdim=True), torch.tensor([[8, 1], [3, 6]]).double() / 9)
+    entropies = layer.entropies(*(torch.ones(n, 2, 2, dtype=torch.float64) for n in (3, 2, 1)))
+    assert entropies[:, 0, 0].tolist() == [3, 1, 2]
+    assert layer.maximum(first, second, third).log().exp().flatten().tolist() == pytest.approx([0.25, 0.5, 0.5])
+
+
+def test_what_the_first_nodes_alone_have_is_multiplied_into_a_copy():
+    first, second = scaled_children([[1.0, 0.5], [0.5, 1.0]], [[0.5, 1.0]])
+    sums = layer_of([[[0.5, 0.5]]] * 2, [2, 2], nodes=[None, [0]])(first, second).log().exp()
+    assert first.value.flatten().tolist() == [1, 0.5, 0.5, 1]
+    assert sums.flatten().tolist() == pytest.approx([0.5, 0.75])
+
+
+def test_leaves_are_handed_out_in_portions_where_one_layer_has_them():
+    """In a tree each level has a slice of the leaves; gradients are as those of leaves that are fetched by row."""
+    rows = torch.randint(2, (40, 12), generator=torch.Generator().manual_seed(0))
+    model = thin(einet.chow_liu(rows), Bernoulli())
+    assert sum(model.portions) == 12 and len(model.portions) == len(model.levels) > 1
+    model(rows).sum().backward()
+    portioned = [parameter.grad.clone() for parameter in model.parameters()]
+    for level in model.levels:
+        for pool in level.children_of[0].pools:
+            pool.portion = None
+    model.zero_grad()
+    model(rows).sum().backward()
+    for one, parameter in zip(portioned, model.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad)
+
+
 # Partitions into any number of children
 
 
@@ -167,10 +243,10 @@ def test_a_hub_is_one_layer_and_does_not_underflow(dtype):
     )
 
 
-def test_partitions_of_one_arity_share_a_layer():
+def test_a_level_is_one_layer_however_many_children_its_nodes_have():
     model = thin(MANY, MIXED)
-    found = [sorted((layer.num_children, len(layer.weights)) for layer in level.einsums) for level in model.levels]
-    assert found == [[(2, 1)], [(3, 2), (4, 1)], [(3, 2)]]
+    found = [[(layer.layout.num_children, len(layer.weights)) for layer in level.einsums] for level in model.levels]
+    assert found == [[("2", 1)], [("3-4", 3)], [("3", 2)]]
 
 
 def test_a_leaf_below_an_inner_region_has_no_sum():
@@ -263,11 +339,3 @@ def test_lengths_that_do_not_fit_are_refused():
         Einet(uneven, Bernoulli(), num_sums=2, num_leaves=3, sum_product="cp")
     with pytest.raises(ValueError, match="sum_product must be one of tucker, cp, got 'hadamard'"):
         Einet(uneven, Bernoulli(), sum_product="hadamard")
-
-
-def test_pages_do_not_have_it(tmp_path):
-    from einet.inpaint import export
-
-    model = Einet(einet.poon_domingos((2, 2), 1), Bernoulli(), num_sums=2, sum_product="cp")
-    with pytest.raises(ValueError, match="sum_product='tucker' alone, got 'cp'"):
-        export(model, tmp_path / "page.safetensors")

@@ -103,6 +103,27 @@ def test_training_gets_close_to_the_entropy_of_the_data():
     assert model(x).mean().item() == pytest.approx(-2.64, abs=0.15)
 
 
+def test_a_step_that_falls():
+    """By equal amounts, from `lr` in the first epoch to `last_lr` in the last: as a scheduler would have it."""
+    falling, by_hand = small_model(), small_model()
+    x = clusters()
+    history = fit(falling, x, epochs=5, lr=0.9, last_lr=0.1, progress=False)
+    assert history.lr == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1])
+    em = EM(by_hand, lr=0.9)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(em, lambda epoch: 1 - epoch * 2 / 9)
+    fit(by_hand, x, epochs=5, optimizer=em, scheduler=scheduler, progress=False)
+    assert_same(falling, by_hand, rtol=1e-5, atol=1e-6)
+    assert fit(small_model(), x, epochs=3, lr=0.9, last_lr=0.9, progress=False).lr == [0.9] * 3
+    assert fit(small_model(), x, epochs=1, lr=0.9, last_lr=0.1, progress=False).lr == [0.9]
+
+
+def test_whoever_makes_the_optimizer_makes_its_schedule():
+    model = small_model()
+    with pytest.raises(ValueError, match="last_lr=0.1 is of the EM that fit makes, and an optimizer is given"):
+        fit(model, clusters(), optimizer=EM(model), last_lr=0.1, progress=False)
+    assert_same(model, small_model(), rtol=0, atol=0)
+
+
 def test_masks_go_with_their_rows():
     """What is not observed is garbage; rows and masks are shuffled together."""
     x, observed = clusters(40), torch.rand(40, 6, generator=seeded(1)) < 0.7
@@ -273,6 +294,9 @@ def test_log_density_is_the_model_in_batches():
     ({"epochs": None}, "epochs must be"),
     ({"epochs": 1.5}, "epochs must be"),
     ({"patience": 0}, "patience must be"),
+    ({"last_lr": 0.6}, r"last_lr must be within \(0, lr=0.5\], got 0.6"),
+    ({"last_lr": 0}, "last_lr must be within .* got 0"),
+    ({"last_lr": math.nan}, "last_lr must be within .* got nan"),
     ({"labels": torch.zeros(60, dtype=torch.long)}, "labels must be given where"),
     ({"x": [[1.0] * 6]}, "real tensor"),
     ({"x": torch.tensor(1.0)}, "shape"),

@@ -53,6 +53,23 @@ def trees(leaf, seed=0):
     return einet.Einet(grid, leaf, num_sums=3, num_leaves=4, seed=seed)
 
 
+def thin_trees(leaf, num_trees):
+    """Learned trees, whose variables have from one to several others below them."""
+    rows = torch.randint(3, (50, 12), generator=torch.Generator().manual_seed(0))
+    graph = einet.chow_liu(rows, num_trees=num_trees, shape=(3, 4))
+    assert len({len(partition.children) for partition in graph.partitions}) > 1
+    return einet.Einet(graph, leaf, num_sums=3, seed=0, sum_product="cp")
+
+
+def colours():
+    return einet.Normal(min_variance=1e-6, max_variance=1e-2, channels=3)
+
+
+def hub():
+    """One partition into all pixels."""
+    return einet.RegionGraph([range(400), *({d} for d in range(400))], [range(401)], (20, 20))
+
+
 def three(seed, num_sums):
     return rectangles(einet.Categorical(categories=3), num_sums=num_sums, seed=seed)
 
@@ -71,6 +88,14 @@ MODELS = {
     "one leaf": lambda: einet.Einet(einet.RegionGraph([range(6)], (), (2, 3)), einet.Binomial(7), num_sums=3, seed=0),
     "mixture": lambda: mixture(*(trees(einet.Binomial(16), seed) for seed in range(3))),
     "mixed": lambda: mixture(three(0, 3), three(1, 2)),
+    "thin": lambda: rectangles(einet.Binomial(16), delta=[2, 1], sum_product="cp"),
+    "thin, learned": lambda: thin_trees(einet.Categorical(categories=3), num_trees=2),
+    "thin, colours": lambda: einet.Einet(einet.quad_graph((4, 4)), colours(), num_sums=3, seed=0, sum_product="cp"),
+    "thin and full": lambda: mixture(three(0, 3), rectangles(einet.Categorical(categories=3), sum_product="cp")),
+    "thin leaf": lambda: einet.Einet(
+        einet.RegionGraph([range(6)], (), (2, 3)), einet.Binomial(7), num_sums=3, seed=0, sum_product="cp"
+    ),
+    "hub": lambda: einet.Einet(hub(), einet.Binomial(16), num_sums=3, seed=0, sum_product="cp"),
 }  # fmt: skip
 
 

@@ -374,7 +374,7 @@ HUGE = 10**9
     (lambda content, _: content["model"].update(components=[]), "lacks"),
     (lambda content, _: content["model"].update(networks=[]), "components must be"),
     (lambda content, _: content.update(model=None), "cannot read"),
-], ids=str)  # fmt: skip
+], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_refusals(tmp_path, change, reason):
     save(network(), tmp_path / "m")
     edited(tmp_path / "m", change)

@@ -17,6 +17,7 @@ from einet import (
     fit,
     load,
     save,
+    training,
     unconstrained,
 )
 from einet.storage.archive import read
@@ -70,6 +71,25 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, how, settings):
     before = os.stat(path).st_mtime_ns
     finished, again = train(how, 5, path, **settings)  # and once it has ended, nothing is done again
     assert same(whole, finished) and os.stat(path).st_mtime_ns == before
+
+
+def test_a_step_that_falls_goes_on_from_where_it_was(tmp_path, monkeypatch):
+    settings = {"lr": 0.9, "last_lr": 0.1, "batch_size": 20}
+    whole, history = train(by_em, 5, **settings)
+    advance = training._Run.advance
+
+    def stopped(run, *arguments):
+        if run.epoch == 3:
+            raise KeyboardInterrupt
+        advance(run, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training._Run, "advance", stopped)
+        train(by_em, 5, tmp_path / "run", **settings)
+    parts, again = train(by_em, 5, tmp_path / "run", **settings)
+    assert same(whole, parts) and again.lr == history.lr
+    with pytest.raises(ValueError, match="its total_iters was 4, and is 6"):
+        train(by_em, 7, tmp_path / "run", **settings)
 
 
 def test_mixtures_and_classes_resume(tmp_path):
@@ -148,14 +168,14 @@ def test_another_run_is_refused(tmp_path, change, reason):
 
 def test_another_schedule_is_refused(tmp_path):
     train(by_scheduled_em, 2, tmp_path / "run")
-    em = EM(network(), lr=0.8)
+    em = EM(model := network(), lr=0.8)
     em.param_groups[0]["initial_lr"] = 0.8
     with pytest.raises(ValueError, match="scheduler was MultiStepLR, and is None"):
-        train(by_em, 2, tmp_path / "run", batch_size=100, optimizer=em)
-    em = EM(network(), lr=0.8)
+        train(by_em, 2, tmp_path / "run", model, batch_size=100, optimizer=em)
+    em = EM(model := network(), lr=0.8)
     faster = torch.optim.lr_scheduler.MultiStepLR(em, [2, 3], 0.25)
     with pytest.raises(ValueError, match="its gamma was 0.5, and is 0.25"):
-        train(by_em, 2, tmp_path / "run", batch_size=100, optimizer=em, scheduler=faster)
+        train(by_em, 2, tmp_path / "run", model, batch_size=100, optimizer=em, scheduler=faster)
 
 
 def test_what_is_no_run(tmp_path):

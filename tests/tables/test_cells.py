@@ -201,7 +201,7 @@ def test_large_whole_numbers_that_vary_enough_are_numbers():
     days = np.arange(30)[:, None] * 86_400_000_000_000 + 1_700_000_000_000_000_001
     density = EinetDensity(**SMALL).fit(days)
     assert density.sample(9).std() > 1e12
-    assert np.isfinite(density.score(days[:2] // 10**9 * 10**9 + [[0], [1]]))  # queries may be as close as they like
+    assert np.isfinite(density.score(days[:1] + [[0], [1]]))  # queries may be as close as they like
     np.testing.assert_array_equal(EinetDensity(**SMALL).fit(np.full((9, 1), FAR)).sample(3), float(FAR))
 
 
