@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 
 import einet
-from einet.leaves import MULTIPLIED
+from einet.leaves import MAX_ONE_HOT
 from einet.scratch import node_slices
 from experiments.provenance import provenance
 from experiments.records import command_line, write_records
@@ -78,7 +78,7 @@ def products(model: einet.Einet) -> list[dict]:
     """The matrix products of a forward pass, layer by layer: `nodes` products (rows, inner) @ (inner, BATCH)."""
     found = []
     for part in model.leaves.parts:
-        if part.family.indicator and part.family.num_statistics > MULTIPLIED:
+        if part.family.indicator and part.family.num_statistics > MAX_ONE_HOT:
             continue  # looked up, and counted among what is moved alone
         for rows, _, variables in part.groups():
             inner = part.family.num_statistics * variables.shape[1]
