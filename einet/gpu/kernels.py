@@ -264,12 +264,12 @@ def _sums(
     total = tl.zeros((TILE_B, PAD_OUT), tl.float32)
     for start in range(0, K_LEFT * K_RIGHT, TILE_P):
         p = start + tl.arange(0, TILE_P)  # (TILE_P,)
-        some = p < K_LEFT * K_RIGHT
+        is_pair = p < K_LEFT * K_RIGHT
         i, j = p // K_RIGHT, p % K_RIGHT
-        inside = (b < batch)[:, None] & some[None, :]
+        inside = (b < batch)[:, None] & is_pair[None, :]
         outer = _outer(left, right, i[None, :], j[None, :], b[:, None], inside, batch)  # (TILE_B, TILE_P)
         at = k[None, :] * (K_LEFT * K_RIGHT) + p[:, None]
-        w = tl.load(weights + at, mask=(k < K_OUT)[None, :] & some[:, None], other=0.0)  # (TILE_P, PAD_OUT)
+        w = tl.load(weights + at, mask=(k < K_OUT)[None, :] & is_pair[:, None], other=0.0)  # (TILE_P, PAD_OUT)
         total = _dot(outer, w, total, PRECISION, CARD)
 
     largest = tl.maximum(tl.max(total, 1), TINY)  # (TILE_B,)
@@ -292,7 +292,7 @@ def _weight_gradients(
     node = (tl.program_id(0) // tiles).to(tl.int64)
     p = (tl.program_id(0) % tiles) * TILE_P + tl.arange(0, TILE_P)  # (TILE_P,)
     batch = tl.multiple_of(batch, ALIGN)
-    i, j, some = p // K_RIGHT, p % K_RIGHT, p < K_LEFT * K_RIGHT
+    i, j, is_pair = p // K_RIGHT, p % K_RIGHT, p < K_LEFT * K_RIGHT
     k = tl.arange(0, PAD_OUT)  # (PAD_OUT,)
     left += tl.load(left_rows + node) * K_LEFT * batch
     right += tl.load(right_rows + node) * K_RIGHT * batch
@@ -302,13 +302,13 @@ def _weight_gradients(
     total = tl.zeros((TILE_P, PAD_OUT), tl.float32)
     for start in range(0, batch, TILE_B):
         b = start + tl.arange(0, TILE_B)  # (TILE_B,)
-        inside = some[:, None] & (b < batch)[None, :]
+        inside = is_pair[:, None] & (b < batch)[None, :]
         outer = _outer(left, right, i[:, None], j[:, None], b[None, :], inside, batch)  # (TILE_P, TILE_B)
         g = _gradient_of_sums(gradient, peak, k, b, batch, K_OUT)  # (TILE_B, PAD_OUT)
         total = _dot(outer, g, total, PRECISION, CARD)
 
     at = node * K_OUT * K_LEFT * K_RIGHT + k[None, :] * (K_LEFT * K_RIGHT) + p[:, None]
-    tl.store(grad_weights + at, total, mask=(k < K_OUT)[None, :] & some[:, None])
+    tl.store(grad_weights + at, total, mask=(k < K_OUT)[None, :] & is_pair[:, None])
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -337,9 +337,9 @@ def _child_gradients(
     at = j[None, :] * batch + b[:, None]  # (TILE_B, PAD_RIGHT)
     r_j = tl.load(right + at, mask=inside, other=0.0)
     dr_j = tl.zeros((TILE_B, PAD_RIGHT), tl.float32)
-    some = (k < K_OUT)[:, None] & (j < K_RIGHT)[None, :]
+    is_pair = (k < K_OUT)[:, None] & (j < K_RIGHT)[None, :]
     for i in range(0, K_LEFT):
-        w = tl.load(weights + k[:, None] * (K_LEFT * K_RIGHT) + (i * K_RIGHT + j)[None, :], mask=some, other=0.0)
+        w = tl.load(weights + k[:, None] * (K_LEFT * K_RIGHT) + (i * K_RIGHT + j)[None, :], mask=is_pair, other=0.0)
         q = _dot(g, w, tl.zeros((TILE_B, PAD_RIGHT), tl.float32), PRECISION, CARD)  # (TILE_B, PAD_RIGHT)
         l_i = tl.load(left + i * batch + b, mask=b < batch, other=0.0)  # (TILE_B,)
         tl.store(grad_left + (node * K_LEFT + i) * batch + b, tl.sum(q * r_j, 1), mask=b < batch)

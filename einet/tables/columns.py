@@ -183,8 +183,8 @@ class Columns:
             used = variance < UNUSED_VARIANCE
             narrow = variance <= 1.2 * narrowest**2  # shrinkage keeps them off the bound itself
             for d in part.variables.tolist():
-                here = part.pairs == d
-                share = (narrow[here].sum() / used[here].sum().clamp_min(1)).item()
+                pairs = part.pairs == d
+                share = (narrow[pairs].sum() / used[pairs].sum().clamp_min(1)).item()
                 if share > MAX_SHARE_AT_FLOOR and d not in self._blurred:
                     problem = (
                         f"{share:.0%} of the leaf entries of {self._label(d)} are as narrow as allowed, a standard "
@@ -223,9 +223,9 @@ class Columns:
 
     def _checked_array(self, X: Any) -> np.ndarray:
         """A table as an array of floats."""
-        for name, found in zip(self.names or (), names_of(X) or (), strict=False):
-            if name != found:
-                raise ValueError(f"the columns must be those of the training data: {name!r} is expected, got {found!r}")
+        for name, given in zip(self.names or (), names_of(X) or (), strict=False):
+            if name != given:
+                raise ValueError(f"the columns must be those of the training data: {name!r} is expected, got {given!r}")
         X = check_array(floats(X), dtype="float64", ensure_all_finite=cast(bool, "allow-nan"))
         if X.shape[1] != len(self.values):
             raise ValueError(f"X must have the {len(self.values)} columns of the training data, got {X.shape[1]}")

@@ -74,7 +74,7 @@ def test_full_batch_is_one_step_an_epoch():
 
 
 def test_full_batch_weighs_all_rows_alike_for_any_optimizer():
-    """1100 rows go in portions, the last one smaller: their gradients still make up the gradient of the mean."""
+    """1100 rows go in chunks, the last one smaller: their gradients still make up the gradient of the mean."""
     model, by_hand, x = (einet.unconstrained(small_model().double()) for _ in range(2)), None, clusters(1100)
     model, by_hand = model
     einet.fit(
@@ -314,7 +314,7 @@ def test_bad_labels():
 
 
 def test_a_bad_value_is_found_in_any_row():
-    """Data are checked in portions."""
+    """Data are checked in chunks."""
     model = Einet(TREES, Bernoulli(), num_sums=2, seed=0)
     x = rows(model, 2500)
     x[2400, 3] = 2
