@@ -99,6 +99,12 @@ class ExponentialFamily:
         """Random phi (|T|, *shape) to start EM from, in float32 whatever torch's default is."""
         raise NotImplementedError
 
+    def expected(self, phi: Tensor) -> Tensor:
+        """E[T(x)], the gradient of A, in float64: the inverse of `expecting`."""
+        with torch.enable_grad():
+            theta = self.natural(phi.detach().double()).detach().requires_grad_()
+            return torch.autograd.grad(self.log_normalizer(theta).sum(), theta)[0]
+
     def expecting(self, statistics: Tensor) -> Tensor:
         """The phi whose E[T(x)] is `statistics`, or the nearest allowed: the end of an EM step from anywhere."""
         anywhere = self.project(torch.ones_like(statistics))

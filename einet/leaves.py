@@ -126,14 +126,15 @@ class FamilyLeaves(nn.Module):
         return total / count.clamp_min(1), count
 
     @torch.no_grad()
-    def start(self, x: Tensor, observed: Tensor | None, chosen: Tensor, share: float) -> None:
+    def start(self, x: Tensor, observed: Tensor | None, chosen: Tensor, share: float, keep: float = 0.0) -> None:
         """Put each entry around rows of its own. A variable that no row has keeps its parameters.
 
         Args:
             x: (D, C, B).
             observed: (D, B) or (D, 1), or None for all.
             chosen: the rows of each entry, (L, K, n).
-            share: the weight of their mean in the entry's E[T(x)]; the mean over all rows has the rest.
+            share: the weight of their mean in the entry's E[T(x)].
+            keep: the weight of what the entry expects so far; the mean over all rows has the rest.
         """
         mean, count = self.column_statistics(x, observed)
         region = torch.cat([regions.repeat_interleave(variables.shape[1]) for regions, _, variables in self.groups()])
@@ -149,7 +150,10 @@ class FamilyLeaves(nn.Module):
             total = torch.where(seen[:, None], self.family.statistics(values), 0).sum(-1)  # (T, p, C, K)
             of_all = mean[:, place[pairs], :, None]
             of_rows = torch.where(seen.any(-1)[:, None], total / seen.sum(-1).clamp_min(1)[:, None], of_all)
-            phi = self.family.expecting(torch.lerp(of_all, of_rows, share)).to(self.phi.dtype)
+            expected = share * of_rows + (1 - share - keep) * of_all
+            if keep:
+                expected = expected + keep * self.family.expected(self.phi[:, pairs])
+            phi = self.family.expecting(expected).to(self.phi.dtype)
             self.phi[:, pairs] = torch.where(count[place[pairs], :, None] > 0, phi, self.phi[:, pairs])
 
     def densities(self, x: Tensor, observed: Tensor | None, kind: type[Scaled]) -> Scaled:

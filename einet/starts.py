@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from einet.data import Rows, check_positive
+from einet.inputs import as_number
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import networks_of
@@ -35,13 +36,15 @@ def start_leaves(
     *,
     rows: int = 1,
     share: float = 0.8,
+    keep: float = 0.0,
     distinct: bool = True,
     seed: int = 0,
 ) -> None:
     """Put every entry of every leaf region around rows of `x` of its own, in place: for any family, before training.
 
     rows     how many random rows an entry starts around; the same ones for all variables of its region
-    share    in [0, 1]: an entry expects E[T(x)] = share * the mean of T over its rows + (1 - share) * that over all
+    share, keep  at least 0, together at most 1: an entry then expects E[T(x)] = share * the mean of T over its rows +
+             keep * what it expected before + the rest * the mean of T over all rows
     distinct whether every distinct row of the region's variables is as likely to be drawn: a variable that is 1 in one
              row of a thousand then has entries that start around 1. Else rows are as likely as they are frequent
     seed     of the choice of rows; the global random state is left alone
@@ -54,8 +57,9 @@ def start_leaves(
     Chapter: book/07_em
     """
     check_positive(rows=rows)
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be within [0, 1], got {share}")
+    share = as_number("share", share, "within [0, 1]", lambda number: 0 <= number <= 1)
+    most = 1 - share
+    keep = as_number("keep", keep, f"within [0, 1 - share={most:.4g}]", lambda number: 0 <= number <= most + 1e-9)
     data = Rows(model, x, observed)
     generator = torch.Generator("cpu").manual_seed(seed)
     for network in networks_of(model):
@@ -68,7 +72,7 @@ def start_leaves(
         else:
             chosen = torch.randint(len(x), shape, generator=generator, device="cpu")
         for part in leaves.parts:
-            part.start(values, mask, chosen.to(values.device), share)
+            part.start(values, mask, chosen.to(values.device), share, keep)
 
 
 def _distinct(

@@ -145,7 +145,8 @@ class _EinetEstimator(BaseEstimator):
         """A copy of `model`, started at and trained on some rows; others, if held out, choose the epoch."""
         model = copy.deepcopy(model)
         several = max(1, min(ROWS_PER_ENTRY, len(rows) // 4))
-        start = {"rows": several, "share": several / (several + 1), "distinct": False, "seed": seed}
+        share = several / (several + 1)  # what a leaf expects by itself, with a variance of 1, counts as one row more
+        start = {"rows": several, "share": share, "keep": 1 - share, "distinct": False, "seed": seed}
         start_leaves(model, data[0][rows], data[1][rows], **start)
         _settle(model, columns.constant)
         batch_size = _integer(self.batch_size)

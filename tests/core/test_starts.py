@@ -130,6 +130,22 @@ def test_a_share_of_nothing_is_the_columns_own_distribution():
     torch.testing.assert_close(bits.phi[0, :, 0], x[:, 3:].mean(0)[:, None].expand(3, 5), **close)
 
 
+def test_what_an_entry_expected_may_be_kept():
+    """One share of each: rows, what was there, and the column."""
+    model, x = mixed()
+    before = [part.phi.detach().clone() for part in model.leaves.parts]
+    einet.start_leaves(model, x, share=0.0, keep=1.0)
+    for part, phi in zip(model.leaves.parts, before, strict=True):
+        torch.testing.assert_close(part.phi.detach(), phi, rtol=1e-5, atol=1e-6)
+    einet.start_leaves(model, x, share=0.0, keep=0.25)
+    bits = model.leaves.parts[1]
+    wanted = 0.25 * before[1] + 0.75 * x[:, bits.pairs].mean(0)[None, :, None, None]
+    torch.testing.assert_close(bits.phi.detach(), wanted, rtol=1e-5, atol=1e-6)
+    real = model.leaves.parts[0]
+    mean = 0.25 * before[0][0] + 0.75 * x[:, real.pairs].mean(0)[:, None, None]
+    torch.testing.assert_close(real.phi[0].detach(), mean, rtol=1e-5, atol=1e-6)
+
+
 def test_a_variable_without_values_keeps_its_parameters_and_weights_stay():
     model, x = mixed()
     before = {name: value.clone() for name, value in model.named_parameters()}
@@ -168,6 +184,7 @@ def test_components_of_a_mixture_start_at_rows_of_their_own():
         ({"rows": 0}, "rows must be an integer of at least 1, got 0"),
         ({"share": 1.5}, r"share must be within \[0, 1\], got 1.5"),
         ({"share": math.nan}, "got nan"),
+        ({"keep": 0.3}, r"keep must be within \[0, 1 - share=0.2\], got 0.3"),
         ({"x": torch.zeros(0, 6)}, "at least one row"),
         ({"x": torch.full((4, 6), 0.5)}, "0 or 1, got 0.5"),
         ({"observed": torch.ones(3, 6, dtype=torch.bool)}, "observed must have shape"),

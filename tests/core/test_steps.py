@@ -279,7 +279,7 @@ def test_the_columns_own_density_in_portions(monkeypatch):
     (part,) = model.leaves.parts
     rows, observed = model.as_input(x, torch.rand(60, 4, generator=torch.Generator().manual_seed(1)) < 0.5)
     whole = column_parameters(part, rows, observed)
-    monkeypatch.setattr(sys.modules[EM.__module__], "MOST_AT_ONCE", 100)
+    monkeypatch.setattr("einet.leaves.CHUNK_NUMEL", 100)
     torch.testing.assert_close(column_parameters(part, rows, observed), whole)
     mean = torch.where(observed, rows[:, 0], 0).sum(1) / observed.sum(1)
     torch.testing.assert_close(whole[0, :, 0, 0], mean[part.pairs])
@@ -311,18 +311,18 @@ def test_bad_leaf_pseudocounts(arguments, reason):
 def asked(monkeypatch):
     """What estimators ask of `fit`, which here trains nothing and says which epoch was best: keyword arguments."""
     calls, module, best = [], sys.modules[EinetDensity.__module__], (3, 5, 4, 9, 7, 0)
-    start = module.start_from_rows
+    start = module.start_leaves
 
-    def starts(model, x, observed, seed):
+    def starts(model, x, observed, **arguments):
         calls.append({"start": x, "model": model})
-        start(model, x, observed, seed)
+        start(model, x, observed, **arguments)
 
     def fits(model, x, observed, labels=None, **arguments):
         assert model is calls[-1]["model"]
         calls[-1] |= {"x": x, "labels": labels, **arguments}
         return History(train=[0.0], best_epoch=best[len(calls) - 1])
 
-    monkeypatch.setattr(module, "start_from_rows", starts)
+    monkeypatch.setattr(module, "start_leaves", starts)
     monkeypatch.setattr(module, "fit", fits)
     return calls
 
