@@ -22,6 +22,7 @@ from einet.derivatives import transformed
 from einet.einsum import gradients_of_sums, scaled, scaled_sums
 from einet.scaled import Gathered, Scaled, fetched
 from einet.scratch import CACHE_NUMEL, CHUNK_NUMEL, node_slices, slices
+from einet.scratch import _kept as _kept  # of einet 0.1.0, where programs still look for it
 from einet.thin import Layout, products
 from einet.thin import scaled_sums as thin_sums
 
