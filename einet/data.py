@@ -18,7 +18,7 @@ from torch import Tensor
 
 from einet.em import EM
 from einet.gpu.graphed_step import GraphedStep
-from einet.inputs import as_mask
+from einet.inputs import as_mask, check_integers
 from einet.leaves import MAX_ONE_HOT, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -35,7 +35,7 @@ def log_density(model: Einet | Mixture, x: Tensor, observed: Tensor | None = Non
     Paper: Section 2
     Chapter: book/07_em
     """
-    check_positive(batch_size=batch_size)
+    check_integers(batch_size=batch_size)
     return Rows(model, x, observed).log_densities(batch_size)
 
 
@@ -171,12 +171,3 @@ def graphed_step(rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int |
         raise ValueError(f"cuda_graph=True needs at most {MAX_ONE_HOT} categories a variable, got more")
     rows.move(device)
     return GraphedStep(partial(step, rows, optimizer), lambda: optimizer.param_groups[0]["lr"], device)
-
-
-def check_positive(**settings: int | None) -> None:
-    """`ValueError` unless all are integers of at least 1, or None where that has a meaning."""
-    for name, value in settings.items():
-        if value is None and name in ("batch_size", "patience"):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from einet.graph import RegionGraph
-from einet.inputs import as_float, as_mask, batch_last, mask_last
-from einet.structures import check_integers
+from einet.inputs import as_float, as_mask, batch_last, check_integers, mask_last
 
 if TYPE_CHECKING:
     import numpy as np

@@ -29,6 +29,7 @@ from einet.inputs import (
     as_float,
     batch_last,
     check_device,
+    check_integers,
     checked_families,
     mask_last,
 )
@@ -83,9 +84,7 @@ class Einet(nn.Module):
         super().__init__()
         as_concentration(concentration)
         num_leaves = num_sums if num_leaves is None else num_leaves
-        for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        check_integers(num_sums=num_sums, num_leaves=num_leaves, num_classes=num_classes)
         if sum_product not in SUM_PRODUCTS:
             raise ValueError(f"sum_product must be one of {', '.join(SUM_PRODUCTS)}, got {sum_product!r}")
         self.graph, self.families = graph, checked_families(leaf, graph.num_variables)

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from einet.data import Rows, check_positive
-from einet.inputs import as_number
+from einet.data import Rows
+from einet.inputs import as_number, check_integers
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import networks_of
@@ -56,7 +56,7 @@ def start_leaves(
     Paper: not in it
     Chapter: book/07_em
     """
-    check_positive(rows=rows)
+    check_integers(rows=rows)
     share = as_number("share", share, "within [0, 1]", lambda number: 0 <= number <= 1)
     most = 1 - share
     keep = as_number("keep", keep, f"within [0, 1 - share={most:.4g}]", lambda number: 0 <= number <= most + 1e-9)

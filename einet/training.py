@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from einet.data import Rows, check_positive, epoch, graphed_step, steps_of_epoch
+from einet.data import Rows, epoch, graphed_step, steps_of_epoch
 from einet.em import EM, check_movable
 from einet.gpu.graphed_step import GraphedStep
-from einet.inputs import as_number, as_parts
+from einet.inputs import as_number, as_parts, check_integers
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.storage.checkpoint import parameters_of, set_parameters
@@ -102,7 +102,8 @@ def fit(
     Paper: Section 3.5
     Chapter: book/07_em
     """
-    check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
+    check_integers(epochs=epochs)
+    check_integers(optional=True, batch_size=batch_size, patience=patience)
     if patience is not None and valid is None:
         warnings.warn(f"patience={patience} has no effect without valid: nothing says when to stop", stacklevel=3)
     train = Rows(model, x, observed, labels)

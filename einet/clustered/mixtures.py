@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from einet.clustered.kmeans import clusters_of
-from einet.data import Rows, check_positive
+from einet.data import Rows
 from einet.em import EM
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
-from einet.inputs import as_concentration
+from einet.inputs import as_concentration, check_integers
 from einet.learned import Structure, graph_of
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -81,7 +81,8 @@ def fit_mixture(
     Paper: Section 4.2
     Chapter: book/10_images
     """
-    check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
+    check_integers(epochs=epochs, num_components=num_components, processes=processes)
+    check_integers(optional=True, batch_size=batch_size)
     if (structure is None) == (graph is None) or leaf is None:
         raise ValueError("fit_mixture takes one structure, a graph or a function from rows to one, and a leaf")
     structure = graph if structure is None else structure

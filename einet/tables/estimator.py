@@ -27,10 +27,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from einet.data import check_positive, log_density, steps_of_epoch
+from einet.data import log_density, steps_of_epoch
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
-from einet.inputs import as_number, as_pseudocount
+from einet.inputs import as_number, as_pseudocount, check_integers
 from einet.learned import Structure, graph_of
 from einet.network import Einet
 from einet.queries import conditional_marginals
@@ -125,7 +125,8 @@ class _EinetEstimator(BaseEstimator):
 
     def _check_settings(self) -> None:
         """All at once, as they were given, whether or not this table needs them: `ValueError`."""
-        check_positive(**{name: _integer(getattr(self, name)) for name in ("epochs", "batch_size", "patience")})
+        check_integers(epochs=_integer(self.epochs))
+        check_integers(optional=True, batch_size=_integer(self.batch_size), patience=_integer(self.patience))
         for name in ("pseudocount", "leaf_pseudocount"):
             as_pseudocount(name, getattr(self, name))
 
@@ -250,7 +251,7 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         random = check_random_state(self.random_state if random_state is None else random_state)
         generator = torch.Generator().manual_seed(random.randint(2**31 - 1))
         n_samples = _integer(n_samples)
-        check_positive(n_samples=n_samples)
+        check_integers(n_samples=n_samples)
         return self.columns_.decode(sample(self.model_, n_samples, generator))
 
     def predict_missing(self, X) -> np.ndarray:
