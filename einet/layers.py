@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,11 @@ class Weighted(nn.Module):
 
     weights: nn.Parameter
     weight_dim: int
+
+    @property
+    def expected_counts(self) -> Tensor:
+        """How often each weight was used, in expectation: the weight times its gradient (Eq. 6)."""
+        return self.weights * cast(Tensor, self.weights.grad)
 
 
 class SumLayer(Weighted):
@@ -162,9 +168,10 @@ class EinsumLayer(SumLayer):
         return weights.sum(3) @ left + weights.sum(2) @ right
 
     def input_uses(self) -> Sequence[Tensor]:
-        pairs = self.weights.new_empty(len(self.weights), self.num_left, self.num_right)
-        for nodes in node_slices(len(self.weights), self.weights[0].numel(), self.weights):
-            torch.sum(self._as_pairs(self.weights[nodes] * self.weights.grad[nodes]), 1, out=pairs[nodes])
+        weights, gradient = self.weights, cast(Tensor, self.weights.grad)
+        pairs = weights.new_empty(len(weights), self.num_left, self.num_right)
+        for nodes in node_slices(len(weights), weights[0].numel(), weights):
+            torch.sum(self._as_pairs(weights[nodes] * gradient[nodes]), 1, out=pairs[nodes])
         return pairs.sum(2), pairs.sum(1)
 
     def _as_pairs(self, weights: Tensor) -> Tensor:
@@ -255,7 +262,7 @@ class CPLayer(SumLayer):
         return weights @ self.layout.summed(torch.cat(inputs))
 
     def input_uses(self) -> Sequence[Tensor]:
-        uses = (self.weights * self.weights.grad).sum(1)
+        uses = self.expected_counts.sum(1)
         return [uses[self.layout.nodes(side, uses.device)] for side in range(self.num_children)]
 
     def extra_repr(self) -> str:
@@ -317,7 +324,7 @@ class MixingLayer(SumLayer):
         return (weights[..., None] * partitions.unflatten(0, weights.shape[:2])).sum(1)
 
     def input_uses(self) -> Sequence[Tensor]:
-        return ((self.weights * self.weights.grad).flatten(0, 1),)
+        return (self.expected_counts.flatten(0, 1),)
 
     def extra_repr(self) -> str:
         return f"nodes={len(self.weights)}, partitions={self.weights.shape[1]}, {self.weights.shape[2]}"

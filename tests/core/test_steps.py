@@ -12,7 +12,7 @@ from helpers import statistics_of
 
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
-from einet.em import LAST_STEP, column_parameters
+from einet.em import LAST_STEP
 from einet.tables.estimator import EinetClassifier, EinetDensity, _folds
 from einet.training import History
 
@@ -269,7 +269,7 @@ def test_the_columns_own_density():
     observed = torch.tensor([[True, True], [True, True], [True, False]])
     model = Einet(einet.random_binary_trees(2, 1, 1, seed=0), Normal(), num_sums=2, seed=0).double()
     (part,) = model.leaves.parts
-    found = column_parameters(part, *model.as_input(x.double(), observed))[:, part.pairs.argsort(), 0, 0]
+    found = part.column_parameters(*model.as_input(x.double(), observed))[:, part.pairs.argsort(), 0, 0]
     torch.testing.assert_close(found[0], torch.tensor([3.0, 5e4 + 0.5]).double())
     torch.testing.assert_close(found[1], torch.tensor([14 / 3, 0.25]).double(), rtol=1e-3, atol=0)
 
@@ -278,9 +278,9 @@ def test_the_columns_own_density_in_portions(monkeypatch):
     x, model = rows_of_4(torch.float64), tree().double()
     (part,) = model.leaves.parts
     rows, observed = model.as_input(x, torch.rand(60, 4, generator=torch.Generator().manual_seed(1)) < 0.5)
-    whole = column_parameters(part, rows, observed)
+    whole = part.column_parameters(rows, observed)
     monkeypatch.setattr("einet.leaves.CHUNK_NUMEL", 100)
-    torch.testing.assert_close(column_parameters(part, rows, observed), whole)
+    torch.testing.assert_close(part.column_parameters(rows, observed), whole)
     mean = torch.where(observed, rows[:, 0], 0).sum(1) / observed.sum(1)
     torch.testing.assert_close(whole[0, :, 0, 0], mean[part.pairs])
 
@@ -289,7 +289,7 @@ def test_a_column_without_a_value_is_shrunk_towards_its_leaves_as_they_are():
     model = tree().double()
     (part,) = model.leaves.parts
     never = torch.tensor([False, True, True, True])
-    found = column_parameters(part, *model.as_input(rows_of_4(torch.float64), never))[..., 0]
+    found = part.column_parameters(*model.as_input(rows_of_4(torch.float64), never))[..., 0]
     here = part.pairs == 0
     torch.testing.assert_close(found[:, here], part.phi.detach()[:, here].mean(-1))
     assert not torch.allclose(found[:, ~here], part.phi.detach()[:, ~here].mean(-1))
