@@ -6,7 +6,7 @@ Source: Section 3.4
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -44,7 +44,7 @@ class LeafLayer(nn.Module):
     def __init__(
         self,
         scopes: Sequence[Sequence[int]],
-        families: dict[ExponentialFamily, Sequence[int]],
+        families: Mapping[ExponentialFamily, Sequence[int]],
         num_entries: int,
         kind: type[Scaled] = Scaled,
     ):
