@@ -156,6 +156,7 @@ def fit(
 def _falling(
     optimizer: EM, lr: float, last_lr: float | None, epochs: int
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """A scheduler from `lr` to `last_lr` in equal steps; None where that is None."""
     if last_lr is None:
         return None
     last = as_number("last_lr", last_lr, f"within (0, lr={lr}]", lambda number: 0 < number <= lr)
