@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from einet.graph import RegionGraph
-from einet.inputs import as_float, as_mask, batch_last, check_integers, mask_last
+from einet.inputs import as_float, as_mask, as_pseudocount, batch_last, check_integers, mask_last
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,8 +137,7 @@ def _levels(x: Any, observed: Any, levels: int, pseudocount: float, shape: Seque
     check_integers(least=2, levels=levels)
     if levels > UNSEEN:
         raise ValueError(f"levels must be from 2 to {UNSEEN}, got {levels}")
-    if not 0 <= pseudocount < math.inf:
-        raise ValueError(f"pseudocount must be a finite number of at least 0, got {pseudocount}")
+    as_pseudocount("pseudocount", pseudocount)
     x, seen = _checked(x, observed, shape)
     parts = []
     for start in range(0, len(x), COLUMNS):
@@ -156,7 +155,8 @@ def _checked(x: Any, observed: Any, shape: Sequence[int] | None) -> tuple[Tensor
         x = torch.as_tensor(x)
     grid, sizes = None if shape is None else tuple(shape), tuple(getattr(x, "shape", ()))[1:]
     if grid is not None:
-        check_integers(**{f"shape[{axis}]": extent for axis, extent in enumerate(grid)})
+        extents: dict[str, Any] = {f"shape[{axis}]": extent for axis, extent in enumerate(grid)}
+        check_integers(**extents)
     variables = math.prod(grid or sizes[:1])
     axes = len(grid) if grid and sizes[: len(grid)] == grid else 1  # of the variables
     if 0 in sizes:

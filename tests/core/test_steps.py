@@ -13,7 +13,8 @@ from helpers import statistics_of
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
 from einet.em import LAST_STEP
-from einet.tables.estimator import EinetClassifier, EinetDensity, _folds
+from einet.tables.estimator import EinetClassifier, EinetDensity
+from einet.tables.validation import folds
 from einet.training import History
 
 SMALL = {"num_replicas": 3, "num_sums": 4, "random_state": 0}
@@ -207,9 +208,9 @@ def test_patience_without_validation_rows_is_said():
 
 def test_classes_of_few_rows_are_validated_by_folds():
     """A tenth of nine rows of a class is none: a hundred such classes would hold nothing out."""
-    few = _folds(np.repeat(np.arange(100), 9), 0.1)
+    few = folds(np.repeat(np.arange(100), 9), 0.1)
     assert set(few) == set(range(5)) and np.bincount(few).min() > 150
-    assert set(_folds(np.zeros(600), 0.1)) == {0, -1} and set(_folds(np.zeros(600), 0.0)) == {-1}
+    assert set(folds(np.zeros(600), 0.1)) == {0, -1} and set(folds(np.zeros(600), 0.0)) == {-1}
 
 
 def test_a_mixture_without_gradient_is_refused_before_anything_moves():
@@ -341,10 +342,10 @@ def test_folds_hold_each_row_out_once_and_then_all_rows_train(asked, labels):
     settings = {"batch_size": 50, "pseudocount": 0.6, "leaf_pseudocount": 1.2, "patience": 3, "epochs": 44}
     make = EinetDensity if labels is None else EinetClassifier
     estimator, everything = make(**SMALL, **settings).fit(counting(120), labels), set(range(120))
-    *folds, last = asked
-    held_out = [rows_of(estimator, fold["valid"][0]) for fold in folds]
+    *first, last = asked
+    held_out = [rows_of(estimator, fold["valid"][0]) for fold in first]
     assert len(held_out) == 5 and set.union(*held_out) == everything and sum(map(len, held_out)) == 120
-    for fold, rows in zip(folds, held_out, strict=True):
+    for fold, rows in zip(first, held_out, strict=True):
         assert rows_of(estimator, fold["x"]) == rows_of(estimator, fold["start"]) == everything - rows
         assert (fold["epochs"], fold["patience"]) == (44, 3)
         assert (fold["pseudocount"], fold["leaf_pseudocount"]) == (0.6 / 2, 1.2 / 2)  # 96 rows are two steps
@@ -396,7 +397,7 @@ def test_no_fold_is_empty_however_few_rows_of_however_many_classes():
     for rows in range(2, 14):
         for _ in range(50):
             labels = np.unique(random.randint(0, random.randint(1, rows + 1), rows), return_inverse=True)[1]
-            parts = _folds(labels, 0.1)
+            parts = folds(labels, 0.1)
             assert 2 <= len(set(parts)) <= 5 and set(parts) == set(range(parts.max() + 1))
 
 
