@@ -98,9 +98,10 @@ def fit_mixture(
     """
     check_integers(epochs=epochs, num_components=num_components, processes=processes)
     check_integers(optional=True, batch_size=batch_size)
-    if (structure is None) == (graph is None) or leaf is None:
+    given = [each for each in (structure, graph) if each is not None]
+    if len(given) != 1 or leaf is None:
         raise ValueError("fit_mixture takes one structure, a graph or a function from rows to one, and a leaf")
-    structure = graph if structure is None else structure
+    (structure,) = given
     rows = Rows(_any_network(structure, leaf, x, sum_product), x, observed)
     as_concentration(concentration)
     if not 0 < decay <= 1:
