@@ -46,8 +46,7 @@ Letters of tensors, trailed as comments in the code, `# (L, K, B)`:
 and symbols: W weights (L, K, K * K) of Eq. (5); S sums; N, N' left and right children; T sufficient statistics, theta
 natural and phi expectation parameters of a leaf (Section 3.4); lambda, the step size of EM (Eq. 8 and 9), is `lr`.
 
-Paper: Peharz et al. (2020), "Einsum Networks: Fast and Scalable Learning of Tractable Probabilistic Circuits"
-Chapter: book/intro
+Source: Peharz et al. (2020), "Einsum Networks: Fast and Scalable Learning of Tractable Probabilistic Circuits"
 """
 
 from einet.clustered.mixtures import fit_mixture

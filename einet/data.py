@@ -3,8 +3,7 @@
     Rows(model, x, observed).log_densities()    # nats, (B,), without gradients
     epoch(rows, optimizer, batch_size=100, seed=0)    # one pass of training
 
-Paper: Section 3.5
-Chapter: book/07_em
+Source: Section 3.5
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from einet.em import EM
 from einet.gpu.graphed_step import GraphedStep
-from einet.inputs import as_mask
+from einet.inputs import as_mask, check_integers
 from einet.leaves import MAX_ONE_HOT, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -30,17 +29,28 @@ INFERENCE_ROWS, GRADIENT_ROWS = 1000, 500
 
 
 def log_density(model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, batch_size: int = 1000) -> Tensor:
-    """`model(x, observed)` without gradients, in batches: for data that is too large for one call. Nats, (B,).
+    """`model(x, observed)` without gradients, in batches: for data that is too large for one call.
 
-    Paper: Section 2
-    Chapter: book/07_em
+    Args:
+        model: the density.
+        x: rows, as in `Einet.forward`.
+        observed: bool, as in `Einet.forward`.
+        batch_size: rows in one pass.
+
+    Returns:
+        Log-densities in nats, (B,), or (B, num_classes).
+
+    Raises:
+        ValueError: as `Einet.forward` does.
+
+    Source: Section 2
     """
-    check_positive(batch_size=batch_size)
+    check_integers(batch_size=batch_size)
     return Rows(model, x, observed).log_densities(batch_size)
 
 
 class Rows:
-    """A data set for `model`, checked once: rows, their masks and their labels. Its data may be on another device."""
+    """Rows, masks and labels, checked once for `model`. They may be on another device than it is."""
 
     def __init__(self, model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, labels: Tensor | None = None):
         check_model(model)
@@ -48,7 +58,7 @@ class Rows:
         self.model, self.x, self.observed, self.labels = model, x, observed, labels
         first = x[:1] if isinstance(x, Tensor) and x.dim() else x
         self.num_variables = len(model.as_input(first, None, check=False)[0])
-        # Not by size alone: a lone row may come with one mask (D,), and a grid have as many lines as there are rows.
+        # By shape, not numel: one row with a (D,) mask, or an (H, W) mask with H == len(x), would look per-row.
         per_row = (len(x) * self.num_variables, x.shape[:1])
         self.masks_differ = observed is not None and (observed.shape.numel(), observed.shape[:1]) == per_row
         for rows in self.slices(INFERENCE_ROWS):
@@ -62,7 +72,7 @@ class Rows:
             raise ValueError(f"labels must be {len(self.x)} int64 numbers from 0 to {classes - 1}, got {labels}")
 
     def check_resolution(self) -> None:
-        """`ValueError` where a variable is so far from 0 that the model could not tell its values apart.
+        """Raise a `ValueError` where a variable is so far from 0 that the model could not tell its values apart.
 
         A mean is as fine as its type, and x^2 as float64 is: x^2 / variance is right where x < 10^7 deviations.
         """
@@ -88,7 +98,7 @@ class Rows:
         return (slice(start, start + size) for start in range(0, len(self.x), size))
 
     def some(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Some rows and their masks, where the model is."""
+        """Some rows and their masks, on the model's device."""
         device = next(self.model.parameters()).device
         observed = self.observed
         if observed is not None:
@@ -120,12 +130,12 @@ class Rows:
 def epoch(
     rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int, graph: GraphedStep | None = None
 ) -> float:
-    """One pass over the rows; the mean log-density as it was seen on the way."""
+    """One pass over the rows. Returns the mean log-density, of each batch before its step."""
     order = torch.randperm(len(rows.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     order = order if graph is None else order.to(graph.device)
     total = torch.zeros((), dtype=torch.float64, device="cpu")
     optimizer.zero_grad()
-    # A short rest would count as much as a batch: there is none, batches differ by at most one row in size.
+    # Batches differ by at most one row in size: a short one at the end would count as much as the others.
     for batch in order.tensor_split(steps_of_epoch(len(order), batch_size or GRADIENT_ROWS)):
         if batch_size is None:
             total = total + _accumulate(rows, optimizer, batch, len(order))
@@ -140,12 +150,12 @@ def epoch(
 
 
 def steps_of_epoch(num_rows: int, batch_size: int | None) -> int:
-    """How many batches, of at most `batch_size` rows each, an epoch has; one if that is None."""
+    """The number of batches, of at most `batch_size` rows each, of an epoch; 1 where that is None."""
     return 1 if batch_size is None else math.ceil(num_rows / batch_size)
 
 
 def step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
-    """One step on a batch; its log-densities before the step, summed."""
+    """One step on a batch. Returns the sum of its log-densities before the step."""
     value = _accumulate(rows, optimizer, batch, len(batch))
     optimizer.step()
     optimizer.zero_grad()
@@ -153,7 +163,7 @@ def step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
 
 
 def _accumulate(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor, rows_of_step: int) -> Tensor:
-    """Gradients of a batch, to be added to those there are. Its log-densities, summed."""
+    """Add the gradients of a batch to those there are. Returns the sum of its log-densities."""
     value = rows.log_density(batch).double().sum()
     (value if isinstance(optimizer, EM) else -value / rows_of_step).backward()
     return value.detach()
@@ -171,12 +181,3 @@ def graphed_step(rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int |
         raise ValueError(f"cuda_graph=True needs at most {MAX_ONE_HOT} categories a variable, got more")
     rows.move(device)
     return GraphedStep(partial(step, rows, optimizer), lambda: optimizer.param_groups[0]["lr"], device)
-
-
-def check_positive(**settings: int | None) -> None:
-    """`ValueError` unless all are integers of at least 1, or None where that has a meaning."""
-    for name, value in settings.items():
-        if value is None and name in ("batch_size", "patience"):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

@@ -6,14 +6,13 @@ at the start of the next cancel, so both are left out, but for one logarithm a v
 The fast way works in place, which is nothing that autograd could differentiate. Gradients that are differentiated in
 turn (`create_graph=True`), and all that `torch.func` transforms, go by plain operations: right, and slow.
 
-Paper: Section 3.2, Eq. (4) and (5)
-Chapter: book/02_log_einsum_exp
+Source: Section 3.2, Eq. (4) and (5)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -28,12 +27,18 @@ def log_einsum_exp(weights: Tensor, left: Tensor, right: Tensor, fast: bool = Tr
 
         log S_k = a + a' + log sum_ij W_kij exp(N_i - a) exp(N'_j - a'),   a = max_i N_i,   a' = max_j N'_j
 
-    weights (L, K_out, K, K'), left (L, K, B), right (L, K', B) -> (L, K_out, B). `fast=False` spells the formula out in
-    one `torch.einsum`; the fast way never holds all outer products at once. Both may be differentiated any number of
-    times.
+    It may be differentiated any number of times.
 
-    Paper: Section 3.2, Eq. (4) and (5)
-    Chapter: book/02_log_einsum_exp
+    Args:
+        weights: (L, K_out, K, K'), non-negative.
+        left: (L, K, B).
+        right: (L, K', B).
+        fast: never hold all outer products at once. False spells the formula out in one `torch.einsum`.
+
+    Returns:
+        log S, (L, K_out, B).
+
+    Source: Section 3.2, Eq. (4) and (5)
     """
     if fast:
         scaled_left, scaled_right = (Scaled.from_log(child, weights.dtype) for child in (left, right))
@@ -58,6 +63,7 @@ def scaled(sums: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scaled_sums(weights: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """(S / max S, log max S) for weights (L, K_out, K * K'), the fast way where that may be differentiated."""
     if transformed():
         return scaled(_plain_sums(weights, left, right))
     return _EinsumFunction.apply(weights, left, right)
@@ -66,8 +72,8 @@ def scaled_sums(weights: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, T
 class _EinsumFunction(torch.autograd.Function):
     """S_k = sum_ij W_kij left_i right_j, scaled to a largest entry of 1: (S / max S, log max S).
 
-    The outer products (L, K * K', B) exist for a few nodes at a time only, in one buffer that is used again and again,
-    and are formed anew in the backward pass: between the passes nothing but the (L, K, B) vectors is kept.
+    The outer products (L, K * K', B) exist for a few nodes at a time, in one scratch buffer, and are formed anew in the
+    backward pass: between the passes nothing but the (L, K, B) vectors is kept.
     """
 
     @staticmethod
@@ -99,7 +105,7 @@ class _EinsumFunction(torch.autograd.Function):
 
 
 def _side_by_side(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Empty tensors for their gradients, in one buffer where they are equally large: see `derivatives.parts`."""
+    """Empty tensors for both gradients, in one buffer where they are equally large: see `derivatives.parts`."""
     if left.shape != right.shape:
         return left.new_empty(left.shape), right.new_empty(right.shape)
     both = left.new_empty(2, *left.shape)
@@ -107,9 +113,13 @@ def _side_by_side(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gradients_of_sums(scale: Tensor, fetch: Callable, inputs: Sequence[Tensor], gradient: Tensor) -> list:
-    """Gradients of the `inputs` of S / scale, weights and pools, which may be differentiated in turn.
+    """Gradients of S / scale by `inputs`, which may be differentiated in turn.
 
-    `fetch` takes the left and the right children out of the pools.
+    Args:
+        scale: max S.
+        fetch: takes the left and the right children out of the pools.
+        inputs: the weights and the pools.
+        gradient: of S / scale.
     """
 
     def plain(weights: Tensor, *pools: Tensor) -> Tensor:
@@ -118,8 +128,8 @@ def gradients_of_sums(scale: Tensor, fetch: Callable, inputs: Sequence[Tensor], 
     return differentiable(plain, inputs, gradient)
 
 
-def _outer_products(left: Tensor, right: Tensor, rooms: int = 1):
-    """Slices of nodes, their outer products (nodes, K * K', B), and as much room again if `rooms` is 2."""
+def _outer_products(left: Tensor, right: Tensor, rooms: int = 1) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """(slice of nodes, their outer products (nodes, K * K', B), a scratch buffer of that size if `rooms` is 2)."""
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
     slices = node_slices(num_nodes, num_left * num_right * batch, left)
     shape = (rooms, slices[0].stop, num_left * num_right, batch)

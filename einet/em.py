@@ -19,28 +19,27 @@ a usual one,
 
 which is Eq. (8) and (9) for n = m, and 1 for lr = 1: classical EM has nothing to remember.
 
-Paper: Section 3.5
-Chapter: book/07_em
+Source: Section 3.5
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from einet.family import ExponentialFamily
 from einet.inputs import as_number, as_parts, as_pseudocount
 from einet.layers import WEIGHT_FLOOR, EinsumLayer, SumLayer, Weighted
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 from einet.scratch import node_slices
 
-# Expected uses below this are none: dividing by them would return rounding errors.
+# Expected counts below this are 0: dividing by them would return rounding errors.
 FEWEST_USES = 1e-20
-# How much of the usual number of a root's visits is the last step's: a moving average over some twenty steps.
+# The share of the last step in a root's usual number of visits, a moving average over some twenty steps.
 LAST_STEP = 0.05
 NO_GRADIENT = "there is no gradient: call model(x).sum().backward() before step()"
 
@@ -51,24 +50,27 @@ class EM(torch.optim.Optimizer):
         em = EM(model, lr=0.5)
         em.zero_grad(); model(x).sum().backward(); em.step()
 
-    model        an `Einet`, or any module made of some, such as a `Mixture` or a `DistributedDataParallel`
-    lr           the step from the old parameters to the batch's, in (0, 1]; 1 is classical EM, for which gradients of
-                 all batches are accumulated before one `step`. A `torch.optim.lr_scheduler` may drive it. Below 1, a
-                 step with fewer rows than usual moves less; so does the root of a class with fewer rows than usual, or
-                 than classes have on average.
-    pseudocount  at least 0: so many uses more of every weight, and of every leaf entry by rows that are as it expects,
-                 in each step
-    leaf_pseudocount   at least 0: so many uses more of every leaf entry, in each step, by rows whose variables are each
-                 distributed as in the data: shrinkage towards the columns' own distributions
-    data         x, (x,) or (x, observed): where those distributions are taken from; needed for a `leaf_pseudocount`
+    The model may change its type or its device between steps.
 
-    `step` raises `ValueError`, before it changes anything, where there is no gradient, or one that is not finite or of
-    the wrong sign, where weights are parametrized for gradient training, or for settings out of range. While a CUDA
-    graph is recorded gradients have no values yet, so these are not looked at: `fit(..., cuda_graph=True)` then watches
-    the likelihood. The model may change its type or its device between steps.
+    Args:
+        model: an `Einet`, or any module made of some, such as a `Mixture` or a `DistributedDataParallel`.
+        lr: the step from the old parameters to the batch's, in (0, 1]; 1 is classical EM, for which gradients of all
+            batches are accumulated before one `step`. A `torch.optim.lr_scheduler` may drive it. Below 1, a step with
+            fewer rows than usual moves less; so does the root of a class with fewer rows than usual, or than classes
+            have on average.
+        pseudocount: at least 0, added to the expected count of every weight in each step, and to that of every leaf
+            entry as rows whose statistics are what the entry expects.
+        leaf_pseudocount: at least 0, added to the expected count of every leaf entry in each step, as rows whose
+            variables are each distributed as in `data`: shrinkage towards the columns' own distributions.
+        data: x, (x,) or (x, observed), needed for a `leaf_pseudocount`.
 
-    Paper: Section 3.5, Eq. (6) to (9)
-    Chapter: book/07_em
+    Raises:
+        ValueError: a setting is out of range, or the model has nothing that EM could move. `step` raises it, too,
+            before it changes anything, where a gradient is missing, not finite or of the wrong sign, or weights are
+            parametrized for gradient training. While a CUDA graph is recorded, gradients have no values that it could
+            check: `fit(..., cuda_graph=True)` then watches the likelihood.
+
+    Source: Section 3.5, Eq. (6) to (9)
     """
 
     def __init__(
@@ -96,19 +98,20 @@ class EM(torch.optim.Optimizer):
             x, observed = (*as_parts("data", data, "x", "observed"), None)[:2]
             for network in self.networks:
                 for part in network.leaves.parts:
-                    self.state[part.phi]["column"] = column_parameters(part, *network.as_input(x, observed))
+                    values, mask = network.as_input(cast(Tensor, x), observed)
+                    self.state[part.phi]["column"] = part.column_parameters(values, mask)
 
     def __getstate__(self) -> dict:
-        """All of it, for copies and pickles: torch's own would leave out which networks it moves."""
+        """For copies and pickles: torch's own would leave out which networks the optimizer moves."""
         return {**super().__getstate__(), "networks": self.networks, "weighted": self.weighted}
 
     def __setstate__(self, state: dict) -> None:
-        """Also of einet 0.1.0, which had no `leaf_pseudocount`."""
+        """A state of einet 0.1.0 has no `leaf_pseudocount`."""
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("leaf_pseudocount", 0.0)
 
-    @torch.inference_mode(False)  # what is kept from one step to the next must be of use outside
+    @torch.inference_mode(False)  # else what is kept from one step to the next could not be written to outside
     @torch.no_grad()
     def step(self, closure=None):
         """The M-step, from the gradients of `model(x).sum()`."""
@@ -127,14 +130,15 @@ class EM(torch.optim.Optimizer):
         for network, uses_of_leaves in zip(self.networks, uses, strict=True):
             rate, of_roots = _rates(self.state[network.sum_layers()[-1].weights], _visits(network), lr)
             rates |= {layer.weights: rate for layer in network.sum_layers()}
-            rates |= {layer.weights: _by_entry(of_roots, layer) for layer in _top(network)}
+            # Those of the classes, in the shape of what the weights of their layers sum to.
+            rates |= {top.weights: of_roots[:, None] if top.weight_dim == 2 else of_roots for top in _top(network)}
             for part in network.leaves.parts:
                 total = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()]) + pseudocount
                 column = self.state[part.phi].get("column")
                 _move_leaves(part, total, rate, column, leaf_pseudocount)
         for layer in self.weighted:
             if layer.weights not in rates:  # of a mixture, whose visits are those of its components together
-                total = (layer.weights * layer.weights.grad).sum()[None]
+                total = layer.expected_counts.sum()[None]
                 rates[layer.weights], _ = _rates(self.state[layer.weights], total, lr)
             kernels = layer.kernels(layer.weights) if isinstance(layer, EinsumLayer) else None
             move = _move_weights if kernels is None else kernels.move_weights
@@ -145,16 +149,14 @@ class EM(torch.optim.Optimizer):
         """lr, pseudocount and leaf_pseudocount of this step: schedulers and users change them."""
         group = self.param_groups[0]
         lr = as_number("lr", group["lr"], "within [0, 1]", lambda number: 0 <= number <= 1)
-        pseudocounts = [as_pseudocount(name, group[name]) for name in ("pseudocount", "leaf_pseudocount")]
+        pseudocount, of_leaves = (as_pseudocount(name, group[name]) for name in ("pseudocount", "leaf_pseudocount"))
         parts = [part for network in self.networks for part in network.leaves.parts]
-        if pseudocounts[1] and not all("column" in self.state.get(part.phi, {}) for part in parts):
-            raise ValueError(
-                f"leaf_pseudocount={pseudocounts[1]} needs data when EM is made: the columns to shrink towards"
-            )
-        return lr, *pseudocounts
+        if of_leaves and not all("column" in self.state.get(part.phi, {}) for part in parts):
+            raise ValueError(f"leaf_pseudocount={of_leaves} needs data when EM is made: the columns to shrink towards")
+        return lr, pseudocount, of_leaves
 
     def _follow(self) -> None:
-        """`model.double()`, `model.to(device)`: what is kept goes with the parameters."""
+        """Move what is kept to the parameters' type and device, after `model.double()` or `model.to(device)`."""
         for parameter, kept in self.state.items():
             kept.update({name: tensor.to(parameter) for name, tensor in kept.items()})
 
@@ -167,16 +169,11 @@ def _top(network: Einet) -> list[SumLayer]:
 def _visits(network: Einet) -> Tensor:
     """How many rows of each class passed through the root: (C,)."""
     root = _top(network)[-1]
-    return (root.weights * root.weights.grad).movedim(3 - root.weight_dim, 0).flatten(1).sum(1)
-
-
-def _by_entry(of_roots: Tensor, layer: SumLayer) -> Tensor:
-    """The rates of classes (C,), in the shape of what the layer's weights sum to."""
-    return of_roots[:, None] if layer.weight_dim == 2 else of_roots
+    return root.expected_counts.movedim(3 - root.weight_dim, 0).flatten(1).sum(1)
 
 
 def _rates(state: dict[str, Tensor], visits: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-    """The step of a network, and of each of its roots (C,), from their visits (C,), of which the average is told."""
+    """The step of a network, and of each of its roots (C,), from their visits (C,). `state` keeps their average."""
     if "usual" not in state:
         state |= {"usual": torch.zeros_like(visits), "steps": visits.new_zeros(())}
     state["steps"] += 1
@@ -190,7 +187,7 @@ def _rates(state: dict[str, Tensor], visits: Tensor, lr: float) -> tuple[Tensor,
 
 
 def check_movable(model: nn.Module) -> None:
-    """`ValueError` for parameters that nothing may write to: born in inference mode, or all of them frozen."""
+    """Raise a `ValueError` where no parameter may be written to: made in inference mode, or all of them frozen."""
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise ValueError("parameters made in inference mode cannot be trained: copy.deepcopy the model outside of it")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -198,35 +195,34 @@ def check_movable(model: nn.Module) -> None:
 
 
 def _check_gradients(network: Einet) -> None:
+    """Raise a `ValueError` unless all gradients are there, finite and of the right sign."""
     sums, parts = network.sum_layers(), network.leaves.parts
     if any(parametrize.is_parametrized(layer) for layer in (*sums, *parts)):
         raise ValueError("the model is parametrized for gradient training (see unconstrained): EM cannot move it")
     parameters = [*(layer.weights for layer in sums), *(part.phi for part in parts)]
     if not all(parameter.requires_grad for parameter in parameters):
         raise ValueError("some parameters do not require a gradient: EM moves all of a network, or none")
-    if any(parameter.grad is None for parameter in parameters):
+    gradients = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
+    if len(gradients) < len(parameters):
         raise ValueError(NO_GRADIENT)
-    # What is wrong anywhere in a circuit is wrong at its root and its leaves.
-    top = network.levels[-1]
-    root = torch.cat([layer.weights.grad.flatten() for layer in (*top.einsums, *top.mixings)])
+    # A NaN or an infinity anywhere shows at the root or at the leaves, so only those are checked.
+    root = torch.cat([gradients[layer.weights].flatten() for layer in _top(network)])
     if root.is_meta or root.is_cuda and torch.cuda.is_current_stream_capturing():
         return  # no value is known yet; `fit` looks at the likelihood after every epoch
     # One pass finds both bounds, and a NaN anywhere makes them NaN.
-    bounds = [[float(bound) for bound in torch.aminmax(each)] for each in (root, *(part.phi.grad for part in parts))]
-    if not all(math.isfinite(bound) for pair in bounds for bound in pair):
+    bounds = [float(end) for each in (root, *(gradients[part.phi] for part in parts)) for end in torch.aminmax(each)]
+    if not all(map(math.isfinite, bounds)):
         raise ValueError("a gradient is not finite: some row has density 0 or infinity under the model")
-    least_of_root, _ = bounds[0]
-    if least_of_root < 0:
+    if bounds[0] < 0:
         raise ValueError("a weight's gradient is negative: EM ascends, call model(x).sum().backward() without a minus")
 
 
 def leaf_uses(network: Einet) -> Tensor:
-    """How often each leaf entry is used, in expectation, over the rows whose gradients have been accumulated: (L, K).
+    """The expected counts of all leaf entries over the rows whose gradients have been accumulated: (L, K).
 
-    A leaf entry is used as often as the weights above it, which is the weights times their gradients (`input_uses`).
+    A leaf entry is used as often as the weights above it (`SumLayer.input_uses`).
 
-    Paper: Section 3.5, the denominators of Eq. (7)
-    Chapter: book/07_em
+    Source: Section 3.5, the denominators of Eq. (7)
     """
     leaves = network.leaves
     uses = leaves.parts[0].phi.new_zeros(leaves.num_nodes, leaves.num_entries)
@@ -238,8 +234,10 @@ def leaf_uses(network: Einet) -> Tensor:
 
 
 def _move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, fewest: float, floor: float) -> None:
+    """The M-step of one layer, Eq. (8): the weights move by `rate` to their normalised expected counts."""
+    gradient = cast(Tensor, weights.grad)
     for nodes in _slices(weights):
-        old, counts = weights[nodes], weights[nodes] * weights.grad[nodes]
+        old, counts = weights[nodes], weights[nodes] * gradient[nodes]
         if pseudocount:
             counts += pseudocount
         total = counts.sum(dim, keepdim=True)
@@ -248,7 +246,7 @@ def _move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, f
 
 
 def _slices(parameter: Tensor, dim: int = 0) -> list[slice]:
-    """Portions along `dim` that fit a CPU's cache, since the M-step passes over them several times."""
+    """Slices along `dim` that fit a CPU's cache, since the M-step passes over them several times."""
     size = parameter.shape[dim]
     return node_slices(size, parameter.numel() // size, parameter)
 
@@ -256,8 +254,8 @@ def _slices(parameter: Tensor, dim: int = 0) -> list[slice]:
 def _move_leaves(
     part: FamilyLeaves, uses: Tensor, rate: Tensor, column: Tensor | None, leaf_pseudocount: float
 ) -> None:
-    """`uses` (L, K) of the regions that have variables of this family, in the order of its groups."""
-    family, uses = part.family, uses + leaf_pseudocount
+    """The M-step of one family, Eq. (9): `uses` (L, K) are those of its regions, in the order of its groups."""
+    family, uses, gradient = part.family, uses + leaf_pseudocount, cast(Tensor, part.phi.grad)
     rate = torch.where(uses > FEWEST_USES, rate / uses.clamp_min(FEWEST_USES), 0)  # unused, it stays
     groups = [(len(rows), variables.shape[1]) for rows, _, variables in part.groups()]
     of_regions = rate.split([count for count, _ in groups])
@@ -265,30 +263,7 @@ def _move_leaves(
     rate = torch.cat(of_pairs)[:, None]  # (P, 1, K)
     for pairs in _slices(part.phi, dim=1):
         phi = part.phi[:, pairs]
-        direction = family.natural_gradient(phi, part.phi.grad[:, pairs])
-        if leaf_pseudocount:
-            direction += leaf_pseudocount * _towards(family, column[:, pairs], phi)
+        direction = family.natural_gradient(phi, gradient[:, pairs])
+        if column is not None and leaf_pseudocount:
+            direction += leaf_pseudocount * family.towards(column[:, pairs], phi)
         phi.copy_(family.project(family.step(phi, direction * rate[pairs])))
-
-
-def _towards(family: ExponentialFamily, target: Tensor, phi: Tensor) -> Tensor:
-    """E[T(x)] at `target` less that at phi, about phi: what a row that is distributed as `target` adds to a step."""
-    exact = phi.double()
-    gradient = family.score(exact, family.expected(target).expand_as(exact), exact.new_ones(1))
-    return family.natural_gradient(exact, gradient).to(phi.dtype)
-
-
-@torch.inference_mode(False)  # an optimizer keeps them
-@torch.no_grad()
-def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) -> Tensor:
-    """phi (|T|, P, C, 1) of the density that each variable of a leaf has by itself in x (D, C, B).
-
-    For a variable that is never observed, the mean of its leaf's entries as they are.
-
-    Paper: not in it
-    Chapter: book/07_em
-    """
-    mean, count = part.column_statistics(x, observed)
-    place = torch.searchsorted(part.variables, part.pairs)
-    own = part.family.expecting(mean[:, place])  # (T, P, C)
-    return torch.where(count[place] > 0, own, part.phi.double().mean(-1))[..., None].to(part.phi.dtype)

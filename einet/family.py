@@ -20,6 +20,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from einet.graph import check_integers
+
 DENSITY_METHODS = {"statistics", "log_base", "natural", "log_normalizer", "log_density"}
 
 
@@ -57,8 +59,7 @@ class ExponentialFamily:
                 setattr(cls, name, vars(ExponentialFamily)[name])
 
     def __post_init__(self) -> None:
-        if not isinstance(self.channels, int) or self.channels < 1:
-            raise ValueError(f"channels must be an integer of at least 1, got {self.channels!r}")
+        check_integers(channels=self.channels)
 
     # The density
 
@@ -131,6 +132,12 @@ class ExponentialFamily:
         d log p / d theta = T(x) - E[T(x)], so a batch's gradient becomes its expected statistics, centred.
         """
         raise NotImplementedError
+
+    def towards(self, target: Tensor, phi: Tensor) -> Tensor:
+        """The direction, for `step`, of a row that is distributed as `target`, which broadcasts against `phi`."""
+        exact = phi.double()
+        gradient = self.score(exact, self.expected(target).expand_as(exact), exact.new_ones(1))
+        return self.natural_gradient(exact, gradient).to(phi.dtype)
 
     def step(self, phi: Tensor, direction: Tensor) -> Tensor:
         """The phi whose E[T(x)] is that of the present one plus `direction`."""

@@ -12,8 +12,7 @@ partitions, and may take part in several.
 
 The graph is pure combinatorics: no numbers, no tensors. `network.Einet` hangs vectors of densities on the regions.
 
-Paper: Section 2 (smooth, decomposable), Section 3.3 (Algorithm 1)
-Chapter: book/04_layers
+Source: Section 2 (smooth, decomposable), Section 3.3 (Algorithm 1)
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 _MOST_VARIABLES = 2**24
 
@@ -32,8 +31,7 @@ _MOST_VARIABLES = 2**24
 class Region(NamedTuple):
     """A node of the graph that stands for densities over `scope`, a sorted tuple of variables.
 
-    Paper: Section 3.1
-    Chapter: book/01_circuits
+    Source: Section 3.1
     """
 
     scope: tuple[int, ...]
@@ -47,8 +45,7 @@ class Partition(tuple[int, ...]):
     >>> Partition(3, 0, 1, 2).children, Partition(region=2, left=0, right=1).right
     ((0, 1, 2), 1)
 
-    Paper: Section 3.1
-    Chapter: book/01_circuits
+    Source: Section 3.1
     """
 
     __slots__ = ()
@@ -88,19 +85,20 @@ class Partition(tuple[int, ...]):
 class RegionGraph:
     """A smooth and decomposable directed acyclic graph of regions and partitions with a single root.
 
-    regions     one scope each: a `Region` or any iterable of variables
-    partitions  (region, left, right) each, as indices into `regions`; or (region, child, child, child, ...)
-    shape       optional: the grid whose cells are the variables, row by row, as in (height, width)
-
-    The root's scope must be {0, ..., D-1}. `ValueError`, naming the region, where the graph is not smooth (a partition
-    does not cover its region), not decomposable (its children overlap), cyclic, or has not exactly one root.
-
     >>> graph = RegionGraph([{0}, {1}, {0, 1}], [(2, 0, 1)])
     >>> graph.root, graph.leaves, graph.topological_layers()
     (2, (0, 1), ((0, 1), (2,)))
 
-    Paper: Section 2 and 3.1
-    Chapter: book/04_layers
+    Args:
+        regions: one scope each, a `Region` or any iterable of variables; the root's is {0, ..., D-1}.
+        partitions: (region, left, right) each, as indices into `regions`; or (region, child, child, child, ...).
+        shape: the grid whose cells are the variables, row by row, as in (height, width).
+
+    Raises:
+        ValueError: the graph is not smooth (a partition does not cover its region), not decomposable (its children
+            overlap), cyclic, or has not exactly one root. The message names the region.
+
+    Source: Section 2 and 3.1
     """
 
     regions: tuple[Region, ...]
@@ -178,15 +176,10 @@ class RegionGraph:
         From the root down: a region joins the next layer once every partition that contains it has been visited, which
         puts it as deep as its longest path from the root. All leaf regions are then moved to layer 0.
 
-        Paper: Section 3.3, Algorithm 1
-        Chapter: book/04_layers
+        Source: Section 3.3, Algorithm 1
         """
-        layers, visited = [], self._top_down()
-        for layer in visited:
-            inner = tuple(index for index in layer if self.partitions_of[index])
-            if inner:
-                layers.append(inner)
-        return (self.leaves, *reversed(layers))
+        inner = [tuple(index for index in layer if self.partitions_of[index]) for layer in self._top_down()]
+        return (self.leaves, *filter(None, reversed(inner)))
 
     def binary(self) -> RegionGraph:
         """The graph with two children a partition, for layers that take pairs; this one, where it has them already.
@@ -329,6 +322,14 @@ class RegionGraph:
         scope = self.regions[index].scope
         shown = ", ".join(map(str, scope[:8])) + (", ..." if len(scope) > 8 else "")
         return f"region {index} over {{{shown}}}"
+
+
+def check_integers(least: int = 1, optional: bool = False, **named: Any) -> None:
+    """Raise a `ValueError` for the first that is no integer, or less than `least`; None is none, unless `optional`."""
+    for name, value in named.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole and value >= least) and not (optional and value is None):
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def _as_scope(index: int, scope: Iterable[int]) -> tuple[int, ...]:

@@ -4,8 +4,9 @@ Every region holds a vector of K densities, and a layer the vectors of L regions
 and contiguous: (L, K, B). Between layers densities travel scaled, as `value * exp(log_scale)` with the largest of each
 vector at 1, so that nothing underflows. All that a pass, a query or EM needs to know of a layer is in `SumLayer`.
 
-Paper: Section 3.2 and 3.3
-Chapter: book/03_einsum_layer
+The einsum itself, Eq. (5), is in einsum.py: read that first. One file of both would have more than 400 lines.
+
+Source: Section 3.2 and 3.3
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,32 +32,31 @@ from einet.thin import scaled_sums as thin_sums
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
 # A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
 WEIGHT_FLOOR = 1e-12
-# Of so many pairs of entries or more, those that can be largest are looked for; so many are tried first.
+# From this many pairs of entries on, `maximum` leaves out those that cannot be the largest; how many it tries first.
 MANY_PAIRS, FIRST = 2**12, 128
 
 
 class Weighted(nn.Module):
-    """A module with one parameter `weights`, non-negative, which sums to 1 along `weight_dim`: EM moves them all."""
+    """A module with one parameter, `weights`, non-negative and summing to 1 along `weight_dim`, which EM moves."""
 
     weights: nn.Parameter
     weight_dim: int
+
+    @property
+    def expected_counts(self) -> Tensor:
+        """How often each weight was used, in expectation: the weight times its gradient (Eq. 6)."""
+        return self.weights * cast(Tensor, self.weights.grad)
 
 
 class SumLayer(Weighted):
     """Sums of one layer: every entry of every node is a mixture of some choices, weighted by `weights`.
 
-    It maps its inputs, vectors of its children (L, K, B), the left ones first, to (L, K_out, B). Whoever walks through
-    a circuit asks the layer for what the weights mean; none but the layer knows how choices are laid out in them.
-
-        layer(*inputs)            the sums
-        maximum(*inputs)          the largest weighted choice in place of their sum
-        odds(inputs, ...)         how likely each choice is, given the inputs
-        split(node, entry, ...)   what a choice takes of each input
-        entropies(*inputs)        of the choices and all below them
-        input_uses()              how often each entry of each input was used, by the gradient of the weights
+    Its inputs are the vectors of its children, (L, K, B) each, the left ones first. A pass or a query asks the layer
+    what the weights mean: no other module knows how choices are laid out in them.
     """
 
     def forward(self, *inputs: Scaled | Gathered) -> Scaled:
+        """The sums, (L, K_out, B)."""
         raise NotImplementedError
 
     @property
@@ -69,16 +70,16 @@ class SumLayer(Weighted):
     def odds(self, inputs: Sequence[Scaled] | None, node: Tensor, entry: Tensor, column: Tensor) -> Tensor:
         """weight * density of each choice, up to a factor, for U visits to an entry of a node: (U, num_choices).
 
-        Densities are those of a column of the batch; without inputs they are all 1.
+        Densities are those of one column of the batch for each visit; without inputs they are all 1.
         """
         raise NotImplementedError
 
     def split(self, node: Tensor, entry: Tensor, choice: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-        """What each visit uses of each input, once it has chosen: its row there, and the entry."""
+        """What the choice of each visit takes of each input: (row there, entry)."""
         raise NotImplementedError
 
     def entropies(self, *inputs: Tensor) -> Tensor:
-        """From the entropies of the children's entries to those of the layer's: (L, K, 2) -> (L, K_out, 2).
+        """From the entropies of the children's entries, (L, K, 2), to those of the layer's, (L, K_out, 2), in nats.
 
         The first column is given what was chosen, here and below; the second includes the choices.
         """
@@ -88,22 +89,20 @@ class SumLayer(Weighted):
         return entropies
 
     def expectation(self, weights: Tensor, *inputs: Tensor) -> Tensor:
-        """The mean over the choices, for each entry, of what they take of all inputs, added up: (L, K, n)."""
+        """The mean over the choices of the sum of what they take of the inputs, (L, K, n) -> (L, K_out, n)."""
         raise NotImplementedError
 
     def input_uses(self) -> Sequence[Tensor]:
-        """For each input (L, K): how often an entry is used, the sum of weight * gradient over all choices of it."""
+        """The expected counts of the entries of each input, (L, K): those of all choices that take the entry, added."""
         raise NotImplementedError
 
 
 class EinsumLayer(SumLayer):
     """L sum nodes of K_out entries each, every entry a mixture of all products of a left and a right child's entries.
 
-    weights (L, K_out, K * K'), non-negative, the last axis summing to 1. Maps the children's vectors (L, K, B) and
-    (L, K', B) to (L, K_out, B).
+        S_k = sum_ij W_kij N_i N'_j        weights (L, K_out, K * K'), the last axis summing to 1
 
-    Paper: Section 3.2, Eq. (5)
-    Chapter: book/03_einsum_layer
+    Source: Section 3.2, Eq. (5)
     """
 
     weight_dim = 2
@@ -120,9 +119,9 @@ class EinsumLayer(SumLayer):
         self.weights = nn.Parameter(torch.empty(num_nodes, num_out, num_left * num_right, dtype=torch.float32))
 
     def forward(self, *children: Scaled | Gathered) -> Scaled:
-        weights = self.weights  # once: where they are parametrized, every look computes them
+        weights = self.weights  # once: where they are parametrized, each access computes them
         kernels = None if transformed() else self.kernels(weights)
-        if kernels is not None:  # they fetch the children, multiply and scale in one go, and hold no products
+        if kernels is not None:  # they gather the children, multiply and scale in one launch, and store no products
             pools, rows, segments = Gathered.of(children).by_side()
             return Scaled(*kernels.einsum(weights, pools, rows, segments, self.precision, gradients_of_sums))
         left, right = fetched(children)
@@ -130,7 +129,7 @@ class EinsumLayer(SumLayer):
         return Scaled(sums, log_scale + left.log_scale + right.log_scale)
 
     def kernels(self, weights: Tensor) -> ModuleType | None:
-        """`einet.gpu.kernels`, where the layer goes through them: the weights are on a GPU, and Triton is installed."""
+        """`einet.gpu.kernels`, where the weights are on a GPU, Triton is installed, and the kernels support them."""
         on_gpu = weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"  # the latter imitates one, for tests
         kernels = _import_kernels() if on_gpu and self.precision else None
         return kernels if kernels and kernels.supports(weights, self.num_left, self.num_right) else None
@@ -162,9 +161,10 @@ class EinsumLayer(SumLayer):
         return weights.sum(3) @ left + weights.sum(2) @ right
 
     def input_uses(self) -> Sequence[Tensor]:
-        pairs = self.weights.new_empty(len(self.weights), self.num_left, self.num_right)
-        for nodes in node_slices(len(self.weights), self.weights[0].numel(), self.weights):
-            torch.sum(self._as_pairs(self.weights[nodes] * self.weights.grad[nodes]), 1, out=pairs[nodes])
+        weights, gradient = self.weights, cast(Tensor, self.weights.grad)
+        pairs = weights.new_empty(len(weights), self.num_left, self.num_right)
+        for nodes in node_slices(len(weights), weights[0].numel(), weights):
+            torch.sum(self._as_pairs(weights[nodes] * gradient[nodes]), 1, out=pairs[nodes])
         return pairs.sum(2), pairs.sum(1)
 
     def _as_pairs(self, weights: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class EinsumLayer(SumLayer):
 
 
 def _all_choices(weights: Tensor, choices: Tensor, maxima: Tensor) -> None:
-    """maxima_kb = max_p W_kp choices_pb, plainly: weights (L, K_out, P), choices (L, P, B), maxima (L, K_out, B)."""
+    """maxima_kb = max_p W_kp choices_pb, by the formula: (L, K_out, P), (L, P, B), written to (L, K_out, B)."""
     for k in range(weights.shape[1]):
         maxima[:, k] = (weights[:, k, :, None] * choices).amax(1)
 
@@ -197,16 +197,19 @@ def _likely_choices(weights: Tensor, choices: Tensor, maxima: Tensor) -> None:
 
 
 class CPLayer(SumLayer):
-    """L sum nodes of K_out entries each, every entry a mixture of the K products of children's entries of one number.
+    """L sum nodes of K_out entries each, every entry a mixture of K products, of the entries i of all children.
 
-        S_k = sum_i W_ki N_i N'_i ...        weights (L, K_out, K)
+        S_k = sum_i W_ki N_i N'_i ...        weights (L, K_out, K), the last axis summing to 1
 
-    The thin layer: no pairs of different entries, so K_out * K weights a node. Any number of children, whose vectors
-    have one length; with a single child it is a mixture of its entries. Nodes need not have equally many: `nodes` says
-    for each child which nodes have it, and inputs are the children that there are.
+    The thin layer takes any number of children, of equally long vectors; of one child it is a mixture of its entries.
 
-    Paper: not in it; there called CP, after the canonical polyadic decomposition of the weights of Eq. (5)
-    Chapter: book/13_past_the_paper
+    Args:
+        num_nodes: L.
+        num_out: K_out.
+        lengths: K, once for each child.
+        nodes: for each child the nodes that have it, where not all do. An input then has these nodes alone.
+
+    Source: not in the paper; named CP for the canonical polyadic decomposition of the weights of Eq. (5)
     """
 
     weight_dim = 2
@@ -255,7 +258,7 @@ class CPLayer(SumLayer):
         return weights @ self.layout.summed(torch.cat(inputs))
 
     def input_uses(self) -> Sequence[Tensor]:
-        uses = (self.weights * self.weights.grad).sum(1)
+        uses = self.expected_counts.sum(1)
         return [uses[self.layout.nodes(side, uses.device)] for side in range(self.num_children)]
 
     def extra_repr(self) -> str:
@@ -271,12 +274,11 @@ SUM_PRODUCTS = {"tucker": EinsumLayer, "cp": CPLayer}
 class MixingLayer(SumLayer):
     """M regions with the same number P of partitions: entry k mixes entry k of the P partitions.
 
-    weights (M, P, K), non-negative, the middle axis summing to 1. Maps (M * P, K, B), a region's partitions side by
-    side, to (M, K, B). Regions with other numbers of partitions have a mixing layer of their own, so nothing is padded
-    and no padding can carry mass.
+    weights (M, P, K), the middle axis summing to 1. Maps (M * P, K, B), a region's partitions side by side, to
+    (M, K, B). Regions with other numbers of partitions have a mixing layer of their own, so nothing is padded and no
+    padding can carry mass.
 
-    Paper: Section 3.3
-    Chapter: book/04_layers
+    Source: Section 3.3
     """
 
     weight_dim = 1
@@ -317,7 +319,7 @@ class MixingLayer(SumLayer):
         return (weights[..., None] * partitions.unflatten(0, weights.shape[:2])).sum(1)
 
     def input_uses(self) -> Sequence[Tensor]:
-        return ((self.weights * self.weights.grad).flatten(0, 1),)
+        return (self.expected_counts.flatten(0, 1),)
 
     def extra_repr(self) -> str:
         return f"nodes={len(self.weights)}, partitions={self.weights.shape[1]}, {self.weights.shape[2]}"
@@ -328,10 +330,12 @@ def set_precision(model: nn.Module, precision: str | None) -> None:
 
     "ieee", the default, multiplies in float32. The others use the tensor cores: "tf32" rounds every factor to 11
     significant bits, "tf32x3" and "bf16x3" split each in two and add three products. None leaves the kernels out, for
-    the plain path in PyTorch. On a CPU, and in float64, nothing changes. `ValueError` for anything else.
+    the plain path in PyTorch. On a CPU, and in float64, nothing changes.
 
-    Paper: not in it; its code multiplies as PyTorch does
-    Chapter: book/13_past_the_paper
+    Raises:
+        ValueError: any other precision.
+
+    Source: not in the paper, whose code multiplies as PyTorch does
     """
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision must be None or one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -352,7 +356,7 @@ def _import_kernels() -> ModuleType | None:
 def normalized_(weights: Tensor, dim: int, generator: torch.Generator, concentration: float = 1.0) -> None:
     """Fill with draws from the symmetric Dirichlet distribution of this concentration along `dim`; 1 is the flat one.
 
-    The smaller the concentration, the fewer of the weights of a sum share its mass. Those with none are WEIGHT_FLOOR.
+    Of a small concentration, few weights of a sum share its mass. Those with none are WEIGHT_FLOOR.
     """
     with torch.no_grad():
         uniform = torch.rand(weights.shape, generator=generator, dtype=torch.float32, device=generator.device)
@@ -361,7 +365,8 @@ def normalized_(weights: Tensor, dim: int, generator: torch.Generator, concentra
             weights.copy_(draw / draw.sum(dim, keepdim=True))
             return
         # A gamma variable of shape c is one of shape c + 1 times U^(1 / c). By logarithms: many are below 1e-38.
-        draw = torch._standard_gamma(torch.full_like(uniform, concentration + 1), generator).log_()
+        shape = torch.full_like(uniform, concentration + 1)
+        draw = torch._standard_gamma(shape, generator).log_()  # pyright: ignore[reportPrivateImportUsage]
         draw += uniform.clamp_min_(torch.finfo(uniform.dtype).tiny).log_().div_(concentration)
         draw = torch.softmax(draw, dim).clamp_min_(WEIGHT_FLOOR)
         weights.copy_(draw / draw.sum(dim, keepdim=True))

@@ -1,7 +1,7 @@
-"""Region graphs learned from rows: what every two variables know of each other, and the trees that keep most of it.
+"""Region graphs learned from rows: the mutual information of all pairs of variables, and the trees with most of it.
 
-    table = pairwise_information(x)            mutual information of all pairs, in nats
-    graph = chow_liu(x)                        the tree with the largest sum of it, as a region graph
+    table = pairwise_information(x)            # (D, D), in nats
+    graph = chow_liu(x)                        # the tree with the largest sum of it, as a region graph
     model = Einet(graph, leaf, num_sums=32, sum_product="cp")
 
 The tree becomes a circuit by a latent variable for each of its inner variables (a hidden Chow-Liu tree, HCLT). The
@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from einet.graph import RegionGraph
-from einet.inputs import as_float, as_mask, batch_last, mask_last
-from einet.structures import check_integers
+from einet.inputs import as_float, as_mask, as_pseudocount, batch_last, check_integers, mask_last
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,19 +55,19 @@ def chow_liu(
     Args:
         x: (B, D) rows, or (B, D, C); with `shape`, images (B, H, W) or (B, H, W, C) as well.
         observed: bool, the shape of `x` without channels, or (D,); None where everything is.
-        num_trees: So many different trees below one root, which mixes them. The first is that of `x`, each of the
+        num_trees: number of different trees below one root, which mixes them. The first is that of `x`, each of the
             others that of as many rows drawn with replacement, and takes as long.
-        levels: As for `pairwise_information`.
-        pseudocount: As for `pairwise_information`.
-        seed: Of the rows that are drawn.
-        shape: The grid whose cells are the variables, which the graph keeps.
+        levels: as for `pairwise_information`.
+        pseudocount: as for `pairwise_information`.
+        seed: of the rows that are drawn.
+        shape: the grid whose cells are the variables, which the graph keeps.
 
     Returns:
         The graph. A tree is rooted at its centre, so that it is as flat as it can be.
 
     Raises:
-        ValueError: As `pairwise_information`, or for more trees than there are over D variables.
-        ImportError: Without SciPy.
+        ValueError: as for `pairwise_information`, or there are fewer different trees over D variables.
+        ImportError: SciPy is not installed.
 
     Source: not in the paper; Chow and Liu (1968), "Approximating Discrete Probability Distributions with Dependence
         Trees"
@@ -91,22 +90,22 @@ def pairwise_information(
 ) -> Tensor:
     """The mutual information of every two variables, estimated from rows, in nats.
 
-    The values of a column are counted as they are where there are at most `levels` of them, and else in `levels` bins
-    of about equally many rows. Of two columns those rows count that have both. Several channels count by their mean.
+    A column of more than `levels` different values is binned first, into `levels` bins of about equally many rows. For
+    two columns, the rows that have both are counted. Several channels count by their mean.
 
     Args:
         x: (B, D) rows, or (B, D, C); with `shape`, images (B, H, W) or (B, H, W, C) as well. Numbers of any kind.
         observed: bool, the shape of `x` without channels, or (D,); None where everything is.
-        levels: From 2 to 255. The time is proportional to its square.
-        pseudocount: What is added to the count of each pair of levels.
-        shape: The grid whose cells are the variables.
+        levels: from 2 to 255. The time is proportional to its square.
+        pseudocount: added to the count of each pair of levels.
+        shape: the grid whose cells are the variables.
 
     Returns:
         (D, D) float64 on the CPU, symmetric; on the diagonal the entropies.
 
     Raises:
-        ValueError: For what is no tensor or array of numbers, no row, another shape, NaN or infinity that is not
-            masked, a column without an observed value, and levels or a pseudocount out of range.
+        ValueError: x is no tensor or array of numbers, of a wrong shape or without rows; NaN or infinity is not masked;
+            a column has no observed value; or levels or pseudocount are out of range.
 
     Source: not in the paper; Chow and Liu (1968)
     """
@@ -114,7 +113,7 @@ def pairwise_information(
 
 
 def graph_of(structure: Structure, x: Tensor, observed: Tensor | None, num_variables: int) -> RegionGraph:
-    """The graph that `structure` is, or makes of rows. `ValueError` unless it is one over so many variables."""
+    """The graph that `structure` is, or makes of rows; a `ValueError` unless it is over `num_variables`."""
     graph = structure if isinstance(structure, RegionGraph) else structure(x, observed)
     if not isinstance(graph, RegionGraph):
         raise ValueError(f"structure must return a RegionGraph, got {type(graph).__name__}")
@@ -138,8 +137,7 @@ def _levels(x: Any, observed: Any, levels: int, pseudocount: float, shape: Seque
     check_integers(least=2, levels=levels)
     if levels > UNSEEN:
         raise ValueError(f"levels must be from 2 to {UNSEEN}, got {levels}")
-    if not 0 <= pseudocount < math.inf:
-        raise ValueError(f"pseudocount must be a finite number of at least 0, got {pseudocount}")
+    as_pseudocount("pseudocount", pseudocount)
     x, seen = _checked(x, observed, shape)
     parts = []
     for start in range(0, len(x), COLUMNS):
@@ -157,7 +155,8 @@ def _checked(x: Any, observed: Any, shape: Sequence[int] | None) -> tuple[Tensor
         x = torch.as_tensor(x)
     grid, sizes = None if shape is None else tuple(shape), tuple(getattr(x, "shape", ()))[1:]
     if grid is not None:
-        check_integers(**{f"shape[{axis}]": extent for axis, extent in enumerate(grid)})
+        extents: dict[str, Any] = {f"shape[{axis}]": extent for axis, extent in enumerate(grid)}
+        check_integers(**extents)
     variables = math.prod(grid or sizes[:1])
     axes = len(grid) if grid and sizes[: len(grid)] == grid else 1  # of the variables
     if 0 in sizes:
@@ -173,7 +172,7 @@ def _checked(x: Any, observed: Any, shape: Sequence[int] | None) -> tuple[Tensor
 
 
 def _values(x: Tensor, seen: Tensor | None, first: int) -> Tensor:
-    """Some columns of x, (d, C, B) -> (d, B), one number each; infinity where it is not observed."""
+    """One number for each variable and row, (d, C, B) -> (d, B); infinity where it is not observed."""
     values = as_float(x, torch.float32)
     values = values[:, 0] if x.shape[1] == 1 else values.double().mean(1)
     wrong = ~values.isfinite() if seen is None else seen & ~values.isfinite()
@@ -188,8 +187,8 @@ def _values(x: Tensor, seen: Tensor | None, first: int) -> Tensor:
 def _binned(values: Tensor, seen: Tensor | None, levels: int) -> tuple[Tensor, Tensor]:
     """The level of each value (d, B), and how many levels each column has.
 
-    Level by level: of the rows that are left each level takes its share, and all that are equal to the last of them, so
-    that a value that many rows have does not use up the levels of the others.
+    Each level takes its share of the rows that are left, and all that are equal to the last of them, so that a value of
+    many rows does not use up the levels of the others.
     """
     ordered = values.sort(1).values
     end = torch.full((len(values), 1), values.shape[1]) if seen is None else seen.sum(1, keepdim=True)
@@ -247,7 +246,7 @@ def _information(rows: _Levels, alpha: float) -> Tensor:
 
 
 def _counted(codes: Tensor, levels: Tensor, complete: bool) -> tuple[dict, list[Tensor], Tensor]:
-    """How many rows have level v in one column and level w in another, by one product of matrices for each v <= w.
+    """Counts of the rows with level v in one column and level w in another, by one matrix product for each v <= w.
 
     joint[v, w]  (n_v, n_w), n_v columns having v and a level above it
     single[v]    (n_v, D), where the other column has any level
@@ -304,7 +303,7 @@ def _spanning_tree(information: Tensor) -> Edges:
 
 
 def _rooted(edges: Edges, num_variables: int) -> list[tuple[int, int]]:
-    """(variable, its parent) from the centre on, breadth first; the centre is its own parent."""
+    """(variable, its parent) in breadth-first order from the centre, which is its own parent."""
     near: list[list[int]] = [[] for _ in range(num_variables)]
     for one, other in edges:
         near[one].append(other)

@@ -6,7 +6,7 @@ Source: Section 3.4
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -44,7 +44,7 @@ class LeafLayer(nn.Module):
     def __init__(
         self,
         scopes: Sequence[Sequence[int]],
-        families: dict[ExponentialFamily, Sequence[int]],
+        families: Mapping[ExponentialFamily, Sequence[int]],
         num_entries: int,
         kind: type[Scaled] = Scaled,
     ):
@@ -124,6 +124,18 @@ class FamilyLeaves(nn.Module):
             total = total + torch.where(seen[:, None], self.family.statistics(values), 0).sum(-1)
             count = count + seen.sum(-1, keepdim=True)
         return total / count.clamp_min(1), count
+
+    @torch.inference_mode(False)  # an optimizer keeps them
+    @torch.no_grad()
+    def column_parameters(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        """phi (|T|, P, C, 1) of the density that the variable of each pair has by itself in x (D, C, B).
+
+        For a variable that is never observed, the mean of its leaf's entries as they are.
+        """
+        mean, count = self.column_statistics(x, observed)
+        place = torch.searchsorted(self.variables, self.pairs)
+        own = self.family.expecting(mean[:, place])  # (T, P, C)
+        return torch.where(count[place] > 0, own, self.phi.double().mean(-1))[..., None].to(self.phi.dtype)
 
     @torch.no_grad()
     def start(self, x: Tensor, observed: Tensor | None, chosen: Tensor, share: float, keep: float = 0.0) -> None:

@@ -5,14 +5,14 @@
 Compilation walks the layers of Algorithm 1 from the root down and decides, once, in which order the regions of a layer
 stand, so that in a forward pass children are found by a slice or a single `index_select`.
 
-Paper: Section 3.3
-Chapter: book/04_layers
+Source: Section 3.3
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,6 +29,7 @@ from einet.inputs import (
     as_float,
     batch_last,
     check_device,
+    check_integers,
     checked_families,
     mask_last,
 )
@@ -41,32 +42,34 @@ from einet.scaled import LogScaled, Scaled
 class Einet(nn.Module):
     """A smooth and decomposable circuit over the regions of `graph`: a normalised density with exact marginals.
 
-    graph        any `RegionGraph`
-    leaf         the family of all variables, or a dict {family: variables} that gives each variable one
-    num_sums     length K of the vectors of inner regions
-    num_leaves   length of the vectors of leaf regions; `num_sums` by default
-    num_classes  roots: with more than one, the model is a density of x given each class, log p(x | class)
-    seed         of the initial parameters; different in every call where None
-    sum_product  "tucker": sums over all products of a left and a right entry, K * K weights each (`EinsumLayer`); or
-                 "cp": over products of entries of one number, K weights each (`CPLayer`), of equally long vectors
-    concentration  positive: of the symmetric Dirichlet distribution that the sums over products below the root draw
-                 their initial weights from. 1 is the flat one; the smaller it is, the fewer weights share a sum's
-                 mass, and the more the entries of a vector differ: where they are alike, EM moves them alike
-
     `model(x)` is the log-density in nats. Weights are probabilities, the leaves' phi expectation parameters: `em.EM`
     moves both. They are float32, whatever torch's default is, and on its default device; `model.double()` makes them
-    float64, and there is nothing else. Nothing is stored between calls. `ValueError` on bad input.
+    float64, the only other type. Nothing is stored between calls.
 
     `state_dict()` has, beside the parameters, an `identity`: the graph, families and sizes that they are parameters of.
     `load_state_dict` refuses the state of another model with a `RuntimeError` that says what differs, whatever `strict`
-    is, before a parameter changes. A state without an identity, of einet 0.1.0 or one it was taken out of, is compared
-    by names and shapes alone, with a warning. The state does not have the graph itself: what `einet.save` writes does.
+    is, before a parameter changes. A state without an identity, such as one of einet 0.1.0, is compared by names and
+    shapes alone, with a warning. The graph itself is not in the state, but in what `einet.save` writes.
 
-    Paper: Section 3
-    Chapter: book/04_layers
+    Args:
+        graph: any `RegionGraph`.
+        leaf: the family of all variables, or a dict {family: variables} that gives each variable one.
+        num_sums: length K of the vectors of inner regions.
+        num_leaves: length of the vectors of leaf regions; `num_sums` by default.
+        num_classes: number of roots. With several, the model is a density of x given each class, log p(x | class).
+        seed: of the initial parameters; different in every call where None.
+        sum_product: "tucker" for sums over all products of a left and a right entry, K * K weights each
+            (`EinsumLayer`); "cp" for sums over products of entries of one number, K weights each (`CPLayer`), of
+            equally long vectors.
+        concentration: positive, of the symmetric Dirichlet distribution that the sums over products below the root draw
+            their initial weights from. 1 is the flat one. Of a small one, few weights share a sum's mass, so that the
+            entries of a vector differ: entries that are alike stay alike, since EM moves them alike.
+
+    Raises:
+        ValueError: an argument is out of range, or families and graph do not fit.
+
+    Source: Section 3
     """
-
-    levels: Sequence[Level]
 
     @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(
@@ -83,9 +86,7 @@ class Einet(nn.Module):
         super().__init__()
         as_concentration(concentration)
         num_leaves = num_sums if num_leaves is None else num_leaves
-        for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        check_integers(num_sums=num_sums, num_leaves=num_leaves, num_classes=num_classes)
         if sum_product not in SUM_PRODUCTS:
             raise ValueError(f"sum_product must be one of {', '.join(SUM_PRODUCTS)}, got {sum_product!r}")
         self.graph, self.families = graph, checked_families(leaf, graph.num_variables)
@@ -94,12 +95,12 @@ class Einet(nn.Module):
         self.channels = next(iter(self.families)).channels
 
         device = torch.zeros(()).device
-        with torch.device("cpu"):  # where indices are counted; memory for parameters is not touched yet
+        with torch.device("cpu"):  # indices are computed there; memory for parameters is not touched yet
             self.leaf_order, levels = _compile(graph, num_sums, num_leaves, num_classes, SUM_PRODUCTS[sum_product])
             scopes = [graph.regions[leaf].scope for leaf in self.leaf_order]
             kind = LogScaled if sum_product == "cp" else Scaled
             self.leaves = LeafLayer(scopes, self.families, num_leaves, kind)
-            self.levels = nn.ModuleList(levels)
+            self.levels = cast(Sequence[Level], nn.ModuleList(levels))
             thin = [children for level in levels for children in level.children_of if kind is LogScaled]
             self.portions = portions_of_leaves([pool for children in thin for pool in children.pools], len(scopes))
         self.register_buffer(KEY, as_tensor(self._identity()))
@@ -110,7 +111,7 @@ class Einet(nn.Module):
     def reset_parameters(self, seed: int | None = None, concentration: float = 1.0) -> None:
         """Draw all parameters anew: weights by this concentration, leaves as their family does.
 
-        On the CPU, so that a seed gives the same ones on any device. On the meta device there is nothing to draw.
+        They are drawn on the CPU: a seed gives the same ones for any device, and on the meta device none.
         """
         concentration = as_concentration(concentration)
         if next(self.parameters()).is_meta:
@@ -122,12 +123,12 @@ class Einet(nn.Module):
                 part.phi.copy_(part.family.initial(tuple(part.phi.shape[1:]), generator))
             for level in self.levels:
                 for layer in (*level.einsums, *level.mixings):
-                    # One entry alone, as at the root, has no other to differ from; nor have partitions.
+                    # Concentration makes entries differ. The root has no other, and partitions differ anyway.
                     flat = level is self.levels[-1] or isinstance(layer, MixingLayer)
                     normalized_(layer.weights, layer.weight_dim, generator, 1.0 if flat else concentration)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Einet:
-        """What `to` and all its like come to."""
+        """torch's own for `to`, `double`, `cuda` and the like."""
         was_meta = next(self.parameters()).is_meta
         super()._apply(fn, recurse)
         if was_meta and not next(self.parameters()).is_meta:
@@ -144,7 +145,7 @@ class Einet(nn.Module):
         return identity(self.graph, self.families, **self.settings)
 
     def check_state(self, state: dict[str, Tensor], prefix: str) -> bool:
-        """Whether the part `prefix` of a state says whose it is. `RuntimeError` where that is another model."""
+        """Whether a state has an identity at `prefix`; a `RuntimeError` where it is that of another model."""
         return check_identity(self._identity(), state, prefix)
 
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
@@ -163,18 +164,23 @@ class Einet(nn.Module):
         return [layer for level in self.levels for layer in (*level.einsums, *level.mixings)]
 
     def forward(self, x: Tensor, observed: Tensor | None = None, check: bool = True) -> Tensor:
-        """log p(x_observed) in nats, (B,), or (B, num_classes): all other variables are integrated out, exactly.
-
-        x         (B, D), or (B, D, C) for families with C channels; on a grid graph also images (B, H, W[, C])
-        observed  bool, (D,) or (B, D), or the grid's (H, W) or (B, H, W), a tensor or an array of numpy; None where
-                  everything is. Entries of `x` that are not observed may hold anything, NaN included.
-        check     whether to look for values outside the support; a caller that has done so saves the passes over x
-
-        `ValueError`, with the value and the limit, for a wrong shape, dtype or device, an empty batch, or an observed
-        entry outside its family's support; and for a model in less than float32.
+        """log p(x_observed) in nats: all other variables are integrated out, exactly.
 
         Gradients may be differentiated again, and with `check=False` the transforms of `torch.func` apply, both by
         slower operations. On the meta device nothing is checked, and the result has a shape alone.
+
+        Args:
+            x: (B, D), or (B, D, C) for families with C channels; on a grid graph also images (B, H, W[, C]).
+            observed: bool, (D,) or (B, D), or the grid's (H, W) or (B, H, W), a tensor or an array of numpy; None where
+                everything is. Entries of `x` that are not observed may hold anything, NaN included.
+            check: raise for observed values outside the support. False saves passes over x that is validated already.
+
+        Returns:
+            (B,), or (B, num_classes).
+
+        Raises:
+            ValueError: wrong shape, dtype or device, an empty batch, or an observed entry outside its family's support;
+                or a model in less than float32.
         """
         if torch.is_grad_enabled() and next(self.parameters()).is_inference():
             raise ValueError(
@@ -187,9 +193,9 @@ class Einet(nn.Module):
     def as_input(
         self, x: Tensor, observed: Tensor | None, check: bool = True, name: str = "observed"
     ) -> tuple[Tensor, Tensor | None]:
-        """The layout inside the network: (D, C, B) and (D, B) or (D, 1) or None, checked; what is unobserved is 0.
+        """x (D, C, B) and observed (D, B), (D, 1) or None, as inside the network, checked. Unobserved entries are 0.
 
-        `name` is what the caller calls the mask.
+        `name` is the caller's for the mask, for messages.
         """
         variables, channels, parameter = self.graph.num_variables, self.channels, next(self.leaves.parameters())
         if parameter.dtype not in MODEL_DTYPES:
@@ -232,27 +238,24 @@ class Einet(nn.Module):
 
 
 class Level(nn.Module):
-    """The inner regions of one topological layer: sums over products for partitions, mixing layers for regions with
-    several.
+    """The inner regions of one topological layer: sums over products for all partitions, mixtures of several.
 
-    einsums    a layer for each combination of the lengths of the children's vectors
-    children   where each of these layers finds its children
-    order      sorts the partitions of all these layers by region
-    counts     the numbers of partitions of the regions, ascending: there is a mixing layer for each that is not 1
+    Args:
+        einsums: a layer for each combination of the lengths of the children's vectors.
+        children: where each of these layers finds its children.
+        order: sorts the partitions of all these layers by region.
+        counts: the numbers of partitions of the regions, ascending. There is a mixing layer for each that is not 1.
     """
 
-    einsums: Sequence[SumLayer]
-    children_of: Sequence[Children]
-    mixings: Sequence[MixingLayer]
     order: Tensor | None
 
     def __init__(self, einsums: list[SumLayer], children: list[Children], order: list[int], counts: list[int]):
         super().__init__()
-        self.einsums, self.children_of = nn.ModuleList(einsums), nn.ModuleList(children)
-        self.num_single = counts.count(1)
-        num_out = einsums[0].weights.shape[1]
-        several = sorted(set(counts) - {1})
-        self.mixings = nn.ModuleList(MixingLayer(counts.count(count), count, num_out) for count in several)
+        self.einsums = cast(Sequence[SumLayer], nn.ModuleList(einsums))
+        self.children_of = cast(Sequence[Children], nn.ModuleList(children))
+        self.num_single, num_out = counts.count(1), einsums[0].weights.shape[1]
+        mixings = [MixingLayer(counts.count(count), count, num_out) for count in sorted(set(counts) - {1})]
+        self.mixings = cast(Sequence[MixingLayer], nn.ModuleList(mixings))
         sorted_already = order == list(range(len(order)))
         self.register_buffer("order", None if sorted_already else torch.tensor(order), persistent=False)
 
@@ -260,13 +263,14 @@ class Level(nn.Module):
         """The regions' vectors, from the outputs of the levels below, the leaves' first."""
         return self.regions(self.partitions(outputs))
 
-    # Queries pass with other operations than sums, as maxima: `operation` takes a layer and its inputs.
+    # `operation` takes a layer and its inputs; queries pass others than the sums, such as the maxima.
 
     def partitions(self, outputs: list[Scaled], operation: Callable = SumLayer.__call__) -> Scaled:
         """The vectors of all partitions, those of a region side by side."""
         pairs = zip(self.einsums, self.children_of, strict=True)
         sums = Scaled.joined([operation(layer, children.gathered(outputs)) for layer, children in pairs])
-        return sums if self.order is None else sums.map(lambda tensor: tensor.index_select(0, self.order))
+        order = self.order
+        return sums if order is None else sums.map(lambda tensor: tensor.index_select(0, order))
 
     def regions(self, partitions: Scaled, operation: Callable = SumLayer.__call__) -> Scaled:
         """The vectors of all regions: their only partition's, or a mixture."""
@@ -285,14 +289,14 @@ class Level(nn.Module):
 # Compilation
 
 
-# Networks over one graph, as the components of a mixture, share its plans, which live as long as the graph.
+# Networks over one graph, such as the components of a mixture, share its plans, which live as long as the graph.
 _plans: WeakKeyDictionary[RegionGraph, dict] = WeakKeyDictionary()
 
 
 def _compile(
     graph: RegionGraph, num_sums: int, num_leaves: int, num_classes: int, layer: type[SumLayer] = EinsumLayer
 ) -> tuple[list[int], list[Level]]:
-    """The order of the leaf regions, and the levels above them, whose sums over products are of the class `layer`."""
+    """The order of the leaf regions, and the levels above them, with `layer` for the sums over products."""
     if graph.root in graph.leaves:  # one sum over the entries of the only region
         return [graph.root], [Level([CPLayer(1, num_classes, num_leaves)], [Children([[(0, 0)]], [1])], [0], [1])]
     plans, rank = _plans.setdefault(graph, {}), (num_leaves > num_sums) - (num_leaves < num_sums)
@@ -310,7 +314,7 @@ def _compile(
 
 
 def _layer(layer: type[SumLayer], num_out: int, lengths: list[int], sides: list[list]) -> SumLayer:
-    """The layer of these children; which nodes have which is told where not all have as many."""
+    """The layer over these children. It is told the nodes of each side where some have none there."""
     if all(None not in side for side in sides):
         return layer(len(sides[0]), num_out, *lengths)
     nodes = [[node for node, place in enumerate(side) if place is not None] for side in sides]

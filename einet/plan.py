@@ -12,10 +12,19 @@ from typing import NamedTuple
 from einet.graph import Partition, RegionGraph
 
 
+class Group(NamedTuple):
+    """The partitions of one layer of sums over products. Side i has child i of each, in the order of the partitions."""
+
+    partitions: list[Partition]
+    ranks: tuple[int, ...]  # of the lengths of the children's vectors, for each side
+    shared: list[int]  # how many sides share each pool
+    sides: list[list[int | None]]  # regions, None where a partition has no such child
+
+
 class PlanOfLevel(NamedTuple):
-    """`groups` of partitions, one for each layer of sums over products: (the ranks of the lengths of the children's
-    vectors, how many sides share each pool, the children's places, None where a node has none), the first and the last
-    side by side. `order` and `counts` are those of `Level`.
+    """Each of `groups` is (ranks, shared, sides) of a `Group`, but with places (level, row) instead of regions.
+
+    `order` and `counts` are those of `Level`.
     """
 
     groups: list[tuple[tuple[int, ...], list[int], list[list[tuple[int, int] | None]]]]
@@ -23,20 +32,14 @@ class PlanOfLevel(NamedTuple):
     counts: list[int]
 
 
-class Group(NamedTuple):
-    """The partitions of one layer of sums over products; the other fields are as in `PlanOfLevel`, of regions."""
-
-    partitions: list[Partition]
-    ranks: tuple[int, ...]
-    shared: list[int]
-    sides: list[list[int | None]]
-
-
 def plan(graph: RegionGraph, rank: int, grouped: Callable) -> tuple[list[int], list[PlanOfLevel]]:
     """The order of the leaf regions, and what stands where in the levels above them.
 
-    `rank` is 1 where the leaves' vectors are longer than those of inner regions, whose rank is 0, and -1 where shorter.
-    `grouped` says which partitions share a layer, and in which order.
+    Args:
+        graph: any graph with a partition.
+        rank: of the length of the leaves' vectors: 1 where they are longer than those of inner regions, whose rank is
+            0, and -1 where shorter.
+        grouped: `by_lengths` or `of_one_layer`: which partitions share a layer, and in which order.
     """
     ranks = [0 if partitions else rank for partitions in graph.partitions_of]
     layers = graph.topological_layers()
@@ -69,7 +72,7 @@ def plan(graph: RegionGraph, rank: int, grouped: Callable) -> tuple[list[int], l
 
 
 def by_lengths(graph: RegionGraph, partitions: list[Partition], ranks: list[int]) -> list[Group]:
-    """Partitions by how many children they have, and by the lengths of their vectors, the shorter ones first."""
+    """Partitions by the number of their children and the lengths of the children's vectors, the shorter ones first."""
     groups: dict[tuple[int, ...], list[Partition]] = {}
     for region, *children in partitions:
         children.sort(key=ranks.__getitem__)
@@ -82,8 +85,10 @@ def by_lengths(graph: RegionGraph, partitions: list[Partition], ranks: list[int]
 
 
 def of_one_layer(graph: RegionGraph, partitions: list[Partition], ranks: list[int]) -> list[Group]:
-    """All partitions whose children's vectors have one length, however many these are: inner regions first, whose
-    densities are multiplied, then leaves, whose logarithms are added up; those with most children first."""
+    """Partitions by the lengths of their children's vectors, however many these are; those with most children first.
+
+    A partition's inner regions come first, whose densities are multiplied, then its leaves, whose logarithms are added.
+    """
     groups: dict[tuple[int, ...], list[tuple[Partition, list[int], list[int]]]] = {}
     for partition in partitions:
         leaves = [child for child in partition.children if not graph.partitions_of[child]]
@@ -102,10 +107,11 @@ def of_one_layer(graph: RegionGraph, partitions: list[Partition], ranks: list[in
 
 
 def _plan_of_level(graph: RegionGraph, regions: list[int], groups: list[Group], place: dict) -> PlanOfLevel:
-    found = []
+    """A level whose regions stand in the order of `regions`; `place` has those of the levels below."""
+    placed = []
     for _, ranks, shared, sides in groups:
-        found.append((ranks, shared, [[None if child is None else place[child] for child in side] for side in sides]))
+        placed.append((ranks, shared, [[None if child is None else place[child] for child in side] for side in sides]))
     position = {region: i for i, region in enumerate(regions)}
     computed = [position[p.region] for group in groups for p in group.partitions]
     order = sorted(range(len(computed)), key=computed.__getitem__)
-    return PlanOfLevel(found, order, [len(graph.partitions_of[region]) for region in regions])
+    return PlanOfLevel(placed, order, [len(graph.partitions_of[region]) for region in regions])

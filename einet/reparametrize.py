@@ -3,8 +3,7 @@
     unconstrained(model)                                    # softmax weights, free leaves
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 
-Paper: Section 3.5
-Chapter: book/07_em
+Source: Section 3.5
 """
 
 from __future__ import annotations
@@ -23,10 +22,15 @@ def unconstrained(model: Einet) -> Einet:
     """Reparametrize `model`, in place, so that any gradient optimizer may train it: softmax weights, free leaves.
 
     Afterwards `model.parameters()` are unconstrained and `torch.optim.Adam` applies; `constrained(model)` goes back to
-    plain probabilities and expectation parameters. Returns the model. `ValueError` where it is unconstrained already.
+    plain probabilities and expectation parameters.
 
-    Paper: Section 3.5
-    Chapter: book/07_em
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: the model is unconstrained already.
+
+    Source: Section 3.5
     """
     if any(parametrize.is_parametrized(module) for module in model.modules()):
         raise ValueError("the model is parametrized for gradient training already")
@@ -39,10 +43,12 @@ def unconstrained(model: Einet) -> Einet:
 
 @torch.inference_mode(False)  # parameters that are born there could not be trained
 def constrained(model: Einet) -> Einet:
-    """Undo `unconstrained`, keeping the density. Returns the model.
+    """Undo `unconstrained`, in place, keeping the density.
 
-    Paper: Section 3.5
-    Chapter: book/07_em
+    Returns:
+        The model.
+
+    Source: Section 3.5
     """
     for layer in model.sum_layers():
         parametrize.remove_parametrizations(layer, "weights")
@@ -52,6 +58,8 @@ def constrained(model: Einet) -> Einet:
 
 
 class _Softmax(nn.Module):
+    """Weights as a softmax of free numbers."""
+
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
@@ -64,6 +72,8 @@ class _Softmax(nn.Module):
 
 
 class _Constrain(nn.Module):
+    """A family's phi as a function of free numbers."""
+
     def __init__(self, family: ExponentialFamily):
         super().__init__()
         self.family = family

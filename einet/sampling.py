@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from einet.family import ExponentialFamily
+from einet.inputs import check_integers
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import (
@@ -50,7 +51,7 @@ def sample(
     Source: Section 2
     """
     check_model(model)
-    _check_count(num_samples)
+    check_integers(num_samples=num_samples)
     device = next(model.parameters()).device
     draw = _Draw(generator, device, noise)
     labels = as_labels(model.num_classes, labels, num_samples, device)
@@ -88,7 +89,7 @@ def sample_conditional(
 
     Source: Section 2, Eq. (1)
     """
-    _check_count(num_samples)
+    check_integers(num_samples=num_samples)
     inside, mask = as_evidence(model, x, observed)
     labels = as_labels(model.num_classes, labels, len(x), inside.device)
     draw = _Draw(generator, inside.device)
@@ -182,8 +183,3 @@ class _Draw:
         uniform = torch.rand(len(which), generator=self.generator, dtype=torch.float64, device=odds.device)
         place = torch.searchsorted(cumulative.flatten(), uniform + which, right=True) - which * width
         return place.clamp(0, width - 1)
-
-
-def _check_count(num_samples: int) -> None:
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples must be an integer of at least 1, got {num_samples!r}")

@@ -4,11 +4,10 @@
     einet.start_leaves(model, x, seed=0)
     einet.fit(model, x)
 
-Parameters that know nothing of the rows are, in high dimension, very different densities of every row, and the entry
-that happens to be nearest takes them all; entries that are alike stay alike, since EM moves them alike.
+In high dimension the entry of random parameters that happens to be nearest to the data wins every row by hundreds of
+nats. Entries that are alike stay alike, since EM moves them alike. Leaves that start around rows avoid both.
 
-Paper: not in it; Section 3.5 for EM
-Chapter: book/07_em
+Source: not in the paper; Section 3.5 for EM
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from einet.data import Rows, check_positive
-from einet.inputs import as_number
+from einet.data import Rows
+from einet.inputs import as_number, check_integers
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import networks_of
@@ -42,21 +41,30 @@ def start_leaves(
 ) -> None:
     """Put every entry of every leaf region around rows of `x` of its own, in place: for any family, before training.
 
-    rows     how many random rows an entry starts around; the same ones for all variables of its region
-    share, keep  at least 0, together at most 1: an entry then expects E[T(x)] = share * the mean of T over its rows +
-             keep * what it expected before + the rest * the mean of T over all rows
-    distinct whether every distinct row of the region's variables is as likely to be drawn: a variable that is 1 in one
-             row of a thousand then has entries that start around 1. Else rows are as likely as they are frequent
-    seed     of the choice of rows; the global random state is left alone
+    An entry then expects
 
-    What is missing counts neither among an entry's rows nor in the mean; a variable that no row has keeps its
-    parameters. Weights stay as they are. `ValueError` for data that do not fit the model, and settings out of range;
-    nothing has changed then.
+        E[T(x)] = share * (mean of T over its rows) + keep * (what it expected) + rest * (mean of T over all rows)
 
-    Paper: not in it
-    Chapter: book/07_em
+    Missing values count in neither mean, and a variable that no row has keeps its parameters. Weights stay as they are.
+
+    Args:
+        model: the density.
+        x: rows, as in `Einet.forward`.
+        observed: bool, as in `Einet.forward`.
+        rows: how many random rows an entry starts around; the same ones for all variables of its region.
+        share: within [0, 1].
+        keep: within [0, 1 - share].
+        distinct: whether every distinct row of the region's variables is equally likely to be drawn, so that a variable
+            that is 1 in one row of a thousand has entries that start around 1. Else rows are as likely as they are
+            frequent.
+        seed: of the choice of rows; the global random state is left alone.
+
+    Raises:
+        ValueError: the data do not fit the model, or a setting is out of range. Nothing has changed then.
+
+    Source: not in the paper
     """
-    check_positive(rows=rows)
+    check_integers(rows=rows)
     share = as_number("share", share, "within [0, 1]", lambda number: 0 <= number <= 1)
     most = 1 - share
     keep = as_number("keep", keep, f"within [0, 1 - share={most:.4g}]", lambda number: 0 <= number <= most + 1e-9)
@@ -82,20 +90,19 @@ def _distinct(
     observed: Tensor | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """For each scope so many rows of x (D, C, B), (L, *shape): each as likely as there are few like it in the scope."""
-    some = torch.randperm(x.shape[-1], generator=generator, device="cpu")[:CANDIDATES]
-    numbers = x[..., some.to(x.device)].cpu().double()
+    """Row numbers of x (D, C, B) for each scope, (L, *shape): a row that k rows equal in the scope has weight 1 / k."""
+    candidates = torch.randperm(x.shape[-1], generator=generator, device="cpu")[:CANDIDATES]
+    numbers = x[..., candidates.to(x.device)].cpu().double()
     if observed is not None:
-        mask = observed.expand(-1, x.shape[-1])[:, some.to(x.device)].cpu()
-        numbers = torch.cat((numbers, mask[:, None].double()), 1)  # what is missing is 0, which is a value, too
-    # Equal values have equal codes, and rows that are alike in a scope equal sums of these, each times a random number.
+        mask = observed.expand(-1, x.shape[-1])[:, candidates.to(x.device)].cpu()
+        numbers = torch.cat((numbers, mask[:, None].double()), 1)  # missing values are 0
+    # Rows that are equal in a scope have equal sums of codes, each times a random number of its variable.
     _, codes = numbers.unique(return_inverse=True)
     times = torch.randint(-(2**62), 2**62, codes.shape[:2], generator=generator, device="cpu")
     sums = (codes * times[..., None]).sum(1)
-    chosen = {}
-    for scope in scopes:
-        if scope not in chosen:
-            _, which, count = sums[list(scope)].sum(0).unique(return_inverse=True, return_counts=True)
-            chosen[scope] = count.float().reciprocal()[which]
-    drawn = [chosen[scope].multinomial(shape.numel(), True, generator=generator) for scope in scopes]
-    return some[torch.stack(drawn)].view(len(scopes), *shape)
+    weights = {}
+    for scope in set(scopes):
+        _, which, count = sums[list(scope)].sum(0).unique(return_inverse=True, return_counts=True)
+        weights[scope] = count.float().reciprocal()[which]
+    drawn = [weights[scope].multinomial(shape.numel(), True, generator=generator) for scope in scopes]
+    return candidates[torch.stack(drawn)].view(len(scopes), *shape)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
-from einet.graph import RegionGraph
+from einet.graph import RegionGraph, check_integers
 
 Rectangle = tuple[tuple[int, int], ...]  # (start, stop) along each axis
 
@@ -152,13 +152,6 @@ def quad_graph(shape: Sequence[int]) -> RegionGraph:
     return RegionGraph([_cells(rectangle, shape) for rectangle in index_of], partitions, shape)
 
 
-def check_integers(least: int = 1, **named: int) -> None:
-    """Raise a `ValueError` for the first that is no integer, or less than `least`."""
-    for name, value in named.items():
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
 def _check_grid(shape: tuple, deltas: tuple, axes: tuple, max_depth: int | None) -> None:
     if not shape or not all(isinstance(extent, int) and extent >= 1 for extent in shape):
         raise ValueError(f"shape must be positive integers, got {shape}")
@@ -166,8 +159,7 @@ def _check_grid(shape: tuple, deltas: tuple, axes: tuple, max_depth: int | None)
         raise ValueError(f"delta must be an integer of at least 1, or a list of them, got {list(deltas)}")
     if len(set(axes)) < len(axes) or not axes or not all(axis in range(len(shape)) for axis in axes):
         raise ValueError(f"axes must be different numbers from 0 to {len(shape) - 1}, got {axes}")
-    if max_depth is not None and (not isinstance(max_depth, int) or max_depth < 0):
-        raise ValueError(f"max_depth must be an integer of at least 0, got {max_depth!r}")
+    check_integers(least=0, optional=True, max_depth=max_depth)
 
 
 def _cuts(whole: Rectangle, deltas: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[tuple[Rectangle, Rectangle]]:

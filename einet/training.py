@@ -1,9 +1,8 @@
-"""The loop around EM: epochs, batches, validation, early stopping; and how it goes on after a `kill -9`.
+"""The loop around EM: epochs, batches, validation, early stopping, and how it resumes.
 
     history = fit(model, x, valid=held_out, epochs=50, checkpoint="digits.safetensors")
 
-Paper: Section 3.5 and 4
-Chapter: book/07_em
+Source: Section 3.5 and 4
 """
 
 from __future__ import annotations
@@ -17,28 +16,31 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from einet.data import Rows, check_positive, epoch, graphed_step, steps_of_epoch
+from einet.data import Rows, epoch, graphed_step, steps_of_epoch
 from einet.em import EM, check_movable
 from einet.gpu.graphed_step import GraphedStep
-from einet.inputs import as_number, as_parts
+from einet.inputs import as_number, as_parts, check_integers
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.storage.checkpoint import parameters_of, set_parameters
 from einet.storage.resume import RunFile
 
-# Who gains less than these nats a row has not left the start.
+# A model that gains fewer nats a row has not left its start.
 FEWEST_NATS = 0.01
 
 
 @dataclass
 class History:
-    """What `fit` saw, an entry an epoch: mean log-densities of the rows in nats, seconds, and step sizes.
+    """The course of a training by `fit`, one entry an epoch.
 
-    `train` is measured while the parameters move, on each batch before its step; `valid` after the epoch. `best_epoch`
-    is the index of the parameters that the model holds at the end.
+    Attributes:
+        train: mean log-density of the rows in nats, of each batch before its step, so while the parameters move.
+        valid: mean log-density of the validation rows in nats, after the epoch.
+        seconds: duration of the epoch.
+        lr: its step size.
+        best_epoch: index of the parameters that the model holds at the end.
 
-    Paper: Section 3.5
-    Chapter: book/07_em
+    Source: Section 3.5
     """
 
     train: list[float] = field(default_factory=list)
@@ -48,7 +50,7 @@ class History:
     best_epoch: int = -1
 
 
-@torch.inference_mode(False)  # gradients, and whatever an optimizer keeps: in whatever mode the caller is
+@torch.inference_mode(False)  # gradients, and the state of an optimizer, must be ordinary tensors
 def fit(
     model: Einet | Mixture,
     x: Tensor,
@@ -72,37 +74,48 @@ def fit(
 ) -> History:
     """Train `model` on the rows of `x`, in place, by stochastic EM unless another `optimizer` is given.
 
-    observed    bool, as in `Einet.forward`: what is missing is integrated out
-    labels      (B,) classes, for a model with several: each row then trains its own root
-    valid       rows to validate on, as x, (x,), (x, observed) or (x, observed, labels): the parameters of the best
-                epoch are kept
-    batch_size  at most so many rows a step, in a new random order every epoch: an epoch's batches differ by at most one
-                row in size. None is full-batch: one step an epoch
-    lr, pseudocount, leaf_pseudocount   of `EM`, where no `optimizer` is given
-    last_lr     what `lr` falls to, by equal amounts, until the last of the `epochs`; None: it stays. A large step finds
-                its way, a small one averages over more rows. Only where no `optimizer` is given. A run on disk cannot
-                be prolonged by more `epochs` then: its step would have fallen more slowly
-    scheduler   of the `optimizer`, which must be given then; stepped after every epoch
-    patience    stop after this many epochs without a better validation; None never stops early. An epoch of EM in which
-                `lr` and the number of steps multiply to less than 1 counts as that much of an epoch only, since EM may
-                stay on a plateau for 1 / lr steps. A warning says where training ended as good as it started
-    seed        of the order of the rows; the global random state is left alone
-    checkpoint  a file that is replaced after every epoch. Where it exists, training goes on from there, and ends with
-                the same parameters, bit for bit, as if it had never stopped; `load` reads the best model so far.
-                More `epochs` than before prolong a run; all else must be as it was, the initial parameters too
-    cuda_graph  record one step of EM on the GPU, and replay it: a small or deep network then no longer waits for the
-                CPU to launch its many kernels. The data are moved to the GPU. Gradients are not checked at every step:
-                a likelihood that is not finite ends the training after the epoch, with a `ValueError`
-    progress    show a bar, where tqdm is installed
+    No other thread may use the model meanwhile: see `queries`.
 
-    A model that is trained is no other thread's to ask: see `queries`.
+    Args:
+        model: an `Einet`, or a `Mixture` of some.
+        x: rows, as in `Einet.forward`.
+        observed: bool, as in `Einet.forward`; missing values are integrated out.
+        labels: (B,) int64, for a model with several classes: each row then trains its own root.
+        valid: rows to validate on, as x, (x,), (x, observed) or (x, observed, labels): the parameters of the best epoch
+            are kept.
+        epochs: passes over the rows.
+        batch_size: most rows a step, in a new random order every epoch. An epoch's batches differ by at most one row in
+            size. None is full-batch: one step an epoch.
+        lr: of `EM`, where no `optimizer` is given; so are `pseudocount` and `leaf_pseudocount`.
+        last_lr: `lr` falls to it by equal amounts until the last of the `epochs`. None: it stays. A large step finds
+            its way, a small one averages over more rows. Only where no `optimizer` is given. A run on disk cannot be
+            prolonged by more `epochs` then: its step would have fallen more slowly.
+        pseudocount: see `EM`.
+        leaf_pseudocount: see `EM`.
+        optimizer: any of torch, made for the model's parameters.
+        scheduler: of the `optimizer`, which must be given then; stepped after every epoch.
+        patience: stop after this many epochs without a better validation; None never stops early. An epoch of EM in
+            which `lr` and the number of steps multiply to less than 1 counts as that much of an epoch only, since EM
+            may stay on a plateau for 1 / lr steps. A warning says where training ended as good as it started.
+        seed: of the order of the rows; the global random state is left alone.
+        checkpoint: a file that is replaced after every epoch. Where it exists, training goes on from there, and ends
+            with the same parameters, bit for bit, as if it had never stopped; `load` reads the best model so far. More
+            `epochs` than before prolong a run; all else must be as it was, the initial parameters too.
+        cuda_graph: record one step of EM on the GPU, and replay it: a small or deep network then no longer waits for
+            the CPU to launch its many kernels. The data are moved to the GPU. Gradients are not checked at every step:
+            a likelihood that is not finite ends the training after the epoch, with a `ValueError`.
+        progress: show a bar, where tqdm is installed.
 
-    `ValueError` for settings or data out of range, or a checkpoint that is damaged or of another run.
+    Returns:
+        The `History` of all epochs, those before a resumed run included.
 
-    Paper: Section 3.5
-    Chapter: book/07_em
+    Raises:
+        ValueError: settings or data out of range, or a checkpoint that is damaged or of another run.
+
+    Source: Section 3.5
     """
-    check_positive(epochs=epochs, batch_size=batch_size, patience=patience)
+    check_integers(epochs=epochs)
+    check_integers(optional=True, batch_size=batch_size, patience=patience)
     if patience is not None and valid is None:
         warnings.warn(f"patience={patience} has no effect without valid: nothing says when to stop", stacklevel=3)
     train = Rows(model, x, observed, labels)
@@ -112,8 +125,8 @@ def fit(
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     if optimizer is None:
-        # where the model is; the rows themselves may be elsewhere
-        optimizer = EM(model, lr, pseudocount, leaf_pseudocount, train.some(slice(None)) if leaf_pseudocount else None)
+        data = train.some(slice(None)) if leaf_pseudocount else None  # on the model's device
+        optimizer = EM(model, lr, pseudocount, leaf_pseudocount, data)
         scheduler = _falling(optimizer, lr, last_lr, epochs) if scheduler is None else scheduler
     elif last_lr is not None:
         raise ValueError(f"last_lr={last_lr} is of the EM that fit makes, and an optimizer is given: use a scheduler")
@@ -121,7 +134,8 @@ def fit(
     run = _Run(model, optimizer, scheduler, graphed_step(train, optimizer, batch_size) if cuda_graph else None)
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}
-        run.resume(checkpoint, {**settings, "validation rows": held_out and held_out.digest()}, epochs)
+        settings["validation rows"] = None if held_out is None else held_out.digest()
+        run.resume(checkpoint, settings, epochs)
     at_start = None
     if patience is not None and held_out is not None and run.epoch == 0:
         at_start = held_out.log_densities().double().mean().item()
@@ -142,6 +156,7 @@ def fit(
 def _falling(
     optimizer: EM, lr: float, last_lr: float | None, epochs: int
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """A scheduler from `lr` to `last_lr` in equal steps; None where that is None."""
     if last_lr is None:
         return None
     last = as_number("last_lr", last_lr, f"within (0, lr={lr}]", lambda number: 0 < number <= lr)
@@ -149,7 +164,7 @@ def _falling(
 
 
 class _Run:
-    """A training run between two epochs: all that the next one depends on, and the best parameters so far."""
+    """A training run between two epochs: what the next one depends on, and the best parameters so far."""
 
     def __init__(self, model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler, graph: GraphedStep | None):
         self.model, self.optimizer, self.scheduler, self.graph = model, optimizer, scheduler, graph
@@ -160,7 +175,7 @@ class _Run:
         return len(self.history.train)
 
     def waited(self, steps: int) -> float:
-        """How many epochs, of so many steps each, have passed since the best one; of EM an epoch may count for less."""
+        """Epochs, of so many steps each, since the best one; of EM an epoch may count for less (see `patience`)."""
         since = self.history.lr[self.history.best_epoch + 1 :]
         return round(sum(min(1.0, lr * steps) for lr in since), 6) if isinstance(self.optimizer, EM) else len(since)
 
@@ -194,17 +209,17 @@ class _Run:
     # On disk
 
     def resume(self, path: str | os.PathLike, settings: dict, epochs: int) -> None:
-        """Go on from `path`, or, where there is no such file, begin it."""
+        """Go on from the file at `path`, or begin it."""
         self.file = RunFile(path, self.model, self.optimizer, self.scheduler, settings)
         found = self.file.read(epochs)
         if found is None:
-            self.save()  # now, so that a path where nothing can be written is found before an epoch is lost
+            self.save()  # now, so that a path that cannot be written to fails before an epoch is lost
             return
         set_parameters(self.model, found.current)
         self.history = History(**found.history)
         if self.history.valid:
             self.best = {name: tensor.clone() for name, tensor in found.best.items()}
-        with warnings.catch_warnings():  # torch would warn that no step of the optimizer came first
+        with warnings.catch_warnings():  # torch would warn that the optimizer has made no step yet
             warnings.simplefilter("ignore", UserWarning)
             for _ in range(self.epoch if self.scheduler else 0):
                 self.scheduler.step()
@@ -217,7 +232,7 @@ class _Run:
 
 
 def _check_optimizer(model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler) -> None:
-    """`ValueError` for what would train another model, or nothing, without a word."""
+    """Raise a `ValueError` where another model would be trained, or none."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer must be an optimizer of torch, made for the model, got {optimizer!r}")
     own = {id(parameter) for parameter in model.parameters()}
@@ -239,7 +254,7 @@ def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:
 
 
 class _NoBar:
-    """What stands for tqdm's bar where nothing is to be shown, or tqdm is not installed."""
+    """A bar that shows nothing, in place of tqdm's."""
 
     def __init__(self, steps: Iterable):
         self.steps = steps

@@ -7,8 +7,7 @@ Each recipe of a set is trained once and kept in data/runs/learned, which git ig
 log-likelihood of the validation rows is asked for the test rows, once, and becomes the set's record in
 book/results/learned.json, with the validation of all.
 
-Paper: not in it; the data sets are those of Table 1
-Chapter: book/08_binary_datasets
+Source: not in the paper; the data sets are those of Table 1
 """
 
 from __future__ import annotations

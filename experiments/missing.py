@@ -2,8 +2,7 @@
 
     python experiments/missing.py
 
-Paper: not in it; marginals as in Section 2
-Chapter: book/12_queries
+Source: not in the paper; marginals as in Section 2
 """
 
 import numpy as np

@@ -13,8 +13,7 @@ by, and that of the test rows. What is there is not done again.
                  tree: the Chow-Liu tree of the training rows, thin layers; pd, pd-cp: rectangles of an image
     starts       flat: `Einet` as it always was; 0.1: weights of this concentration; +rows: leaves around rows
 
-Paper: Section 3.5 for the steps
-Chapter: book/07_em
+Source: Section 3.5 for the steps
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import torch
 
 import einet
 from einet import Einet, ExponentialFamily, Normal, RegionGraph, random_binary_trees, start_leaves
-from einet.em import column_parameters
 from einet.families import FAMILIES
 from einet.leaves import LeafLayer
 from einet.tables import EinetDensity
@@ -395,7 +394,7 @@ class FamilyContract:
         model(x, observed).sum().backward()
         em.step()
         for part in model.leaves.parts:
-            columns = column_parameters(part, *model.as_input(x, observed))[..., 0, 0]
+            columns = part.column_parameters(*model.as_input(x, observed))[..., 0, 0]
             for place, d in enumerate(part.pairs.tolist()):
                 mean = self.family.statistics(x[observed[:, d], d]).mean(1)
                 allowed = expected_statistics(self.family, self.family.expecting(mean))

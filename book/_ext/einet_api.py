@@ -2,9 +2,7 @@
 
 - `code` in single backticks is code, and a link where it is the name of something public;
 - a line `Source: Eq. (5)` at the end becomes a field, beside those of arguments and errors;
-- what is indented, after a blank line, is an example or a formula, letter by letter;
-- rows `lr    the step size` become a list, for docstrings that have no `Args:` yet, and so do the lines `Paper:` and
-  `Chapter:` of that time.
+- what is indented, after a blank line, is an example or a formula, letter by letter.
 """
 
 from __future__ import annotations
@@ -15,9 +13,7 @@ import re
 # Packages whose `__all__` is public under their own name; that of `einet` comes last, and wins.
 PACKAGES = ("einet.tables", "einet.datasets", "einet.plotting", "einet.inpaint", "einet")
 
-ROW = re.compile(r"(\S+(?: \S+)*?) {2,}(\S.*)")
 SECTION = re.compile(r"[A-Z]\w+:")
-TRAILER = re.compile(r"^Paper: (.+(?:\n.+)*)\nChapter: .+$", re.M)
 CODE = re.compile(r"`([^`]+)`")
 MARKUP = re.compile(r"\*|(?<=\w)_(?!\w)|\|")  # what reStructuredText would take for it
 
@@ -29,7 +25,6 @@ def public() -> dict[str, str]:
 
 def translated(text: str, names: dict[str, str]) -> str:
     """A docstring as napoleon wants it."""
-    text = TRAILER.sub(r"Source: \1", text).replace("Source: not in it", "Source: not in the paper")
     blocks, in_section = [], False
     for block in re.split(r"\n\s*\n", text):
         lines = block.splitlines()
@@ -38,20 +33,9 @@ def translated(text: str, names: dict[str, str]) -> str:
             blocks += ["::", block]
         elif lines[0].startswith("Source: "):
             blocks.append(":" + re.sub(r"\n\s*", "\n    ", inline(block, names)))
-        elif ROW.fullmatch(lines[0]):
-            blocks.append("\n".join(rows(lines, names)))
         else:
             blocks.append(inline(block, names))
     return "\n\n".join(blocks)
-
-
-def rows(lines: list[str], names: dict[str, str]) -> list[str]:
-    """`name   what it is`, where further lines are indented, as a definition list."""
-    found = []
-    for line in lines:
-        row = None if line.startswith(" ") else ROW.fullmatch(line)
-        found += [f"``{row[1]}``", f"    {inline(row[2], names)}"] if row else [f"    {inline(line.strip(), names)}"]
-    return found
 
 
 def inline(text: str, names: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""k-means clusters of a data set, kept in a folder if there is one.
+"""k-means clusters of a data set, and the file that keeps them.
 
 Source: Section 4.2 (clusters of images); scikit-learn's `KMeans`
 """
@@ -17,9 +17,9 @@ from einet.storage.resume import check_same
 
 
 def clusters_of(rows: Rows, num_clusters: int, seed: int, folder: Path | None) -> list[Tensor]:
-    """The rows of each cluster that has any, as indices.
+    """The indices of the rows of each cluster that has any.
 
-    Labels are kept in `folder`, since k-means need not come out the same on another machine.
+    Labels are kept in `folder`, if one is given, since k-means may give others on another machine.
     """
     if folder is None:
         labels = _k_means(rows, num_clusters, seed)
@@ -30,7 +30,7 @@ def clusters_of(rows: Rows, num_clusters: int, seed: int, folder: Path | None) -
 
 
 def _filled(rows: Rows) -> Tensor:
-    """Rows as vectors (B, D C). What is missing is the mean of its column, or 0 where that is empty."""
+    """Rows as vectors (B, D C), a missing value being the mean of its column, or 0 where that is empty."""
     x = rows.x.detach().cpu().flatten(1).float()
     if rows.observed is None:
         return x
@@ -41,7 +41,7 @@ def _filled(rows: Rows) -> Tensor:
 
 
 def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:
-    """The cluster of each row. On one thread: the order in which several add up would change the last bits."""
+    """The cluster of each row, computed on one thread: the order of additions by several changes the last bits."""
     from sklearn.cluster import KMeans  # here, so that `import einet` needs torch alone
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
@@ -53,7 +53,7 @@ def _k_means(rows: Rows, num_clusters: int, seed: int) -> Tensor:
 
 
 def _kept(folder: Path, settings: dict, rows: Rows) -> Tensor:
-    """The labels in `folder`; where there are none yet, new ones, which are then written."""
+    """The labels in `folder`, written there first if there are none."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "clusters.safetensors"
     if not path.exists():

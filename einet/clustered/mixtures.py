@@ -15,17 +15,17 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from einet.clustered.kmeans import clusters_of
-from einet.data import Rows, check_positive
+from einet.data import Rows
 from einet.em import EM
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
-from einet.inputs import as_concentration
+from einet.inputs import as_concentration, check_integers
 from einet.learned import Structure, graph_of
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -59,32 +59,49 @@ def fit_mixture(
 ) -> Mixture:
     """A `Mixture` as in the paper: k-means clusters, a network trained on each by `fit`, cluster shares as weights.
 
-    structure   the networks' graph, or a function from the rows of a cluster and their masks, or None, to the graph of
-                its network, as `chow_liu` is one: `lambda x, observed: chow_liu(x, observed, shape=(28, 28))`. To go on
-                after an interruption it must give the same graph for the same rows
-    leaf        the networks' families, as `Einet` takes them
-    graph       the name of `structure` before it could be a function
-    observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
-    num_sums, num_leaves, sum_product, concentration   of `Einet`
-    epochs, batch_size, lr, pseudocount   of `fit`
-    decay       what the step size is multiplied with after every epoch
-    start_from_rows   the entries of a leaf region's vector begin around rows of the cluster: see `start_leaves`
-    seed        of the clusters, of the networks' parameters (seed + 0, seed + 1, ...) and of the orders of rows
-    device      where the networks are trained; `x` may be elsewhere
-    processes   with more than one, clusters are trained in parallel, on one thread each, and the result is that of a
-                sequential run on one thread. Scripts need no `if __name__ == "__main__":`
-    checkpoint_folder   where clusters and networks are kept, so that after a `kill -9` the same call goes on
+    EM of the whole mixture may follow: `fit(mixture, x)`. Needs scikit-learn.
 
-    Clusters without rows, as duplicates cause them, are left out: there may be fewer components than asked for. EM of
-    the whole mixture may follow: `fit(mixture, x)`. Needs scikit-learn. `ValueError` as for `Einet` and `fit`.
+    Args:
+        x: rows, as in `Einet.forward`.
+        num_components: number of clusters.
+        structure: the networks' graph, or a function from the rows of a cluster, and their masks or None, to the graph
+            of its network, such as `lambda x, observed: chow_liu(x, observed, shape=(28, 28))`. To resume, it must give
+            the same graph for the same rows.
+        leaf: the networks' families, as in `Einet`.
+        observed: bool, as in `Einet.forward`. A missing value counts as its column's mean for the clusters, and is
+            integrated out for the networks.
+        graph: the name of `structure` before it could be a function.
+        num_sums: as in `Einet`; so are `num_leaves` and `sum_product`.
+        num_leaves: see `num_sums`.
+        sum_product: see `num_sums`.
+        epochs: as in `fit`; so are `batch_size`, `lr` and `pseudocount`.
+        batch_size: see `epochs`.
+        lr: see `epochs`.
+        pseudocount: see `epochs`.
+        decay: within (0, 1], the factor of the step size after every epoch.
+        start_from_rows: whether the entries of a leaf region start around rows of the cluster, as by `start_leaves`.
+        concentration: as in `Einet`.
+        seed: of the clusters, of the networks' parameters (seed + 0, seed + 1, ...) and of the orders of rows.
+        device: where the networks are trained; `x` may be elsewhere.
+        processes: number of clusters that are trained in parallel, on one thread each if there are several. The result
+            is that of a sequential run on one thread. Scripts need no `if __name__ == "__main__":`.
+        checkpoint_folder: keeps clusters and networks, so that the same call resumes after an interruption.
+        progress: show a bar, where tqdm is installed.
 
-    Paper: Section 4.2
-    Chapter: book/10_images
+    Returns:
+        The mixture. Clusters without rows, as duplicates cause them, are left out: it may have fewer components.
+
+    Raises:
+        ValueError: as for `Einet` and `fit`.
+
+    Source: Section 4.2
     """
-    check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
-    if (structure is None) == (graph is None) or leaf is None:
+    check_integers(epochs=epochs, num_components=num_components, processes=processes)
+    check_integers(optional=True, batch_size=batch_size)
+    given = [each for each in (structure, graph) if each is not None]
+    if len(given) != 1 or leaf is None:
         raise ValueError("fit_mixture takes one structure, a graph or a function from rows to one, and a leaf")
-    structure = graph if structure is None else structure
+    (structure,) = given
     rows = Rows(_any_network(structure, leaf, x, sum_product), x, observed)
     as_concentration(concentration)
     if not 0 < decay <= 1:
@@ -96,7 +113,7 @@ def fit_mixture(
     shape = {"num_sums": num_sums, "num_leaves": num_leaves, "sum_product": sum_product, "concentration": concentration}
     graphs = [graph_of(structure, *rows.some(cluster), rows.num_variables) for cluster in clusters]
     networks = [{"graph": own, "leaf": leaf, **shape, "seed": seed + c} for c, own in enumerate(graphs)]
-    files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
+    files = [None if folder is None else folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (
         {
             "network": network,
@@ -117,7 +134,7 @@ def fit_mixture(
 
 
 def _any_network(structure: Structure, leaf: Any, x: Tensor, sum_product: str) -> Einet:
-    """A network to check the rows with. Where the graph is not known yet, it is one region, on the grid of the rows."""
+    """A network that checks the rows: of a single region on their grid, where the graph is not known yet."""
     if not isinstance(structure, RegionGraph):
         if not callable(structure):
             raise ValueError(f"structure must be a RegionGraph, or a function from rows to one, got {structure!r}")
@@ -133,12 +150,13 @@ def _any_network(structure: Structure, leaf: Any, x: Tensor, sum_product: str) -
 
 
 def _trained(jobs: Iterable[dict], processes: int) -> Iterator[dict[str, Tensor]]:
-    """`_train` of each job, in order, as soon as each is there."""
+    """`_train` of each job, in order, each as soon as it has ended."""
     from joblib import Parallel, delayed, parallel_config  # here, so that `import einet` needs torch alone
 
     with parallel_config("loky", inner_max_num_threads=1):
         parallel = Parallel(n_jobs=processes, return_as="generator", max_nbytes=None)  # rows by value, not in files
-    return parallel(delayed(_train)(**job, caller=os.getpid()) for job in jobs)
+    states = parallel(delayed(_train)(**job, caller=os.getpid()) for job in jobs)
+    return cast(Iterator[dict[str, Tensor]], states)
 
 
 def _train(
@@ -164,10 +182,10 @@ def _train(
 
 @cache  # one thread a process, however many clusters it trains
 def _end_with(caller: int) -> None:
-    """In another process than the caller's: end it once the caller is killed, rather than train for nobody.
+    """Let this process, unless it is the caller, end with the caller.
 
-    joblib's processes finish their task first, which may take hours and write to the same files as the next run. A
-    system whose orphans keep the number of their parent (Windows) waits for that.
+    joblib's processes would finish their task first, which may take hours and write to the same files as the next run.
+    On Windows, where an orphan keeps the number of its parent, they do.
     """
     if os.getpid() != caller:
         threading.Thread(target=_watch, args=(caller,), daemon=True).start()

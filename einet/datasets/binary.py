@@ -22,7 +22,10 @@ NUM_CACHED_FILES = 6  # in memory, as uint8: kdd's three are 15 MB
 
 
 class Source(NamedTuple):
-    """One file of a data set: its path below the set's folder, its size, and the SHA-256 of its uncompressed bytes."""
+    """One file of a data set: its path below the set's folder, its size, and the SHA-256 of its uncompressed bytes.
+
+    Source: not in the paper
+    """
 
     path: str
     rows: int

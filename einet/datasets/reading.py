@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from einet.datasets.disk import opened
+from einet.graph import check_integers
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_IMAGE_BYTES = 2**29  # of one file: more than any image has that Pillow does not take for a bomb
@@ -148,9 +149,7 @@ def check_sizes(size: tuple, crop: int | None, channels: int, limit: int | None)
     """Raise a `ValueError` for settings out of range of `image_folder`."""
     if len(size) != 2 or not all(isinstance(extent, int) and extent >= 1 for extent in size):
         raise ValueError(f"size must be two integers of at least 1, got {size}")
-    for name, value in (("crop", crop), ("limit", limit)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    check_integers(optional=True, crop=crop, limit=limit)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels!r}")
 

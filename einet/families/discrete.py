@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from einet.family import ExponentialFamily, check_bounds, raise_where
+from einet.graph import check_integers
 
 # The entropy of a Poisson variable is a sum over this many values up to this rate, and an asymptotic series above it.
 MAX_SUMMED_RATE, NUM_SUMMED_VALUES = 100.0, 260
@@ -39,8 +40,7 @@ class Binomial(ExponentialFamily):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.total, int) or self.total < 1:
-            raise ValueError(f"total must be an integer of at least 1, got {self.total!r}")
+        check_integers(total=self.total)
         if not 0 < self.floor < 0.5:
             raise ValueError(f"floor must be within (0, 0.5), got {self.floor}")
 
@@ -128,8 +128,7 @@ class Categorical(ExponentialFamily):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.categories, int) or self.categories < 2:
-            raise ValueError(f"categories must be an integer of at least 2, got {self.categories!r}")
+        check_integers(least=2, categories=self.categories)
         if not 0 < self.floor < 1 / self.categories:
             raise ValueError(f"floor must be within (0, 1/{self.categories}), got {self.floor}")
 

@@ -2,6 +2,7 @@
 
 cells        every cell is looked at before it becomes a float
 columns      what becomes of a column: its family, its scale, and back again
+validation   when to stop: held-out rows, or folds
 estimator    `EinetDensity` and `EinetClassifier`
 """
 

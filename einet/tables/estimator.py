@@ -6,17 +6,15 @@
 Inside is a network over random binary trees with leaves to suit each column: `estimator.model_`, for every question
 that `einet.queries` and `einet.sampling` answer, on rows that `estimator.columns_.encode` has translated.
 
-Paper: Section 3 and 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"
-Chapter: book/12_queries
+Source: Section 3 and 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable
 from functools import partial
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +25,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from einet.data import check_positive, log_density, steps_of_epoch
+from einet.data import log_density, steps_of_epoch
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
-from einet.inputs import as_number, as_pseudocount
+from einet.inputs import as_pseudocount, check_integers
 from einet.learned import Structure, graph_of
 from einet.network import Einet
 from einet.queries import conditional_marginals
@@ -39,6 +37,7 @@ from einet.starts import start_leaves
 from einet.structures import random_binary_trees
 from einet.tables.cells import floats
 from einet.tables.columns import Columns
+from einet.tables.validation import epochs_by_folds, folds
 from einet.training import fit
 
 try:
@@ -46,14 +45,12 @@ try:
 except ImportError as error:
     raise ImportError(f"einet.tables needs scikit-learn 1.6 or later, this one is {installed}") from error
 
-# Fewer rows than this are too few to decide when to stop; so many folds then decide together.
-FEWEST_VALIDATION_ROWS, FOLDS = 50, 5
 # Rows that a leaf entry starts around, if these are no more than a quarter of all, and rows that are completed at once.
 ROWS_PER_ENTRY, PORTION = 50, 1000
 
 
 class _EinetEstimator(BaseEstimator):
-    """What both estimators share; the constructor only keeps its arguments, as scikit-learn wants it."""
+    """What both estimators share. The constructor keeps its arguments and checks none, as scikit-learn wants it."""
 
     def __init__(
         self,
@@ -92,8 +89,8 @@ class _EinetEstimator(BaseEstimator):
         tags.input_tags.allow_nan = True
         return tags
 
-    def _validated(self, X, *y, reset: bool = False):
-        """X as floats, and y where it is given; sets or compares the names and the number of the columns."""
+    def _validated(self, X, *y, reset: bool = False) -> Any:
+        """X as floats, and y if given. Records the names and the number of the columns (`reset`) or compares them."""
         options = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "estimator": self}
         cells = floats(X, training=reset)
         checked = check_X_y(cells, *y, **options) if y else check_array(cells, input_name="X", **options)
@@ -113,24 +110,27 @@ class _EinetEstimator(BaseEstimator):
         data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
         network = partial(self._trained, model, columns, data, seed)
         order = random.permutation(len(X))
-        parts = _folds(labels[order], self.validation)
-        held_out = [order[parts == part] for part in range(parts.max() + 1)]
+        parts = folds(labels[order], self.validation)
         epochs = _integer(self.epochs)
-        if len(held_out) > 1:
-            epochs, held_out = self._epochs_by_folds(network, order, parts, epochs), []
-        model, history = network(order[parts < 0] if held_out else order, *held_out, epochs=epochs)
+        if parts.max() > 0:
+            epochs = epochs_by_folds(network, order, parts, epochs, self.batch_size)
+        if parts.max() == 0:
+            model, history = network(order[parts < 0], order[parts == 0], epochs=epochs)
+        else:
+            model, history = network(order, epochs=epochs)
         columns.warn_of_floor(model.leaves)
         self.model_, self.columns_, self.history_ = model, columns, history
         return self
 
     def _check_settings(self) -> None:
-        """All at once, as they were given, whether or not this table needs them: `ValueError`."""
-        check_positive(**{name: _integer(getattr(self, name)) for name in ("epochs", "batch_size", "patience")})
+        """Raise a `ValueError` for settings out of range, whether or not this table needs them."""
+        check_integers(epochs=_integer(self.epochs))
+        check_integers(optional=True, batch_size=_integer(self.batch_size), patience=_integer(self.patience))
         for name in ("pseudocount", "leaf_pseudocount"):
             as_pseudocount(name, getattr(self, name))
 
     def _graph(self, x: Tensor, observed: Tensor, seed: int) -> RegionGraph:
-        """`structure`, or what it makes of all rows; by default, random trees."""
+        """`structure`, or the graph that it makes of all rows; by default, random trees."""
         num_columns = x.shape[1]
         if self.structure is not None:
             if not (isinstance(self.structure, RegionGraph) or callable(self.structure)):
@@ -138,19 +138,21 @@ class _EinetEstimator(BaseEstimator):
                     f"structure must be a RegionGraph, a function from rows to one, or None, got {self.structure!r}"
                 )
             return graph_of(self.structure, x, observed, num_columns)
-        depth = _depth(num_columns) if isinstance(self.depth, str) and self.depth == "auto" else self.depth
+        depth = self.depth
+        if isinstance(depth, str) and depth == "auto":  # deeper were slower and no better on tables of 4 to 64 columns
+            depth = 1 if num_columns < 8 else 2
         return random_binary_trees(num_columns, _integer(depth), _integer(self.num_replicas), seed)
 
     def _trained(self, model: Einet, columns: Columns, data: tuple, seed: int, rows, held_out=None, *, epochs: int):
-        """A copy of `model`, started at and trained on some rows; others, if held out, choose the epoch."""
+        """A copy of `model`, started at and trained on `rows`, and its `History`; `held_out` rows choose the epoch."""
         model = copy.deepcopy(model)
         several = max(1, min(ROWS_PER_ENTRY, len(rows) // 4))
-        share = several / (several + 1)  # what a leaf expects by itself, with a variance of 1, counts as one row more
+        share = several / (several + 1)  # the initial density of a leaf, of variance 1, counts as one row more
         start = {"rows": several, "share": share, "keep": 1 - share, "distinct": False, "seed": seed}
         start_leaves(model, data[0][rows], data[1][rows], **start)
         _settle(model, columns.constant)
         batch_size = _integer(self.batch_size)
-        steps = steps_of_epoch(len(rows), batch_size)  # among which an epoch's pseudocounts are shared out
+        steps = steps_of_epoch(len(rows), batch_size)  # each gets an equal part of the pseudocounts
         history = fit(
             model,
             *(part[rows] for part in data),
@@ -166,17 +168,6 @@ class _EinetEstimator(BaseEstimator):
         )
         return model, history
 
-    def _epochs_by_folds(self, network: Callable, order: np.ndarray, parts: np.ndarray, epochs: int) -> int:
-        """How many epochs all rows should train for: as many steps as were best, in the median, without one fold."""
-        best = []
-        for part in range(parts.max() + 1):
-            rows = order[parts != part]
-            with warnings.catch_warnings():  # a fold says how far to go, not whether training succeeded
-                warnings.filterwarnings("ignore", "training ended", UserWarning)
-                _, history = network(rows, order[parts == part], epochs=epochs)
-            best.append((history.best_epoch + 1) * steps_of_epoch(len(rows), self.batch_size))
-        return max(1, round(float(np.median(best)) / steps_of_epoch(len(order), self.batch_size)))
-
     def _log_density(self, X) -> np.ndarray:
         """log p(x | class) in the units of `X`: (B, classes)."""
         check_is_fitted(self, "model_")
@@ -191,44 +182,56 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     A table is an array, a DataFrame of pandas or polars, a table of pyarrow, or rows as lists; None, NaT, pandas.NA and
     masked cells are missing, too. Text of numbers is numbers; dates and other text must be coded as such.
 
-    leaf          the family of the columns. "auto": a column whose values in training are integers, at most 10
-                  different ones, is Bernoulli (one or two) or Categorical (more, if each occurs in at least 5 rows on
-                  average) over the values seen; any other is Normal with a variance of at least 0.01 of the column's.
-                  Or one `ExponentialFamily` for all columns, or a dict {family: columns}, these as numbers from 0 or,
-                  after a DataFrame, as names; columns that it leaves out are chosen as by "auto". Where a family is
-                  given, the support is the family's, and a value outside it a ValueError.
-                  Normal columns are standardised inside; log-densities are in the units of the data all the same.
-                  A column that is constant in training, but for rounding, is constant in samples, and its value has a
-                  probability in place of a density: 1 - 1e-5, and any other value 1e-5.
-    structure     a `RegionGraph` over the columns, or a function from the rows (B, D) as the network sees them, and
-                  what is observed of them, to one, as `einet.chow_liu` is; random binary trees by default
-    sum_product   of `einet.Einet`: "cp" for structures whose regions have more than two parts
-    depth         of the random binary trees; "auto" is 1 below 8 columns, else 2
-    num_replicas, num_sums         trees, and length of the vectors
-    epochs, batch_size, lr   of `einet.fit`
-    pseudocount, leaf_pseudocount   of `einet.EM`, but in rows of the whole training data, so that they weigh the less
-                  the more rows there are
-    validation    share of the rows that decide, by `patience` epochs without improvement, when to stop, as in
-                  `einet.fit`. Where they are fewer than 50 rows, five folds decide: each is held out once, and all rows
-                  then train for as many steps as were best in the median. With 0, or a single row, all rows train for
-                  all `epochs`
-    random_state  an integer makes fits and samples repeatable
+    Normal columns are standardised inside; log-densities are in the units of the data all the same. A column that is
+    constant in training, but for rounding, is constant in samples, and its value has a probability in place of a
+    density: 1 - 1e-5, and any other value 1e-5. So has a value that a column of categories never had in training,
+    whatever the other columns are.
 
-    Sets `model_` (an `Einet` in float64), `columns_`, `history_`, `n_features_in_` and, from a table with names,
-    `feature_names_in_`. `ValueError` for what scikit-learn refuses, such as another number of columns; for infinities,
-    text, dates and all else that is no number, with the column and what to do; and, in training, for a column without
-    any value. `einet.tables.TableWarning` for columns that outliers, or the bound on variances, will blur.
+    A limit: the random trees know nothing of the columns. They cut strongly correlated ones apart, and only sums of
+    products join them again. A mixture of normals with full covariances does not have to. On the 30 columns of
+    scikit-learn's breast cancer data, most of them sizes of the same cells, two such normals have 34 nats a row of the
+    test set and this density has 17, however large it is. Where many columns measure nearly the same and no cell is
+    missing, standardise and rotate them first: `sklearn.decomposition.PCA(whiten=True)` has 34 nats, too.
 
-    A value that a column of categories never had in training has the probability 1e-5, whatever the other columns are.
+    Args:
+        leaf: the family of the columns. "auto": a column whose values in training are integers, at most 10 different
+            ones, is Bernoulli (one or two) or Categorical (more, if each occurs in at least 5 rows on average) over the
+            values seen; any other is Normal with a variance of at least 0.01 of the column's. Or one
+            `ExponentialFamily` for all columns, or a dict {family: columns}, these as numbers from 0 or, after a
+            DataFrame, as names; columns that it leaves out are chosen as by "auto". The support of a family that is
+            given is its own, and a value outside it an error.
+        depth: of the random binary trees; "auto" is 1 below 8 columns, else 2.
+        num_replicas: number of trees.
+        num_sums: length of the vectors.
+        epochs: as in `einet.fit`; so are `batch_size`, `lr` and `patience`.
+        batch_size: see `epochs`.
+        lr: see `epochs`.
+        pseudocount: as in `einet.EM`, but in rows of the whole training data, so that it weighs the less the more rows
+            there are; so is `leaf_pseudocount`.
+        leaf_pseudocount: see `pseudocount`.
+        validation: share of the rows that decide, by `patience` epochs without improvement, when to stop. Where they
+            are fewer than 50 rows, five folds decide: each is held out once, and all rows then train for as many steps
+            as were best in the median. With 0, or a single row, all rows train for all `epochs`.
+        patience: see `epochs`.
+        random_state: an integer makes fits and samples repeatable.
+        structure: a `RegionGraph` over the columns, or a function to one, such as `einet.chow_liu`, from the rows
+            (B, D) as the network sees them and the mask of what is observed; random binary trees by default.
+        sum_product: as in `einet.Einet`: "cp" for structures whose regions have more than two parts.
 
-    A limit: the random trees know nothing of the columns. They cut strongly correlated ones apart, and what is cut can
-    only be put together again by sums of products. A mixture of normals with full covariances does not have to. On the
-    30 columns of scikit-learn's breast cancer data, most of them sizes of the same cells, two such normals have 34 nats
-    a row of the test set and this density has 17, however large it is. Where many columns measure nearly the same and
-    no cell is missing, standardise and rotate them first: `sklearn.decomposition.PCA(whiten=True)` has 34 nats, too.
+    Attributes:
+        model_: an `Einet` in float64.
+        columns_: translates between the table and the rows of the network.
+        history_: the `History` of its training.
 
-    Paper: Section 3 and 4.1
-    Chapter: book/12_queries
+    Raises:
+        ValueError: scikit-learn refuses the table, such as for another number of columns; a cell is infinite, text, a
+            date or anything else that is no number, with the column and a remedy; or, in training, a column has no
+            value.
+
+    Warns:
+        TableWarning: outliers, or the bound on variances, will blur a column.
+
+    Source: Section 3 and 4.1
     """
 
     def fit(self, X, y=None):
@@ -245,17 +248,16 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
-        """New rows (n_samples, D), drawn from the density; by the estimator's `random_state` where none is given."""
+        """Draw new rows (n_samples, D), by the estimator's `random_state` where none is given."""
         check_is_fitted(self, "model_")
         random = check_random_state(self.random_state if random_state is None else random_state)
         generator = torch.Generator().manual_seed(random.randint(2**31 - 1))
         n_samples = _integer(n_samples)
-        check_positive(n_samples=n_samples)
+        check_integers(n_samples=n_samples)
         return self.columns_.decode(sample(self.model_, n_samples, generator))
 
     def predict_missing(self, X) -> np.ndarray:
-        """X with every NaN replaced by what the rest of its row says: E[x_d | x_observed], or the most probable value
-        where x_d has finitely many. All else is untouched."""
+        """X with every NaN replaced: by the most probable of finitely many values, or else by E[x_d | x_observed]."""
         check_is_fitted(self, "model_")
         X = self._validated(X)
         parts = [self._completed(X[start : start + PORTION]) for start in range(0, len(X), PORTION)]
@@ -274,12 +276,15 @@ class EinetDensity(DensityMixin, _EinetEstimator):
 class EinetClassifier(ClassifierMixin, _EinetEstimator):
     """Bayes' rule on the class-conditional roots of one network, P(y | x) = p(x | y) P(y) / p(x); NaN is missing.
 
-    The prior P(y) is the share of a class in the training data. What is missing is integrated out of p(x | y), so the
-    prediction is that of the observed columns alone, with no imputation. Arguments are those of `EinetDensity`. Sets
-    `classes_` and `class_log_prior_` too.
+    The prior P(y) is the share of a class in the training data. Missing values are integrated out of p(x | y), so the
+    prediction is that of the observed columns alone, with no imputation. Arguments, errors and warnings are those of
+    `EinetDensity`, and so are the attributes beside these.
 
-    Paper: Section 3 and 4.1
-    Chapter: book/12_queries
+    Attributes:
+        classes_: the classes, sorted.
+        class_log_prior_: log P(y) of each, in nats.
+
+    Source: Section 3 and 4.1
     """
 
     def fit(self, X, y):
@@ -291,7 +296,7 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
         return self._fit(X, labels.astype(np.int64), len(self.classes_))
 
     def predict_joint_log_proba(self, X) -> np.ndarray:
-        """log p(x_observed, y), nats in the units of the data: (B, classes). Summed over y, it tells outliers."""
+        """log p(x_observed, y) in nats, in the units of the data: (B, classes). Summed over y, it tells outliers."""
         return self._log_density(X) + self.class_log_prior_
 
     def predict_log_proba(self, X) -> np.ndarray:
@@ -312,35 +317,13 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
 
 
 def _settle(model: Einet, constant: list[int]) -> None:
-    """Leaves of constant columns, which no row trains, are sure of the one category there is."""
+    """Make the leaves of constant columns, which no row trains, sure of the one category there is."""
     for part in model.leaves.parts:
         here = torch.isin(part.pairs, torch.tensor(constant))
         if here.any():
             part.phi.data[:, here] = part.family.project(torch.zeros_like(part.phi[:, here]))
 
 
-def _depth(num_columns: int) -> int:
-    return 1 if num_columns < 8 else 2  # deeper trees were slower and no better on tables of 4 to 64 columns
-
-
-def _folds(labels: np.ndarray, share: float) -> np.ndarray:
-    """Which part of the held-out rows each row is in, an equal share of each class; -1 where it is in none.
-
-    One part where `share` of the rows is enough to decide when to stop, several, of all rows, where these are few.
-    """
-    share = as_number("validation", share, "a share within [0, 1)", lambda number: 0 <= number < 1)
-    rank, size = np.zeros(len(labels)), np.zeros(len(labels))
-    for label in np.unique(labels):
-        own = labels == label
-        rank[own], size[own] = np.arange(own.sum()), own.sum()
-    held_out = rank < np.floor(share * size)
-    if held_out.sum() >= FEWEST_VALIDATION_ROWS:
-        return np.where(held_out, 0, -1)
-    if share == 0 or len(labels) < 2:
-        return np.full(len(labels), -1)
-    return (rank + labels).astype(int) % FOLDS  # small classes begin in different folds
-
-
-def _integer(value):
-    """numpy's integers, as in a grid search, as Python's; all else is left to the network's own checks."""
+def _integer(value: Any) -> Any:
+    """numpy's integers, as in a grid search, as Python's; anything else as it is, for the network to check."""
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value

@@ -12,8 +12,9 @@ from helpers import statistics_of
 
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
-from einet.em import LAST_STEP, column_parameters
-from einet.tables.estimator import EinetClassifier, EinetDensity, _folds
+from einet.em import LAST_STEP
+from einet.tables.estimator import EinetClassifier, EinetDensity
+from einet.tables.validation import folds
 from einet.training import History
 
 SMALL = {"num_replicas": 3, "num_sums": 4, "random_state": 0}
@@ -207,9 +208,9 @@ def test_patience_without_validation_rows_is_said():
 
 def test_classes_of_few_rows_are_validated_by_folds():
     """A tenth of nine rows of a class is none: a hundred such classes would hold nothing out."""
-    few = _folds(np.repeat(np.arange(100), 9), 0.1)
+    few = folds(np.repeat(np.arange(100), 9), 0.1)
     assert set(few) == set(range(5)) and np.bincount(few).min() > 150
-    assert set(_folds(np.zeros(600), 0.1)) == {0, -1} and set(_folds(np.zeros(600), 0.0)) == {-1}
+    assert set(folds(np.zeros(600), 0.1)) == {0, -1} and set(folds(np.zeros(600), 0.0)) == {-1}
 
 
 def test_a_mixture_without_gradient_is_refused_before_anything_moves():
@@ -269,7 +270,7 @@ def test_the_columns_own_density():
     observed = torch.tensor([[True, True], [True, True], [True, False]])
     model = Einet(einet.random_binary_trees(2, 1, 1, seed=0), Normal(), num_sums=2, seed=0).double()
     (part,) = model.leaves.parts
-    found = column_parameters(part, *model.as_input(x.double(), observed))[:, part.pairs.argsort(), 0, 0]
+    found = part.column_parameters(*model.as_input(x.double(), observed))[:, part.pairs.argsort(), 0, 0]
     torch.testing.assert_close(found[0], torch.tensor([3.0, 5e4 + 0.5]).double())
     torch.testing.assert_close(found[1], torch.tensor([14 / 3, 0.25]).double(), rtol=1e-3, atol=0)
 
@@ -278,9 +279,9 @@ def test_the_columns_own_density_in_portions(monkeypatch):
     x, model = rows_of_4(torch.float64), tree().double()
     (part,) = model.leaves.parts
     rows, observed = model.as_input(x, torch.rand(60, 4, generator=torch.Generator().manual_seed(1)) < 0.5)
-    whole = column_parameters(part, rows, observed)
+    whole = part.column_parameters(rows, observed)
     monkeypatch.setattr("einet.leaves.CHUNK_NUMEL", 100)
-    torch.testing.assert_close(column_parameters(part, rows, observed), whole)
+    torch.testing.assert_close(part.column_parameters(rows, observed), whole)
     mean = torch.where(observed, rows[:, 0], 0).sum(1) / observed.sum(1)
     torch.testing.assert_close(whole[0, :, 0, 0], mean[part.pairs])
 
@@ -289,7 +290,7 @@ def test_a_column_without_a_value_is_shrunk_towards_its_leaves_as_they_are():
     model = tree().double()
     (part,) = model.leaves.parts
     never = torch.tensor([False, True, True, True])
-    found = column_parameters(part, *model.as_input(rows_of_4(torch.float64), never))[..., 0]
+    found = part.column_parameters(*model.as_input(rows_of_4(torch.float64), never))[..., 0]
     here = part.pairs == 0
     torch.testing.assert_close(found[:, here], part.phi.detach()[:, here].mean(-1))
     assert not torch.allclose(found[:, ~here], part.phi.detach()[:, ~here].mean(-1))
@@ -341,10 +342,10 @@ def test_folds_hold_each_row_out_once_and_then_all_rows_train(asked, labels):
     settings = {"batch_size": 50, "pseudocount": 0.6, "leaf_pseudocount": 1.2, "patience": 3, "epochs": 44}
     make = EinetDensity if labels is None else EinetClassifier
     estimator, everything = make(**SMALL, **settings).fit(counting(120), labels), set(range(120))
-    *folds, last = asked
-    held_out = [rows_of(estimator, fold["valid"][0]) for fold in folds]
+    *first, last = asked
+    held_out = [rows_of(estimator, fold["valid"][0]) for fold in first]
     assert len(held_out) == 5 and set.union(*held_out) == everything and sum(map(len, held_out)) == 120
-    for fold, rows in zip(folds, held_out, strict=True):
+    for fold, rows in zip(first, held_out, strict=True):
         assert rows_of(estimator, fold["x"]) == rows_of(estimator, fold["start"]) == everything - rows
         assert (fold["epochs"], fold["patience"]) == (44, 3)
         assert (fold["pseudocount"], fold["leaf_pseudocount"]) == (0.6 / 2, 1.2 / 2)  # 96 rows are two steps
@@ -396,7 +397,7 @@ def test_no_fold_is_empty_however_few_rows_of_however_many_classes():
     for rows in range(2, 14):
         for _ in range(50):
             labels = np.unique(random.randint(0, random.randint(1, rows + 1), rows), return_inverse=True)[1]
-            parts = _folds(labels, 0.1)
+            parts = folds(labels, 0.1)
             assert 2 <= len(set(parts)) <= 5 and set(parts) == set(range(parts.max() + 1))
 
 

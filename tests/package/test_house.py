@@ -22,11 +22,6 @@ TREES = {f: ast.parse(f.read_text(encoding="utf-8")) for f in FILES}
 # Modules that only say where their contents are now.
 OLD_NAMES = {"estimator"}
 
-CHAPTERS = {
-    "intro", "01_circuits", "02_log_einsum_exp", "03_einsum_layer", "04_layers", "05_structures", "06_leaves", "07_em",
-    "08_binary_datasets", "09_efficiency", "10_images", "11_inpainting", "12_queries", "13_past_the_paper",
-}  # fmt: skip
-
 PUBLIC = [n for n in getattr(einet, "__all__", []) if callable(getattr(einet, n))]
 
 
@@ -118,13 +113,7 @@ def test_public_face():
 @pytest.mark.parametrize("name", PUBLIC)
 def test_docstring_says_where_it_comes_from(name):
     doc = inspect.getdoc(getattr(einet, name)) or ""
-    if re.search(r"^Source: \S", doc, re.M):
-        return
-    assert re.search(r"^Paper: \S", doc, re.M), "a line `Source: Eq. (5)`, or `Source: not in the paper; ...`"
-    line = re.search(r"^Chapter: (.+)$", doc, re.M)
-    assert line, "a line `Chapter: book/03_einsum_layer`, until `Source:` has replaced both"
-    named = re.findall(r"book/(\w+)", line[1])
-    assert named and set(named) <= CHAPTERS, f"no such chapter: {line[1]}"
+    assert re.search(r"^Source: \S", doc, re.M), "a line `Source: Eq. (5)`, or `Source: not in the paper; ...`"
 
 
 def test_no_file_names_a_place_of_a_machine():
