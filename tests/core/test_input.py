@@ -23,6 +23,7 @@ from einet import (
     random_binary_trees,
 )
 from einet.families import FAMILIES
+from einet.inputs import check_integers
 
 GRAPH = random_binary_trees(4, 2, 2, seed=0)
 GRID = poon_domingos((2, 3), 1)
@@ -371,3 +372,26 @@ def test_a_graph_without_its_grid_takes_no_images():
     graph = RegionGraph(GRID.regions, GRID.partitions)
     with Unchanged(model := model_of(Bernoulli(), graph), r"got \(5, 2, 3\)"):
         model(torch.zeros(5, 2, 3))
+
+
+# Counts
+
+
+@pytest.mark.parametrize("value", [0, -1, True, False, 1.0, "2", math.nan])
+@pytest.mark.parametrize("optional", [False, True])
+def test_counts_are_integers_of_at_least_1(value, optional):
+    with pytest.raises(ValueError, match=re.escape(f"b must be an integer of at least 1, got {value!r}")):
+        check_integers(optional=optional, a=1, b=value)
+
+
+def test_a_count_may_be_none_where_that_is_said():
+    check_integers(optional=True, a=None, b=1)
+    check_integers(least=0, a=0)
+    with pytest.raises(ValueError, match="a must be an integer of at least 0, got None"):
+        check_integers(least=0, a=None)
+
+
+@pytest.mark.parametrize("name", ["num_sums", "num_leaves", "num_classes"])
+def test_a_network_has_no_size_of_true(name):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got True"):
+        Einet(GRAPH, Bernoulli(), **{name: True})
