@@ -22,6 +22,7 @@ from einet.leaves import MAX_ONE_HOT, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import check_model
+from einet.scratch import slices
 from einet.storage.archive import digest
 
 # Rows of one pass that needs no gradients, and of one that does, where no batch size is given.
@@ -95,7 +96,7 @@ class Rows:
             )
 
     def slices(self, size: int) -> Iterable[slice]:
-        return (slice(start, start + size) for start in range(0, len(self.x), size))
+        return slices(len(self.x), size)
 
     def some(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         """Some rows and their masks, on the model's device."""
