@@ -311,7 +311,7 @@ class RegionGraph:
             return None
         shape, cells = tuple(self.shape), 1
         for extent in shape:
-            if not isinstance(extent, int) or extent < 1:
+            if not is_integer(extent):
                 raise ValueError(f"shape must be positive integers, got {shape}")
             cells *= extent
         if cells != self.num_variables:
@@ -324,11 +324,15 @@ class RegionGraph:
         return f"region {index} over {{{shown}}}"
 
 
+def is_integer(value: Any, least: int = 1) -> bool:
+    """Whether it is an integer of at least `least`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def check_integers(least: int = 1, optional: bool = False, **named: Any) -> None:
     """Raise a `ValueError` for the first that is no integer, or less than `least`; None is none, unless `optional`."""
     for name, value in named.items():
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole and value >= least) and not (optional and value is None):
+        if not is_integer(value, least) and not (optional and value is None):
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
@@ -346,7 +350,7 @@ def _as_scope(index: int, scope: Iterable[int]) -> tuple[int, ...]:
 
 
 def _as_partition(partition: Sequence[int], num_regions: int) -> Partition:
-    if len(partition) < 3 or not all(isinstance(i, int) and 0 <= i < num_regions for i in partition):
+    if len(partition) < 3 or not all(is_integer(i, 0) and i < num_regions for i in partition):
         shown = ", ".join(map(repr, partition[:8])) + (", ..." if len(partition) > 8 else "")
         raise ValueError(f"a partition is three regions or more, from 0 to {num_regions - 1}, got ({shown})")
     return Partition(*partition)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from einet.family import ExponentialFamily
+from einet.inputs import check_integers
 from einet.layers import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -71,8 +72,7 @@ def entropy(model: Einet | Mixture, num_samples: int = 10_000, generator: torch.
 
 
 def _samples(model: Einet | Mixture, num_samples: int, generator: torch.Generator | None) -> Tensor:
-    if not isinstance(num_samples, int) or num_samples < 2:
-        raise ValueError(f"a standard error needs at least 2 samples, got num_samples={num_samples!r}")
+    check_integers(least=2, num_samples=num_samples)  # fewer have no standard error
     _check_one_class(model)
     return sample(model, num_samples, generator)
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
-from einet.graph import RegionGraph, check_integers
+from einet.graph import RegionGraph, check_integers, is_integer
 
 Rectangle = tuple[tuple[int, int], ...]  # (start, stop) along each axis
 
@@ -126,7 +126,7 @@ def quad_graph(shape: Sequence[int]) -> RegionGraph:
         Representations via Low-Rank Tensor Decompositions"
     """
     shape = tuple(shape)
-    if len(shape) != 2 or not all(isinstance(extent, int) and extent >= 1 for extent in shape):
+    if len(shape) != 2 or not all(map(is_integer, shape)):
         raise ValueError(f"shape must be two integers of at least 1, (height, width), got {shape}")
     squares: list[Rectangle] = [((0, shape[0]), (0, shape[1]))]
     index_of: dict[Rectangle, int] = {squares[0]: 0}
@@ -153,9 +153,9 @@ def quad_graph(shape: Sequence[int]) -> RegionGraph:
 
 
 def _check_grid(shape: tuple, deltas: tuple, axes: tuple, max_depth: int | None) -> None:
-    if not shape or not all(isinstance(extent, int) and extent >= 1 for extent in shape):
+    if not shape or not all(map(is_integer, shape)):
         raise ValueError(f"shape must be positive integers, got {shape}")
-    if not deltas or not all(isinstance(delta, int) and delta >= 1 for delta in deltas):
+    if not deltas or not all(map(is_integer, deltas)):
         raise ValueError(f"delta must be an integer of at least 1, or a list of them, got {list(deltas)}")
     if len(set(axes)) < len(axes) or not axes or not all(axis in range(len(shape)) for axis in axes):
         raise ValueError(f"axes must be different numbers from 0 to {len(shape) - 1}, got {axes}")

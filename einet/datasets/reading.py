@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from einet.datasets.disk import opened
-from einet.graph import check_integers
+from einet.graph import check_integers, is_integer
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_IMAGE_BYTES = 2**29  # of one file: more than any image has that Pillow does not take for a bomb
@@ -147,7 +147,7 @@ def image_folder(
 
 def check_sizes(size: tuple, crop: int | None, channels: int, limit: int | None) -> None:
     """Raise a `ValueError` for settings out of range of `image_folder`."""
-    if len(size) != 2 or not all(isinstance(extent, int) and extent >= 1 for extent in size):
+    if len(size) != 2 or not all(map(is_integer, size)):
         raise ValueError(f"size must be two integers of at least 1, got {size}")
     check_integers(optional=True, crop=crop, limit=limit)
     if channels not in (1, 3):

@@ -253,6 +253,7 @@ def test_poon_domingos_has_one_replica():
         ([{0}, {1}, {0, 1}], [(2, 0, 3)], r"0 to 2, got \(2, 0, 3\)"),
         ([{0}, {1}, {0, 1}], [(2, -3, 1)], r"0 to 2, got \(2, -3, 1\)"),
         ([{0}, {1}, {0, 1}], [(2, 0.0, 1)], r"0 to 2, got \(2, 0.0, 1\)"),
+        ([{0}, {1}, {0, 1}], [(2, 0, True)], r"0 to 2, got \(2, 0, True\)"),
     ],
 )
 def test_invalid_graphs_are_refused_by_name(regions, partitions, message):
@@ -273,7 +274,7 @@ def test_a_valid_graph_made_invalid_is_refused(graph, data):
         RegionGraph(regions, graph.partitions)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 2, 2), (0, 4), (-2, -2), (2.0, 2.0), ("a", 4)])
+@pytest.mark.parametrize("shape", [(3,), (2, 2, 2), (0, 4), (-2, -2), (2.0, 2.0), ("a", 4), (True, 4)])
 def test_shape_must_have_a_cell_for_each_variable(shape):
     with pytest.raises(ValueError, match="shape"):
         RegionGraph([range(4)], shape=shape)

@@ -154,7 +154,7 @@ def test_bad_input():
         with pytest.raises(ValueError, match="must have one class, got 3"):
             call()
     for wrong in (1, 0, 2.5):
-        with pytest.raises(ValueError, match=f"at least 2 samples, got num_samples={wrong}"):
+        with pytest.raises(ValueError, match=f"num_samples must be an integer of at least 2, got {wrong}"):
             entropy(model, wrong)
     with pytest.raises(ValueError, match="x must have shape"):
         kl(model, wide)

@@ -225,8 +225,10 @@ def test_pd_of_32_by_32_is_built_in_a_moment():
         (dict(shape=(4, 4), delta=[2, -1]), r"delta .*at least 1.*-1"),
         (dict(shape=(4, 4), delta=[]), r"delta .*at least 1"),
         (dict(shape=(4, 4), delta=2.0), r"delta .*at least 1.*2\.0"),
+        (dict(shape=(4, 4), delta=True), r"delta .*at least 1.*True"),
         (dict(shape=(), delta=1), r"shape .*positive"),
         (dict(shape=(4, 0), delta=1), r"shape .*positive.*\(4, 0\)"),
+        (dict(shape=(True, 4), delta=1), r"shape .*positive.*\(True, 4\)"),
         (dict(shape=(4, 4), delta=1, axes=[2]), r"axes .*0 to 1.*\(2,\)"),
         (dict(shape=(4, 4), delta=1, axes=[-1]), r"axes .*0 to 1.*\(-1,\)"),
         (dict(shape=(4, 4), delta=1, axes=[0, 0]), r"axes .*different.*\(0, 0\)"),
@@ -297,7 +299,7 @@ def test_a_square_at_the_border_is_cut_where_the_others_are():
     ]
 
 
-@pytest.mark.parametrize("shape", [(), (4,), (2, 2, 2), (0, 3), (2.0, 2), ("a", 1)])
+@pytest.mark.parametrize("shape", [(), (4,), (2, 2, 2), (0, 3), (2.0, 2), ("a", 1), (True, 2)])
 def test_quad_graphs_have_two_axes(shape):
     with pytest.raises(ValueError, match="two integers of at least 1"):
         quad_graph(shape)
