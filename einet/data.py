@@ -9,7 +9,6 @@ Source: Section 3.5
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -22,6 +21,7 @@ from einet.leaves import MAX_ONE_HOT, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.passes import check_model
+from einet.scratch import slices
 from einet.storage.archive import digest
 
 # Rows of one pass that needs no gradients, and of one that does, where no batch size is given.
@@ -61,7 +61,7 @@ class Rows:
         # By shape, not numel: one row with a (D,) mask, or an (H, W) mask with H == len(x), would look per-row.
         per_row = (len(x) * self.num_variables, x.shape[:1])
         self.masks_differ = observed is not None and (observed.shape.numel(), observed.shape[:1]) == per_row
-        for rows in self.slices(INFERENCE_ROWS):
+        for rows in slices(len(x), INFERENCE_ROWS):
             model.as_input(*self.some(rows))
         if labels is not None:
             self._check_labels(labels)
@@ -80,7 +80,7 @@ class Rows:
         if not any(part.family.cancels for part in leaves if isinstance(part, FamilyLeaves)):
             return
         found = []
-        for rows in self.slices(INFERENCE_ROWS):
+        for rows in slices(len(self.x), INFERENCE_ROWS):
             x, seen = self.model.as_input(*self.some(rows), check=False)  # (D, C, B)
             x, seen = x.double(), torch.ones_like(x, dtype=torch.bool) if seen is None else seen[:, None]
             low, high = torch.where(seen, x, torch.inf).amin((1, 2)), torch.where(seen, x, -torch.inf).amax((1, 2))
@@ -93,9 +93,6 @@ class Rows:
                 f"variable {d} is from {low[d]:.17g} to {high[d]:.17g}, which a model in {dtype} knows to within "
                 f"{lost[d]:.2g} only: subtract its mean first"
             )
-
-    def slices(self, size: int) -> Iterable[slice]:
-        return (slice(start, start + size) for start in range(0, len(self.x), size))
 
     def some(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         """Some rows and their masks, on the model's device."""
@@ -117,7 +114,7 @@ class Rows:
 
     @torch.no_grad()
     def log_densities(self, batch_size: int = INFERENCE_ROWS) -> Tensor:
-        return torch.cat([self.log_density(rows) for rows in self.slices(batch_size)])
+        return torch.cat([self.log_density(rows) for rows in slices(len(self.x), batch_size)])
 
     def digest(self) -> str:
         tensors = {"x": self.x, "observed": self.observed, "labels": self.labels}

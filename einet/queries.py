@@ -23,14 +23,7 @@ from einet.derivatives import ordinary
 from einet.family import ExponentialFamily
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.passes import (
-    as_evidence,
-    as_labels,
-    check_evidence,
-    check_model,
-    chunks,
-    networks_of,
-)
+from einet.passes import as_evidence, as_labels, check_evidence, check_model, chunks, networks_of
 from einet.scratch import CHUNK_NUMEL, slices
 
 # Eq. (1)

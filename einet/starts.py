@@ -84,11 +84,7 @@ def start_leaves(
 
 
 def _distinct(
-    scopes: Sequence[tuple[int, ...]],
-    shape: torch.Size,
-    x: Tensor,
-    observed: Tensor | None,
-    generator: torch.Generator,
+    scopes: Sequence[tuple[int, ...]], shape: torch.Size, x: Tensor, observed: Tensor | None, generator: torch.Generator
 ) -> Tensor:
     """Row numbers of x (D, C, B) for each scope, (L, *shape): a row that k rows equal in the scope has weight 1 / k."""
     candidates = torch.randperm(x.shape[-1], generator=generator, device="cpu")[:CANDIDATES]
