@@ -97,8 +97,8 @@ class EM(torch.optim.Optimizer):
         if leaf_pseudocount:
             x, observed = (*as_parts("data", data, "x", "observed"), None)[:2]
             for network in self.networks:
+                values, mask = network.as_input(cast(Tensor, x), observed)
                 for part in network.leaves.parts:
-                    values, mask = network.as_input(cast(Tensor, x), observed)
                     self.state[part.phi]["column"] = part.column_parameters(values, mask)
 
     def __getstate__(self) -> dict:

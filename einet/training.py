@@ -11,7 +11,9 @@ import os
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,7 +147,7 @@ def fit(
             break
         run.advance(train, held_out, batch_size, seed)
         run.save()
-        if progress:
+        if hasattr(bar, "set_postfix"):
             bar.set_postfix(run.shown())
     run.finish()
     if at_start is not None and run.epoch < epochs:
@@ -253,24 +255,11 @@ def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:
         )
 
 
-class _NoBar:
-    """A bar that shows nothing, in place of tqdm's."""
+def progress_bar(steps: Iterable, progress: bool, total: int | None = None, unit: str = "epoch") -> Any:
+    """tqdm's bar over the steps; the steps alone where none is wanted, or tqdm is not installed."""
+    if progress:
+        with suppress(ImportError):
+            from tqdm.auto import tqdm  # here, so that `import einet` needs torch alone
 
-    def __init__(self, steps: Iterable):
-        self.steps = steps
-
-    def __iter__(self):
-        return iter(self.steps)
-
-    def set_postfix(self, shown: dict[str, str]) -> None:
-        pass
-
-
-def progress_bar(steps: Iterable, progress: bool, total: int | None = None, unit: str = "epoch"):
-    if not progress:
-        return _NoBar(steps)
-    try:
-        from tqdm.auto import tqdm  # here, so that `import einet` needs torch alone
-    except ImportError:
-        return _NoBar(steps)
-    return tqdm(steps, total=total, unit=unit)
+            return tqdm(steps, total=total, unit=unit)
+    return steps
