@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from einet.data import Rows, epoch, graphed_step, steps_of_epoch
+from einet.data import CheckedData, epoch, graphed_step, steps_of_epoch
 from einet.em import EM, check_movable
 from einet.gpu.graphed_step import GraphedStep
 from einet.inputs import as_number, as_parts, check_integers
@@ -120,14 +120,14 @@ def fit(
     check_integers(optional=True, batch_size=batch_size, patience=patience)
     if patience is not None and valid is None:
         warnings.warn(f"patience={patience} has no effect without valid: nothing says when to stop", stacklevel=3)
-    train = Rows(model, x, observed, labels)
+    train = CheckedData(model, x, observed, labels)
     train.check_resolution()
     check_movable(model)
-    held_out = None if valid is None else Rows(model, *as_parts("valid", valid, "x", "observed", "labels"))
+    held_out = None if valid is None else CheckedData(model, *as_parts("valid", valid, "x", "observed", "labels"))
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     if optimizer is None:
-        data = train.some(slice(None)) if leaf_pseudocount else None  # on the model's device
+        data = train.select(slice(None)) if leaf_pseudocount else None  # on the model's device
         optimizer = EM(model, lr, pseudocount, leaf_pseudocount, data)
         scheduler = _falling(optimizer, lr, last_lr, epochs) if scheduler is None else scheduler
     elif last_lr is not None:
@@ -181,7 +181,7 @@ class _Run:
         since = self.history.lr[self.history.best_epoch + 1 :]
         return round(sum(min(1.0, lr * steps) for lr in since), 6) if isinstance(self.optimizer, EM) else len(since)
 
-    def advance(self, train: Rows, held_out: Rows | None, batch_size: int | None, seed: int) -> None:
+    def advance(self, train: CheckedData, held_out: CheckedData | None, batch_size: int | None, seed: int) -> None:
         start, history = time.perf_counter(), self.history
         history.lr.append(float(self.optimizer.param_groups[0]["lr"]))
         history.train.append(epoch(train, self.optimizer, batch_size, seed + self.epoch, self.graph))
