@@ -38,7 +38,7 @@ from einet.network import Einet
 from einet.scratch import node_slices
 
 # Expected counts below this are 0: dividing by them would return rounding errors.
-FEWEST_USES = 1e-20
+MIN_COUNT = 1e-20
 # The share of the last step in a root's usual number of visits, a moving average over some twenty steps.
 LAST_STEP = 0.05
 NO_GRADIENT = "there is no gradient: call model(x).sum().backward() before step()"
@@ -142,7 +142,7 @@ class EM(torch.optim.Optimizer):
                 rates[layer.weights], _ = _rates(self.state[layer.weights], total, lr)
             kernels = layer.kernels(layer.weights) if isinstance(layer, EinsumLayer) else None
             move = _move_weights if kernels is None else kernels.move_weights
-            move(layer.weights, rates[layer.weights], layer.weight_dim, pseudocount, FEWEST_USES, WEIGHT_FLOOR)
+            move(layer.weights, rates[layer.weights], layer.weight_dim, pseudocount, MIN_COUNT, WEIGHT_FLOOR)
         return value
 
     def _settings(self) -> tuple[float, float, float]:
@@ -181,7 +181,7 @@ def _rates(state: dict[str, Tensor], visits: Tensor, lr: float) -> tuple[Tensor,
     usual = average / (1 - (1 - LAST_STEP) ** state["steps"])  # which began at 0
 
     def rate(now: Tensor, before: Tensor) -> Tensor:
-        return torch.where(now > FEWEST_USES, lr * now / (lr * now + (1 - lr) * before), 0)  # unused, it stays
+        return torch.where(now > MIN_COUNT, lr * now / (lr * now + (1 - lr) * before), 0)  # unused, it stays
 
     return rate(visits.sum(), usual.sum()), rate(visits, usual.clamp_min(usual.mean()))
 
@@ -256,7 +256,7 @@ def _move_leaves(
 ) -> None:
     """The M-step of one family, Eq. (9): `uses` (L, K) are those of its regions, in the order of its groups."""
     family, uses, gradient = part.family, uses + leaf_pseudocount, cast(Tensor, part.phi.grad)
-    rate = torch.where(uses > FEWEST_USES, rate / uses.clamp_min(FEWEST_USES), 0)  # unused, it stays
+    rate = torch.where(uses > MIN_COUNT, rate / uses.clamp_min(MIN_COUNT), 0)  # unused, it stays
     groups = [(len(rows), variables.shape[1]) for rows, _, variables in part.groups()]
     of_regions = rate.split([count for count, _ in groups])
     of_pairs = [own.repeat_interleave(size, 0) for own, (_, size) in zip(of_regions, groups, strict=True)]

@@ -30,7 +30,7 @@ from einet.thin import scaled_sums as thin_sums
 # A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
 WEIGHT_FLOOR = 1e-12
 # From this many pairs of entries on, `maximum` leaves out those that cannot be the largest; how many it tries first.
-MANY_PAIRS, FIRST = 2**12, 128
+MANY_PAIRS, TRIED_FIRST = 2**12, 128
 
 
 class Weighted(nn.Module):
@@ -185,7 +185,7 @@ def _likely_choices(weights: Tensor, choices: Tensor, maxima: Tensor) -> None:
         largest = pairs.amax(1)
         for k, own in enumerate(weights[node]):
             bound = own * largest
-            first = bound.topk(FIRST).indices
+            first = bound.topk(TRIED_FIRST).indices
             reached = (own[first, None] * pairs.index_select(0, first)).amax(0)  # (B,)
             left = (bound >= reached.min()).nonzero()[:, 0]
             maxima[node, k] = (own[left, None] * pairs.index_select(0, left)).amax(0)

@@ -27,8 +27,8 @@ from einet.network import Einet
 from einet.storage.checkpoint import parameters_of, set_parameters
 from einet.storage.resume import RunFile
 
-# A model that gains fewer nats a row has not left its start.
-FEWEST_NATS = 0.01
+# A model that gains fewer nats a row than this has not left its start.
+MIN_GAIN_NATS = 0.01
 
 
 @dataclass
@@ -247,7 +247,7 @@ def _check_optimizer(model: Einet | Mixture, optimizer: torch.optim.Optimizer, s
 
 
 def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:
-    if best - at_start < FEWEST_NATS:
+    if best - at_start < MIN_GAIN_NATS:
         warnings.warn(
             f"training ended after {epochs} epochs without leaving its start: validation went from {at_start:.4g} to "
             f"{best:.4g} nats. Where variables depend on each other, more patience or another seed may get further",
