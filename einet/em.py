@@ -236,19 +236,13 @@ def leaf_uses(network: Einet) -> Tensor:
 def _move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, fewest: float, floor: float) -> None:
     """The M-step of one layer, Eq. (8): the weights move by `rate` to their normalised expected counts."""
     gradient = cast(Tensor, weights.grad)
-    for nodes in _slices(weights):
+    for nodes in node_slices(len(weights), weights[0].numel(), weights):  # several passes, so in a CPU's cache
         old, counts = weights[nodes], weights[nodes] * gradient[nodes]
         if pseudocount:
             counts += pseudocount
         total = counts.sum(dim, keepdim=True)
         used = (total > fewest).to(total.dtype).mul_(rate)  # a node that nobody uses stays as it is
         old.lerp_(counts.div_(total.clamp_min_(fewest)), used).clamp_min_(floor)
-
-
-def _slices(parameter: Tensor, dim: int = 0) -> list[slice]:
-    """Slices along `dim` that fit a CPU's cache, since the M-step passes over them several times."""
-    size = parameter.shape[dim]
-    return node_slices(size, parameter.numel() // size, parameter)
 
 
 def _move_leaves(
@@ -261,7 +255,7 @@ def _move_leaves(
     of_regions = rate.split([count for count, _ in groups])
     of_pairs = [own.repeat_interleave(size, 0) for own, (_, size) in zip(of_regions, groups, strict=True)]
     rate = torch.cat(of_pairs)[:, None]  # (P, 1, K)
-    for pairs in _slices(part.phi, dim=1):
+    for pairs in node_slices(part.phi.shape[1], part.phi[:, 0].numel(), part.phi):
         phi = part.phi[:, pairs]
         direction = family.natural_gradient(phi, gradient[:, pairs])
         if column is not None and leaf_pseudocount:
