@@ -57,7 +57,7 @@ def torchrun(*command):
     """What two processes print."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "error::FutureWarning"}
-    quiet |= {"PYTHONPATH": os.pathsep.join((str(HERE), *python_path().values()))}
+    quiet |= {"PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent), *python_path().values()))}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     process = subprocess.Popen([*launch, *map(str, command)], env={**os.environ, **quiet}, **pipes)
     try:

@@ -102,7 +102,7 @@ def test_a_file_of_0_1_0_is_read():
     """The same model, by its parameters, its log-densities, and the optimizer's step size."""
     model, (drawn, _) = einet.load(SAVED), models()["classes"]
     for one, other in zip(model.parameters(), drawn.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)  # another CPU may round a drawn number otherwise
+        torch.testing.assert_close(one, other, **CLOSE)  # another CPU may round a drawn number otherwise
     numbers = load_file(NUMBERS)
     torch.testing.assert_close(model(numbers["classes/x"]), numbers["classes/whole.log_density"], **CLOSE)
     em = einet.EM(model)
