@@ -64,7 +64,7 @@ class ThinStack:
     """
 
     def __init__(self, levels: Sequence[Thin], num_leaves: int):
-        self.levels, self.sizes = levels, [len(layer.weights) for layer, _ in levels]
+        self.levels, self.num_leaves, self.sizes = levels, num_leaves, [len(layer.weights) for layer, _ in levels]
         starts = [0, *accumulate(self.sizes)]
         of_outputs = [0, *(num_leaves + start for start in starts)]  # where each output begins: leaves, then levels
         nodes, places = [], []
@@ -87,10 +87,14 @@ class ThinStack:
         ranges = [(0, num_leaves), *((num_leaves + start, num_leaves + past) for start, past in _pairs(starts[:-1]))]
         self.of_leaves, *self.parents = (_parents(node, place, *own) for own in ranges)
 
+    def serves(self, value: Tensor) -> bool:
+        """Whether tensors like this one are on a CPU, and their numbers may be looked at."""
+        return plainly(self.levels[0][0].weights, value)
+
     def sums(self, leaves: Scaled) -> Scaled | None:
         """The sums of the last level, scaled to a largest entry of 1; None where the levels must go one by one."""
         weights = [layer.weights for layer, _ in self.levels]
-        if not isinstance(leaves, LogScaled) or not plainly(weights[0], leaves.value):
+        if not isinstance(leaves, LogScaled) or not self.serves(leaves.value):
             return None
         with torch.no_grad():
             computed = _computed(self, leaves.value, weights)
@@ -100,6 +104,11 @@ class ThinStack:
         log_scale = self.below @ torch.cat((leaves.log_scale, scales.double())) + torch.log(scale.double())
         arguments = (self, leaves.log_scale, products, sums, scale, value, log_scale)
         return Scaled(_StackFunction.apply(*arguments, leaves.value, *weights), log_scale)
+
+    def leaf_uses(self) -> Tensor:
+        """For each leaf region (L, K): how often an entry is used, the sum of weight * gradient over all parents."""
+        used = torch.cat([(layer.weights * layer.weights.grad).sum(1) for layer, _ in self.levels])
+        return self.of_leaves.handed_down(used, self.num_leaves)
 
     def one_by_one(self, leaves: Scaled, weights: Sequence[Tensor]) -> Scaled:
         """The same by layers that stand for themselves."""
@@ -122,29 +131,33 @@ def _parents(node: Tensor, place: Tensor, start: int, past: int) -> Parents:
 
 
 def _computed(stack: ThinStack, leaves: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-    """(products (N, K, B), sums of all levels but the last, S / max S and max S of the last, scales (N, B)), or None
-    where a sum is so small that a quotient by it is not exact."""
+    """What the forward pass finds, or None where a sum is so small that a quotient by it is not exact.
+
+    Returns:
+        The products (N, K, B), the sums of all levels but the last (N - R, K, B), those of the last as S / max S and
+        max S, and the scales of the products, max A (N, B).
+    """
+    (_, entries, batch), (num_nodes, num_roots) = leaves.shape, (len(stack.offsets) - 1, stack.sizes[-1])
     tiny, eps = torch.finfo(leaves.dtype).tiny, torch.finfo(leaves.dtype).eps
-    least, shape, nodes = tiny / eps**2, leaves.shape[1:], len(stack.offsets) - 1
     of_leaves = nn.functional.embedding_bag(
         stack.leaf, leaves.flatten(1), stack.offsets, mode="sum", include_last_offset=True
     )
-    products = of_leaves.view(nodes, *shape)
-    scales = leaves.new_empty(nodes, shape[1])
-    sums = leaves.new_empty(nodes - stack.sizes[-1], *shape)
-    outputs = [*sums.split(stack.sizes[:-1]), leaves.new_empty(stack.sizes[-1], weights[-1].shape[1], shape[1])]
+    products, scales = of_leaves.view(num_nodes, entries, batch), leaves.new_empty(num_nodes, batch)
+    sums = leaves.new_empty(num_nodes - num_roots, entries, batch)
+    outputs = [*sums.split(stack.sizes[:-1]), leaves.new_empty(num_roots, weights[-1].shape[1], batch)]
     parts = zip(products.split(stack.sizes), scales.split(stack.sizes), outputs, weights, strict=True)
-    for number, (product, scale, output, own) in enumerate(parts):
+    for level, (product, scale, output, own) in enumerate(parts):
         torch.amax(product, 1, out=scale)
         product.sub_(scale[:, None])
         torch.threshold_(product, math.log(2 * tiny), -math.inf).exp_()  # subnormals make MKL ten times slower
         torch.bmm(own, product, out=output)
-        if number < len(stack.parents):
-            stack.parents[number].hand_up(torch.log(output), products)
-    scale = output.amax(1)
-    if not (min(each.amin().item() for each in (sums, scale) if each.numel()) >= least):  # or it is not a number
+        if level < len(stack.parents):
+            stack.parents[level].hand_up(torch.log(output), products)
+    last = outputs[-1]
+    largest = last.amax(1)
+    if not all(each.amin().item() >= tiny / eps**2 for each in (sums, largest) if each.numel()):  # or is not a number
         return None
-    return products, sums, output / scale[:, None], scale, scales
+    return products, sums, last / largest[:, None], largest, scales
 
 
 class _StackFunction(torch.autograd.Function):
