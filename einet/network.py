@@ -69,6 +69,7 @@ class Einet(nn.Module):
     """
 
     levels: Sequence[Level]
+    stack: ThinStack | None  # all levels in one, where they are thin
 
     @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple, cast
 
 import torch
@@ -71,12 +71,12 @@ class ThinStack:
         for start, (layer, children) in zip(starts, levels, strict=False):
             nodes.append(start + layer.layout.node_of(range(layer.num_children), torch.device("cpu")))
             places.append(torch.cat([pool.placed(of_outputs) for pool in children.pools]))
-        # below[r, i] is 1 where leaf or node i is below root r, or is it: it is its scale that counts.
-        below = torch.zeros(self.sizes[-1], num_leaves + starts[-1], dtype=torch.float64)
-        below[:, num_leaves + starts[-2] :].fill_diagonal_(1)
+        # Which leaves and nodes are below each node of the last level, or are it: those whose scales it has.
+        below = torch.zeros(self.sizes[-1], of_outputs[-1])
+        below[:, of_outputs[-2] :].fill_diagonal_(1)
         for node, place in zip(reversed(nodes), reversed(places), strict=True):
             below.index_add_(1, place, below[:, num_leaves + node])
-        self.below = below
+        self.root, self.below = below.nonzero(as_tuple=True)
         node, place = torch.cat(nodes), torch.cat(places)
         # The leaves of each node, in CSR, and the parents of each leaf and of each level's nodes.
         is_leaf = place < num_leaves
@@ -84,8 +84,7 @@ class ThinStack:
         self.leaf = place[is_leaf][by_node]
         counts = torch.bincount(node[is_leaf], minlength=starts[-1])
         self.offsets = nn.functional.pad(counts.cumsum(0), (1, 0))
-        ranges = [(0, num_leaves), *((num_leaves + start, num_leaves + past) for start, past in _pairs(starts[:-1]))]
-        self.of_leaves, *self.parents = (_parents(node, place, *own) for own in ranges)
+        self.of_leaves, *self.parents = (_parents(node, place, *own) for own in pairwise(of_outputs[:-1]))
 
     def serves(self, value: Tensor) -> bool:
         """Whether tensors like this one are on a CPU, and their numbers may be looked at."""
@@ -93,15 +92,16 @@ class ThinStack:
 
     def sums(self, leaves: Scaled) -> Scaled | None:
         """The sums of the last level, scaled to a largest entry of 1; None where the levels must go one by one."""
-        weights = [layer.weights for layer, _ in self.levels]
         if not isinstance(leaves, LogScaled) or not self.serves(leaves.value):
             return None
+        weights = [layer.weights for layer, _ in self.levels]
         with torch.no_grad():
             computed = _computed(self, leaves.value, weights)
         if computed is None:
             return None
         products, sums, value, scale, scales = computed
-        log_scale = self.below @ torch.cat((leaves.log_scale, scales.double())) + torch.log(scale.double())
+        own = torch.cat((leaves.log_scale, scales.double())).index_select(0, self.below)
+        log_scale = torch.log(scale.double()).index_add_(0, self.root, own)
         arguments = (self, leaves.log_scale, products, sums, scale, value, log_scale)
         return Scaled(_StackFunction.apply(*arguments, leaves.value, *weights), log_scale)
 
@@ -116,10 +116,6 @@ class ThinStack:
         for (layer, children), own in zip(self.levels, weights, strict=True):
             outputs.append(scaled_sums(layer.layout, own, [children.gathered(outputs)]))
         return outputs[-1]
-
-
-def _pairs(starts: list[int]) -> zip[tuple[int, int]]:
-    return zip(starts[:-1], starts[1:], strict=True)
 
 
 def _parents(node: Tensor, place: Tensor, start: int, past: int) -> Parents:
