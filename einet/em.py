@@ -35,7 +35,7 @@ from einet.inputs import as_number, as_parts, as_pseudocount
 from einet.layers import WEIGHT_FLOOR, EinsumLayer, SumLayer, Weighted
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
-from einet.scratch import node_slices
+from einet.scratch import CACHE_NUMEL, node_slices
 
 # Expected counts below this are 0: dividing by them would return rounding errors.
 MIN_COUNT = 1e-20
@@ -136,13 +136,20 @@ class EM(torch.optim.Optimizer):
                 total = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()]) + pseudocount
                 column = self.state[part.phi].get("column")
                 _move_leaves(part, total, rate, column, leaf_pseudocount)
+        together: dict[tuple, list[Tensor]] = {}  # weights that are moved alike
         for layer in self.weighted:
-            if layer.weights not in rates:  # of a mixture, whose visits are those of its components together
+            weights = layer.weights
+            if weights not in rates:  # of a mixture, whose visits are those of its components together
                 total = layer.expected_counts.sum()[None]
-                rates[layer.weights], _ = _rates(self.state[layer.weights], total, lr)
-            kernels = layer.kernels(layer.weights) if isinstance(layer, EinsumLayer) else None
-            move = _move_weights if kernels is None else kernels.move_weights
-            move(layer.weights, rates[layer.weights], layer.weight_dim, pseudocount, MIN_COUNT, WEIGHT_FLOOR)
+                rates[weights], _ = _rates(self.state[weights], total, lr)
+            kernels = layer.kernels(weights) if isinstance(layer, EinsumLayer) else None
+            if kernels is None:
+                alike = weights.shape[1:], layer.weight_dim, weights.dtype, weights.device, id(rates[weights])
+                together.setdefault(alike, []).append(weights)
+            else:
+                kernels.move_weights(weights, rates[weights], layer.weight_dim, pseudocount, MIN_COUNT, WEIGHT_FLOOR)
+        for (_, dim, *_), several in together.items():
+            _move_together(several, rates[several[0]], dim, pseudocount)
         return value
 
     def _settings(self) -> tuple[float, float, float]:
@@ -225,12 +232,39 @@ def leaf_uses(network: Einet) -> Tensor:
     Source: Section 3.5, the denominators of Eq. (7)
     """
     leaves = network.leaves
+    if network.stack and network.stack.serves(leaves.parts[0].phi.detach()):
+        return network.stack.leaf_uses()
     uses = leaves.parts[0].phi.new_zeros(leaves.num_nodes, leaves.num_entries)
     for level in network.levels:
         for layer, children in zip(level.einsums, level.children_of, strict=True):
             if children.at_leaves:
                 uses += children.sums_at_leaves(layer.input_uses())
     return uses
+
+
+def _move_together(several: list[Tensor], rate: Tensor, dim: int, pseudocount: float) -> None:
+    """Move weights that differ in their numbers of nodes alone: as if they were a single layer's."""
+    for weights in _batches(several):
+        joined = weights[0]
+        if len(weights) > 1:
+            joined = torch.cat(weights)
+            joined.grad = torch.cat([own.grad for own in weights])
+        _move_weights(joined, rate, dim, pseudocount, MIN_COUNT, WEIGHT_FLOOR)
+        if len(weights) > 1:
+            for own, moved in zip(weights, joined.split([len(own) for own in weights]), strict=True):
+                own.copy_(moved)
+
+
+def _batches(several: list[Tensor]) -> list[list[Tensor]]:
+    """Neighbours that fit a CPU's cache together: of so few numbers, calling an operation costs more than its work."""
+    batches, size = [], CACHE_NUMEL
+    for weights in several:
+        size += weights.numel()
+        if size > CACHE_NUMEL:
+            batches.append([])
+            size = weights.numel()
+        batches[-1].append(weights)
+    return batches
 
 
 def _move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, fewest: float, floor: float) -> None:
