@@ -248,7 +248,7 @@ def _move_together(several: list[Tensor], rate: Tensor, dim: int, pseudocount: f
         joined = weights[0]
         if len(weights) > 1:
             joined = torch.cat(weights)
-            joined.grad = torch.cat([own.grad for own in weights])
+            joined.grad = torch.cat([cast(Tensor, own.grad) for own in weights])
         _move_weights(joined, rate, dim, pseudocount, MIN_COUNT, WEIGHT_FLOOR)
         if len(weights) > 1:
             for own, moved in zip(weights, joined.split([len(own) for own in weights]), strict=True):

@@ -280,7 +280,7 @@ def _densities(
     if not transformed():
         return _LeafFunction.apply(*factors, kind, dtype)
     logs = _plain_logs(*factors)
-    return (logs, None) if kind is None else kind.from_log(logs, dtype)
+    return (logs, None) if kind is None or dtype is None else kind.from_log(logs, dtype)
 
 
 def _plain_logs(phi: Tensor, features: Tensor, index: Tensor, family: ExponentialFamily, masked: bool) -> Tensor:

@@ -107,7 +107,7 @@ class ThinStack:
 
     def leaf_uses(self) -> Tensor:
         """For each leaf region (L, K): how often an entry is used, the sum of weight * gradient over all parents."""
-        used = torch.cat([(layer.weights * layer.weights.grad).sum(1) for layer, _ in self.levels])
+        used = torch.cat([layer.expected_counts.sum(1) for layer, _ in self.levels])
         return self.of_leaves.handed_down(used, self.num_leaves)
 
     def one_by_one(self, leaves: Scaled, weights: Sequence[Tensor]) -> Scaled:
