@@ -102,7 +102,7 @@ class ThinStack:
         products, sums, value, scale, scales = computed
         own = torch.cat((leaves.log_scale, scales.double())).index_select(0, self.below)
         log_scale = torch.log(scale.double()).index_add_(0, self.root, own)
-        arguments = (self, leaves.log_scale, products, sums, scale, value, log_scale)
+        arguments = (self, leaves.log_scale, products, sums, scale, value)
         return Scaled(_StackFunction.apply(*arguments, leaves.value, *weights), log_scale)
 
     def leaf_uses(self) -> Tensor:
@@ -160,22 +160,21 @@ class _StackFunction(torch.autograd.Function):
     """From the leaves' logarithms and all weights to the sums of the last level, which are computed already."""
 
     @staticmethod
-    def forward(ctx, stack, leaf_scale, products, sums, scale, value, log_scale, leaves, *weights):
+    def forward(ctx, stack, leaf_scale, products, sums, scale, value, leaves, *weights):
         ctx.stack = stack
-        ctx.save_for_backward(leaf_scale, products, sums, scale, log_scale, leaves, *weights)
+        ctx.save_for_backward(leaf_scale, products, sums, scale, leaves, *weights)
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx, gradient):
-        leaf_scale, products, sums, scale, log_scale, leaves, *weights = ctx.saved_tensors
+        leaf_scale, products, sums, scale, leaves, *weights = ctx.saved_tensors
         stack = cast(ThinStack, ctx.stack)
         if torch.is_grad_enabled():  # the caller asks for gradients that can be differentiated
 
             def plain(leaves: Tensor, *weights: Tensor) -> Tensor:
-                found = stack.one_by_one(LogScaled(leaves, leaf_scale), weights)
-                return found.value * torch.exp(found.log_scale - log_scale)[:, None].to(found.value.dtype)
+                return stack.one_by_one(LogScaled(leaves, leaf_scale), weights).value  # scaled to 1, too
 
-            return *[None] * 7, *differentiable(plain, (leaves, *weights), gradient)
+            return *[None] * 6, *differentiable(plain, (leaves, *weights), gradient)
         uses, found = torch.empty_like(products), []
         parts = zip(products.split(stack.sizes), uses.split(stack.sizes), weights, strict=True)
         below = [*zip(stack.parents, sums.split(stack.sizes[:-1]), strict=True)] if len(weights) > 1 else []
@@ -186,4 +185,4 @@ class _StackFunction(torch.autograd.Function):
                 back = parents.handed_down(uses, len(output)).div_(output)
             found.append(torch.bmm(back, product.transpose(1, 2)))
             torch.bmm(own.transpose(1, 2), back, out=own_uses).mul_(product)
-        return *[None] * 7, stack.of_leaves.handed_down(uses, len(leaves)), *reversed(found)
+        return *[None] * 6, stack.of_leaves.handed_down(uses, len(leaves)), *reversed(found)
