@@ -32,8 +32,10 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 
 def parts(tensor: Tensor, sizes: int | Sequence[int]) -> Sequence[Tensor]:
-    """Views of so many equal parts, or of parts of these sizes, one behind the other. Their gradients, made in one
-    buffer, are not copied."""
+    """Views of so many equal parts, or of parts of these sizes, one behind the other.
+
+    Gradients of all parts that were made in one buffer are not copied.
+    """
     sizes = [len(tensor) // sizes] * sizes if isinstance(sizes, int) else list(sizes)
     if len(sizes) == 1:
         return (tensor,)

@@ -95,7 +95,7 @@ class _EinsumFunction(torch.autograd.Function):
             return (*gradients_of_sums(scale, tuple, (weights, left, right), gradient),)
         gradient = gradient / scale[:, None]
         grad_weights, grad_left, grad_right = torch.empty_like(weights), *_side_by_side(left, right)
-        for nodes, outer, other in _outer_products(left, right, rooms=2):
+        for nodes, outer, other in _outer_products(left, right, num_buffers=2):
             torch.bmm(gradient[nodes], outer.transpose(1, 2), out=grad_weights[nodes])
             torch.bmm(weights[nodes].transpose(1, 2), gradient[nodes], out=outer)
             pairs, terms = (each.view(len(each), left.shape[1], right.shape[1], -1) for each in (outer, other))
@@ -128,11 +128,11 @@ def gradients_of_sums(scale: Tensor, fetch: Callable, inputs: Sequence[Tensor], 
     return differentiable(plain, inputs, gradient)
 
 
-def _outer_products(left: Tensor, right: Tensor, rooms: int = 1) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """(slice of nodes, their outer products (nodes, K * K', B), a scratch buffer of that size if `rooms` is 2)."""
+def _outer_products(left: Tensor, right: Tensor, num_buffers: int = 1) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """(slice of nodes, their outer products (nodes, K * K', B), and with two buffers a second one of that size)."""
     (num_nodes, num_left, batch), num_right = left.shape, right.shape[1]
     slices = node_slices(num_nodes, num_left * num_right * batch, left)
-    shape = (rooms, slices[0].stop, num_left * num_right, batch)
+    shape = (num_buffers, slices[0].stop, num_left * num_right, batch)
     with scratch(math.prod(shape), left) as buffer:
         buffers = buffer.view(shape)
         for nodes in slices:

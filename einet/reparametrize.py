@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from einet.em import WEIGHT_FLOOR
 from einet.family import ExponentialFamily
+from einet.layers import WEIGHT_FLOOR
 from einet.network import Einet
 
 

@@ -11,8 +11,7 @@ Backwards goes how often each entry is used, u = d log P(x) / d log S, which a n
 
 By logarithms no product underflows. Where a sum is 0, or all but 0, u / S says nothing, and the levels go one by one.
 
-Paper: not in it; the numbers are scaled as in Section 3.2, Eq. (4)
-Chapter: book/13_past_the_paper
+Source: not in the paper; the numbers are scaled as in Section 3.2, Eq. (4)
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ A product of numbers may underflow where the product of their sums would not: wh
 what the others want. The plain product is right as long as nothing that was lost could have mattered, which the sums
 tell afterwards. Where it might have, all is done by logarithms, in which nothing underflows.
 
-Paper: not in it; the numbers are scaled as in Section 3.2, Eq. (4)
-Chapter: book/13_past_the_paper
+Source: not in the paper; the numbers are scaled as in Section 3.2, Eq. (4)
 """
 
 from __future__ import annotations

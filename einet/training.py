@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from einet.data import CheckedData, epoch, graphed_step, steps_of_epoch
 from einet.em import EM, check_movable
@@ -155,9 +156,7 @@ def fit(
     return run.history
 
 
-def _falling(
-    optimizer: EM, lr: float, last_lr: float | None, epochs: int
-) -> torch.optim.lr_scheduler.LRScheduler | None:
+def _falling(optimizer: EM, lr: float, last_lr: float | None, epochs: int) -> LRScheduler | None:
     """A scheduler from `lr` to `last_lr` in equal steps; None where that is None."""
     if last_lr is None:
         return None
@@ -168,7 +167,13 @@ def _falling(
 class _Run:
     """A training run between two epochs: what the next one depends on, and the best parameters so far."""
 
-    def __init__(self, model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler, graph: GraphedStep | None):
+    def __init__(
+        self,
+        model: Einet | Mixture,
+        optimizer: torch.optim.Optimizer,
+        scheduler: LRScheduler | None,
+        graph: GraphedStep | None,
+    ):
         self.model, self.optimizer, self.scheduler, self.graph = model, optimizer, scheduler, graph
         self.history, self.best, self.file = History(), None, None
 
@@ -223,8 +228,9 @@ class _Run:
             self.best = {name: tensor.clone() for name, tensor in found.best.items()}
         with warnings.catch_warnings():  # torch would warn that the optimizer has made no step yet
             warnings.simplefilter("ignore", UserWarning)
-            for _ in range(self.epoch if self.scheduler else 0):
-                self.scheduler.step()
+            for _ in range(self.epoch):
+                if self.scheduler is not None:
+                    self.scheduler.step()
         self.file.restore_optimizer()
 
     def save(self) -> None:
@@ -233,7 +239,7 @@ class _Run:
             self.file.write(asdict(self.history), None if is_best else self.best)
 
 
-def _check_optimizer(model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler) -> None:
+def _check_optimizer(model: Einet | Mixture, optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> None:
     """Raise a `ValueError` where another model would be trained, or none."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer must be an optimizer of torch, made for the model, got {optimizer!r}")

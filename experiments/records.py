@@ -100,8 +100,10 @@ def line(record: dict) -> str:
 
 
 def show(records: Iterable[dict]) -> None:
-    """Print where records came from, once for all of the same commit, machine and seed, with their commands;
-    what is the same for all of these groups comes last."""
+    """Print where records came from, once for all of the same commit, machine and seed, with their commands.
+
+    What is the same for all of these groups comes last.
+    """
     groups: dict[tuple, list[dict]] = {}
     for record in records:
         words = facts(record)

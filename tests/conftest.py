@@ -26,8 +26,11 @@ def pytest_itemcollected(item):
 
 @pytest.fixture(autouse=True)
 def _state_of_torch():
-    """Tests may draw from torch's global generator and run experiments, which flush denormal numbers and set the number
-    of threads: each starts from the same state, in any order."""
+    """Each test starts from the same state, in any order.
+
+    Tests may draw from torch's global generator and run experiments, which flush denormal numbers and set the number of
+    threads.
+    """
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     yield

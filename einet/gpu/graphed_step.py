@@ -1,4 +1,7 @@
-"""A training step as a CUDA graph: recorded once, then replayed without waiting for the CPU to launch its kernels."""
+"""A training step as a CUDA graph: recorded once, then replayed without waiting for the CPU to launch its kernels.
+
+Source: not in the paper
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from torch import Tensor
 
 class GraphedStep:
     """A step of training that is recorded as a CUDA graph, and replayed for every batch of the same size.
-     The step's input is the batch, the indices of its rows; all else that it reads stays where it is in memory. Batches
+
+    The step's input is the batch, the indices of its rows; all else that it reads stays where it is in memory. Batches
     of an epoch have one of two sizes, so there are two recordings. The first steps run as usual, on a stream of their
     own as CUDA demands, so that everything is compiled and allocated by then. A recording has the step size as it was,
     and is made anew when that has changed.

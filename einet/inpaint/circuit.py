@@ -24,10 +24,10 @@ from collections.abc import Iterable
 import torch
 
 from einet.children import Children
-from einet.em import WEIGHT_FLOOR
 from einet.families.continuous import Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical
 from einet.family import ExponentialFamily
+from einet.layers import WEIGHT_FLOOR
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet, Level

@@ -79,7 +79,7 @@ class InpaintWidget(anywidget.AnyWidget):
         self.generator.seed() if seed is None else self.generator.manual_seed(seed)
         self.image, self.filled = 0, self.images[0]
         self.observed = torch.ones(self.images.shape[1:3], dtype=torch.bool)
-        super().__init__(page=_page(model, self.images, labels, low, high, file))
+        super().__init__(page=_page(self.images, labels, low, high, file))
         self.on_msg(_answer)
 
     def fill(self, image: int, observed: Tensor, view: str = "sample") -> tuple[Tensor, dict[str, float]]:
@@ -220,7 +220,7 @@ def _checked_images(model: Einet | Mixture, images: Tensor, low: float, high: fl
     return x.clone()  # a copy: kernel and page keep the same numbers if the caller's change
 
 
-def _page(model, images: Tensor, labels: Sequence[str] | None, low: float, high: float, file: str | None) -> dict:
+def _page(images: Tensor, labels: Sequence[str] | None, low: float, high: float, file: str | None) -> dict:
     labels = [f"image {i + 1}" for i in range(len(images))] if labels is None else list(map(str, labels))
     if len(labels) != len(images):
         raise ValueError(f"need a label for each of {len(images)} images, got {len(labels)}")

@@ -34,7 +34,8 @@ class SavedRun(NamedTuple):
 
 class RunFile:
     """The file of one training run.
-     A run that wants to go on must be the one on disk: model, initial parameters, optimizer, scheduler and `settings`
+
+    A run that wants to go on must be the one on disk: model, initial parameters, optimizer, scheduler and `settings`
     are compared.
     """
 

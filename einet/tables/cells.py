@@ -61,7 +61,7 @@ def floats(X: Any, training: bool = False) -> Any:
         columns = [_column(X, d) for d in range(len(names))]
     if not columns or not len(columns[0]):
         return X
-    labels = [_ColumnLabel(X, d, name) for d, name in enumerate(range(len(columns)) if names is None else names)]
+    labels = [_ColumnLabel(X, name) for name in (range(len(columns)) if names is None else names)]
     return np.stack([_numbers(*pair, training) for pair in zip(columns, labels, strict=True)], 1)
 
 
@@ -130,7 +130,7 @@ def _check_names(names: list) -> None:
 class _ColumnLabel:
     """How errors call a column: its name, and the code that has it as a pandas Series."""
 
-    def __init__(self, X, d: int, name):
+    def __init__(self, X: Any, name: Any):
         code = {"pandas": "X[{!r}]", "polars": "pandas.Series(X[{!r}])", "pyarrow": "X[{!r}].to_pandas()"}
         self.name, own = f"column {name!r}", code.get(type(X).__module__.partition(".")[0], "pandas.DataFrame(X)[{!r}]")
         self.code = own.format(name)

@@ -103,7 +103,8 @@ class Columns:
 
     def encode(self, X: Any) -> tuple[Tensor, Tensor, Tensor]:
         """A table as rows for the network.
-         Missing in the rows, as NaN, are three kinds of cells: gaps, values of a category that were not in the training
+
+        Missing in the rows, as NaN, are three kinds of cells: gaps, values of a category that were not in the training
         data, and those of a constant column, about which there is nothing to ask.
 
         Args:

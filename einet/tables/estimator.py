@@ -33,6 +33,7 @@ from einet.learned import Structure, graph_of
 from einet.network import Einet
 from einet.queries import conditional_marginals
 from einet.sampling import sample
+from einet.scratch import slices
 from einet.starts import start_leaves
 from einet.structures import random_binary_trees
 from einet.tables.cells import floats
@@ -46,7 +47,7 @@ except ImportError as error:
     raise ImportError(f"einet.tables needs scikit-learn 1.6 or later, this one is {installed}") from error
 
 # Rows that a leaf entry starts around, if these are no more than a quarter of all, and rows that are completed at once.
-ROWS_PER_ENTRY, PORTION = 50, 1000
+ROWS_PER_ENTRY, ROWS_PER_CHUNK = 50, 1000
 
 
 class _EinetEstimator(BaseEstimator):
@@ -89,7 +90,7 @@ class _EinetEstimator(BaseEstimator):
         tags.input_tags.allow_nan = True
         return tags
 
-    def _validated(self, X, *y, reset: bool = False) -> Any:
+    def _validated(self, X: Any, *y: Any, reset: bool = False) -> Any:
         """X as floats, and y if given. Records the names and the number of the columns (`reset`) or compares them."""
         options = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "estimator": self}
         cells = floats(X, training=reset)
@@ -97,7 +98,7 @@ class _EinetEstimator(BaseEstimator):
         validate_data(self, X, skip_check_array=True, reset=reset)
         return checked
 
-    def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int):
+    def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
         """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ..."""
         self._check_settings()
         random = check_random_state(self.random_state)
@@ -120,7 +121,6 @@ class _EinetEstimator(BaseEstimator):
             model, history = network(order, epochs=epochs)
         columns.warn_of_floor(model.leaves)
         self.model_, self.columns_, self.history_ = model, columns, history
-        return self
 
     def _check_settings(self) -> None:
         """Raise a `ValueError` for settings out of range, whether or not this table needs them."""
@@ -168,7 +168,7 @@ class _EinetEstimator(BaseEstimator):
         )
         return model, history
 
-    def _log_density(self, X) -> np.ndarray:
+    def _log_density(self, X: Any) -> np.ndarray:
         """log p(x | class) in the units of `X`: (B, classes)."""
         check_is_fitted(self, "model_")
         X = self._validated(X)
@@ -234,16 +234,17 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     Source: Section 3 and 4.1
     """
 
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> EinetDensity:
         """Learn from the rows of X (B, D); `y` is ignored."""
         X = self._validated(X, reset=True)
-        return self._fit(X, np.zeros(len(X), dtype=np.int64), 1)
+        self._fit(X, np.zeros(len(X), dtype=np.int64), 1)
+        return self
 
-    def score_samples(self, X) -> np.ndarray:
+    def score_samples(self, X: Any) -> np.ndarray:
         """log p(x_observed) of each row, in nats and in the units of the data: (B,). 0 where all is missing."""
         return self._log_density(X)[:, 0]
 
-    def score(self, X, y=None) -> float:
+    def score(self, X: Any, y: Any = None) -> float:
         """The mean of `score_samples`, for cross-validation and grid search."""
         return float(self.score_samples(X).mean())
 
@@ -256,11 +257,11 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         check_integers(n_samples=n_samples)
         return self.columns_.decode(sample(self.model_, n_samples, generator))
 
-    def predict_missing(self, X) -> np.ndarray:
+    def predict_missing(self, X: Any) -> np.ndarray:
         """X with every NaN replaced: by the most probable of finitely many values, or else by E[x_d | x_observed]."""
         check_is_fitted(self, "model_")
         X = self._validated(X)
-        parts = [self._completed(X[start : start + PORTION]) for start in range(0, len(X), PORTION)]
+        parts = [self._completed(X[rows]) for rows in slices(len(X), ROWS_PER_CHUNK)]
         return np.where(np.isnan(X), np.concatenate(parts), X)
 
     def _completed(self, X: np.ndarray) -> np.ndarray:
@@ -287,30 +288,31 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
     Source: Section 3 and 4.1
     """
 
-    def fit(self, X, y):
+    def fit(self, X: Any, y: Any) -> EinetClassifier:
         """Learn p(x | y) and P(y) from rows X (B, D) and their classes y (B,), numbers or text."""
         X, y = self._validated(X, y, reset=True)
         check_classification_targets(y)
         self.classes_, labels, counts = np.unique(y, return_inverse=True, return_counts=True)
         self.class_log_prior_ = np.log(counts / len(y))
-        return self._fit(X, labels.astype(np.int64), len(self.classes_))
+        self._fit(X, labels.astype(np.int64), len(self.classes_))
+        return self
 
-    def predict_joint_log_proba(self, X) -> np.ndarray:
+    def predict_joint_log_proba(self, X: Any) -> np.ndarray:
         """log p(x_observed, y) in nats, in the units of the data: (B, classes). Summed over y, it tells outliers."""
         return self._log_density(X) + self.class_log_prior_
 
-    def predict_log_proba(self, X) -> np.ndarray:
+    def predict_log_proba(self, X: Any) -> np.ndarray:
         """log P(y | x_observed): (B, classes). Where p(x) is 0, as far as float64 can tell, the log-prior."""
         joint = self.predict_joint_log_proba(X)
         joint = np.where(np.isneginf(joint).all(1, keepdims=True), self.class_log_prior_, joint)
         joint = joint - joint.max(1, keepdims=True)  # first: the log p(x) of an outlier swallows digits
         return joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
 
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self, X: Any) -> np.ndarray:
         """P(y | x_observed): (B, classes)."""
         return np.exp(self.predict_log_proba(X))
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each row: (B,)."""
         best = self.predict_log_proba(X).argmax(1)
         return self.classes_[best]

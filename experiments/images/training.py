@@ -120,8 +120,10 @@ class Gaussians:
 
 
 def train_einet(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) -> tuple[Circuit, float]:
-    """k-means and a network for each cluster. What is in `folder` is not done again. Seconds are those of all epochs,
-    whichever process and call they were in, without k-means."""
+    """k-means and a network for each cluster, and seconds. What is in `folder` is not done again.
+
+    Seconds are those of all epochs, whichever process and call they were in, without k-means.
+    """
     graph = einet.poon_domingos(data.shape, recipe.delta, recipe.axes)
     model = einet.fit_mixture(
         x,
@@ -195,8 +197,10 @@ def exported(network: einet.Einet | einet.Mixture, path: Path) -> dict:
 
 
 def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, seed: int, path: Path) -> None:
-    """Figure 4: training images, samples, the same samples without the noise of their leaves, and the training image
-    that is nearest to each of those; as many of these as the recipe allows."""
+    """Figure 4: training images and samples, as many as the recipe allows.
+
+    With them, the same samples without the noise of their leaves, and the training image nearest to each of those.
+    """
     count = COLUMNS * LINES
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
     parts = {"real": data.train[order]}

@@ -41,7 +41,6 @@ from experiments.records import command_line, write_records
 
 NUM_SAMPLES, BATCH, NUM_VARIABLES, THREADS = 2000, 100, 512, 2
 REPEATS, AT_LEAST_SECONDS = 30, 0.004
-STATISTICS = 2  # of a Gaussian: x and x^2
 
 
 def best_rate(work: float, action: Callable[[], object]) -> float:

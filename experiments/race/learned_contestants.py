@@ -17,8 +17,11 @@ PIXELS, VALUES = (28, 28), 256
 
 
 def rows_of(data: str, count: int, seed: int = 0) -> torch.Tensor:
-    """(count, D) integers: the first training rows of a binary set, again from its first where it has fewer; or
-    "pixels", smooth random fields of 256 values, whose trees are as deep as those of photographs."""
+    """(count, D) integers: the first training rows of a binary set, or "pixels".
+
+    A set with fewer rows begins again with its first. Pixels are smooth random fields of 256 values, whose trees are as
+    deep as those of photographs.
+    """
     import einet.datasets
 
     if data != "pixels":

@@ -234,10 +234,6 @@ def ones():
     return torch.ones(3, 4)
 
 
-def step_without_a_gradient(model):
-    EM(model).step()
-
-
 def step_on_some_gradients_only(model):
     model(ones()).sum().backward()
     model.levels[0].einsums[0].weights.grad = None

@@ -39,8 +39,10 @@ def test_the_smallest_concentration_leaves_one_weight_and_the_floor():
 
 
 def test_concentration_of_a_network():
-    """1 is what it always was; every seed gives one model; neither leaves nor the root and mixing layers, whose
-    entries have no others to differ from, depend on the concentration."""
+    """1 is what it always was, and every seed gives one model.
+
+    Neither leaves nor the root and mixing layers, whose entries have no others to differ from, depend on it.
+    """
     graph = einet.poon_domingos((3, 3), 1)
     flat, default = (einet.Einet(graph, einet.Bernoulli(), 4, seed=5, **more) for more in ({"concentration": 1.0}, {}))
     sharp, again = (einet.Einet(graph, einet.Bernoulli(), 4, seed=5, concentration=0.02) for _ in range(2))
@@ -69,7 +71,7 @@ def test_bad_concentrations(concentration):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-# Leaves: of each family in tests/test_families.py
+# Leaves: of each family in tests/contract.py
 
 
 def mixed():

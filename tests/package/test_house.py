@@ -92,6 +92,32 @@ def test_no_module_asks_which_family_it_has(file):
     assert not [call for call in asks if any(re.search(rf"\b{name}\b", call) for name in FAMILIES)]
 
 
+def offered(file):
+    """The names that a module defines, or passes on on purpose: `import name as name`, or in `__all__`."""
+    for node in ast.walk(TREES[file]):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names if alias.asname == alias.name)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            yield from ast.literal_eval(node.value)
+
+
+OFFERED = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): {*offered(f)} for f in FILES}
+
+
+@per_file
+def test_names_come_from_where_they_are_defined(file):
+    """So a reader finds a name in the module that the import says; and nobody needs a module's private ones."""
+    for node in ast.walk(TREES[file]):
+        if isinstance(node, ast.ImportFrom) and node.module in OFFERED:
+            names = [a.name for a in node.names if a.asname is None and f"{node.module}.{a.name}" not in OFFERED]
+            assert not {*names} - OFFERED[node.module], f"{file.name}:{node.lineno}"
+            assert not [name for name in names if name.startswith("_")], f"{file.name}:{node.lineno}"
+
+
 @per_file
 def test_no_pickle(file):
     assert not {"pickle", "cloudpickle", "dill"} & {n.partition(".")[0] for n in imported(file)}
