@@ -16,8 +16,8 @@ Modules, each using only those above it (import-linter holds it, by the contract
     inputs       the checks of arguments
     layers       the sum layers: einsum, thin, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    children, identity, network     where a layer finds its children, and which model a state belongs to; Einet, a graph
-                 compiled into layers
+    children, identity, stack, network    where a layer finds its children, and which model a state belongs to; all thin
+                 layers in one operation; Einet, a graph compiled into layers
     em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
     learned      graphs that are learned from rows: Chow-Liu trees
     passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share

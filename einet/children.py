@@ -144,6 +144,14 @@ class Pool(nn.Module):
         run = range(first, first + len(self.rows))
         return run if self.at_leaves == len(self.rows) and self.rows.tolist() == list(run) else None
 
+    def placed(self, starts: Sequence[int]) -> Tensor:
+        """The rows of all children in one numbering of all outputs, whose rows begin at `starts`."""
+        placed = torch.empty_like(self.rows)
+        for source, first, past in self.ranges:
+            own = (self.rows >= first) & (self.rows < past)
+            placed[own] = self.rows[own] - first + starts[source]
+        return placed
+
     def sums_at_leaves(self, values: Tensor) -> Tensor:
         """For each leaf region the sum over the children that it is, (n, K) -> (L, K), always in the same order."""
         offsets = self.offsets[: self.num_leaves + 1]

@@ -1,7 +1,7 @@
 """A data set as a model sees it: checked once, read in slices, and taken through the network batch by batch.
 
-    Rows(model, x, observed).log_densities()    # nats, (B,), without gradients
-    epoch(rows, optimizer, batch_size=100, seed=0)    # one pass of training
+    CheckedData(model, x, observed).log_densities()    # nats, (B,), without gradients
+    epoch(data, optimizer, batch_size=100, seed=0)    # one pass of training
 
 Source: Section 3.5
 """
@@ -9,7 +9,6 @@ Source: Section 3.5
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -47,10 +46,10 @@ def log_density(model: Einet | Mixture, x: Tensor, observed: Tensor | None = Non
     Source: Section 2
     """
     check_integers(batch_size=batch_size)
-    return Rows(model, x, observed).log_densities(batch_size)
+    return CheckedData(model, x, observed).log_densities(batch_size)
 
 
-class Rows:
+class CheckedData:
     """Rows, masks and labels, checked once for `model`. They may be on another device than it is."""
 
     def __init__(self, model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, labels: Tensor | None = None):
@@ -62,8 +61,8 @@ class Rows:
         # By shape, not numel: one row with a (D,) mask, or an (H, W) mask with H == len(x), would look per-row.
         per_row = (len(x) * self.num_variables, x.shape[:1])
         self.masks_differ = observed is not None and (observed.shape.numel(), observed.shape[:1]) == per_row
-        for rows in self.slices(INFERENCE_ROWS):
-            model.as_input(*self.some(rows))
+        for rows in slices(len(x), INFERENCE_ROWS):
+            model.as_input(*self.select(rows))
         if labels is not None:
             self._check_labels(labels)
 
@@ -81,8 +80,8 @@ class Rows:
         if not any(part.family.cancels for part in leaves if isinstance(part, FamilyLeaves)):
             return
         found = []
-        for rows in self.slices(INFERENCE_ROWS):
-            x, seen = self.model.as_input(*self.some(rows), check=False)  # (D, C, B)
+        for rows in slices(len(self.x), INFERENCE_ROWS):
+            x, seen = self.model.as_input(*self.select(rows), check=False)  # (D, C, B)
             x, seen = x.double(), torch.ones_like(x, dtype=torch.bool) if seen is None else seen[:, None]
             low, high = torch.where(seen, x, torch.inf).amin((1, 2)), torch.where(seen, x, -torch.inf).amax((1, 2))
             rounded = torch.maximum((x - x.to(dtype)).abs(), 1e-8 * x.abs())
@@ -95,10 +94,7 @@ class Rows:
                 f"{lost[d]:.2g} only: subtract its mean first"
             )
 
-    def slices(self, size: int) -> Iterable[slice]:
-        return slices(len(self.x), size)
-
-    def some(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+    def select(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         """Some rows and their masks, on the model's device."""
         device = next(self.model.parameters()).device
         observed = self.observed
@@ -111,14 +107,14 @@ class Rows:
         self.observed, self.labels = (None if tensor is None else tensor.to(device) for tensor in others)
 
     def log_density(self, rows: slice | Tensor) -> Tensor:
-        log_density = self.model(*self.some(rows), check=False)
+        log_density = self.model(*self.select(rows), check=False)
         if self.labels is None:
             return log_density
         return log_density.gather(1, self.labels[rows, None].to(log_density.device))[:, 0]
 
     @torch.no_grad()
     def log_densities(self, batch_size: int = INFERENCE_ROWS) -> Tensor:
-        return torch.cat([self.log_density(rows) for rows in self.slices(batch_size)])
+        return torch.cat([self.log_density(rows) for rows in slices(len(self.x), batch_size)])
 
     def digest(self) -> str:
         tensors = {"x": self.x, "observed": self.observed, "labels": self.labels}
@@ -129,19 +125,23 @@ class Rows:
 
 
 def epoch(
-    rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None, seed: int, graph: GraphedStep | None = None
+    data: CheckedData,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int | None,
+    seed: int,
+    graph: GraphedStep | None = None,
 ) -> float:
     """One pass over the rows. Returns the mean log-density, of each batch before its step."""
-    order = torch.randperm(len(rows.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    order = torch.randperm(len(data.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     order = order if graph is None else order.to(graph.device)
     total = torch.zeros((), dtype=torch.float64, device="cpu")
     optimizer.zero_grad()
     # Batches differ by at most one row in size: a short one at the end would count as much as the others.
     for batch in order.tensor_split(steps_of_epoch(len(order), batch_size or GRADIENT_ROWS)):
         if batch_size is None:
-            total = total + _accumulate(rows, optimizer, batch, len(order))
+            total = total + _accumulate(data, optimizer, batch, len(order))
         else:
-            total = total + (step(rows, optimizer, batch) if graph is None else graph.step(batch))
+            total = total + (step(data, optimizer, batch) if graph is None else graph.step(batch))
     if batch_size is None:
         optimizer.step()
     mean = total.item() / len(order)  # only here does the CPU wait for a GPU
@@ -155,30 +155,30 @@ def steps_of_epoch(num_rows: int, batch_size: int | None) -> int:
     return 1 if batch_size is None else math.ceil(num_rows / batch_size)
 
 
-def step(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
+def step(data: CheckedData, optimizer: torch.optim.Optimizer, batch: Tensor) -> Tensor:
     """One step on a batch. Returns the sum of its log-densities before the step."""
-    value = _accumulate(rows, optimizer, batch, len(batch))
+    value = _accumulate(data, optimizer, batch, len(batch))
     optimizer.step()
     optimizer.zero_grad()
     return value
 
 
-def _accumulate(rows: Rows, optimizer: torch.optim.Optimizer, batch: Tensor, rows_of_step: int) -> Tensor:
+def _accumulate(data: CheckedData, optimizer: torch.optim.Optimizer, batch: Tensor, rows_of_step: int) -> Tensor:
     """Add the gradients of a batch to those there are. Returns the sum of its log-densities."""
-    value = rows.log_density(batch).double().sum()
+    value = data.log_density(batch).double().sum()
     (value if isinstance(optimizer, EM) else -value / rows_of_step).backward()
     return value.detach()
 
 
-def graphed_step(rows: Rows, optimizer: torch.optim.Optimizer, batch_size: int | None) -> GraphedStep:
-    """`step` on the batches of `rows` as a CUDA graph; the rows are moved to the model's GPU."""
-    device = next(rows.model.parameters()).device
+def graphed_step(data: CheckedData, optimizer: torch.optim.Optimizer, batch_size: int | None) -> GraphedStep:
+    """`step` on the batches of `data` as a CUDA graph; the rows are moved to the model's GPU."""
+    device = next(data.model.parameters()).device
     if device.type != "cuda":
         raise ValueError(f"cuda_graph=True needs the model on a CUDA device, got {device}")
     if not isinstance(optimizer, EM) or batch_size is None:
         raise ValueError(f"cuda_graph=True needs EM and a batch_size, got {type(optimizer).__name__}, {batch_size}")
-    parts = [part for part in rows.model.modules() if isinstance(part, FamilyLeaves)]
+    parts = [part for part in data.model.modules() if isinstance(part, FamilyLeaves)]
     if any(part.uses_table(part.phi) for part in parts):
         raise ValueError(f"cuda_graph=True needs at most {MAX_ONE_HOT} categories a variable, got more")
-    rows.move(device)
-    return GraphedStep(partial(step, rows, optimizer), lambda: optimizer.param_groups[0]["lr"], device)
+    data.move(device)
+    return GraphedStep(partial(step, data, optimizer), lambda: optimizer.param_groups[0]["lr"], device)

@@ -35,10 +35,10 @@ from einet.inputs import as_number, as_parts, as_pseudocount
 from einet.layers import WEIGHT_FLOOR, EinsumLayer, SumLayer, Weighted
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
-from einet.scratch import node_slices
+from einet.scratch import CACHE_NUMEL, node_slices
 
 # Expected counts below this are 0: dividing by them would return rounding errors.
-FEWEST_USES = 1e-20
+MIN_COUNT = 1e-20
 # The share of the last step in a root's usual number of visits, a moving average over some twenty steps.
 LAST_STEP = 0.05
 NO_GRADIENT = "there is no gradient: call model(x).sum().backward() before step()"
@@ -97,8 +97,8 @@ class EM(torch.optim.Optimizer):
         if leaf_pseudocount:
             x, observed = (*as_parts("data", data, "x", "observed"), None)[:2]
             for network in self.networks:
+                values, mask = network.as_input(cast(Tensor, x), observed)
                 for part in network.leaves.parts:
-                    values, mask = network.as_input(cast(Tensor, x), observed)
                     self.state[part.phi]["column"] = part.column_parameters(values, mask)
 
     def __getstate__(self) -> dict:
@@ -136,13 +136,20 @@ class EM(torch.optim.Optimizer):
                 total = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()]) + pseudocount
                 column = self.state[part.phi].get("column")
                 _move_leaves(part, total, rate, column, leaf_pseudocount)
+        together: dict[tuple, list[Tensor]] = {}  # weights that are moved alike
         for layer in self.weighted:
-            if layer.weights not in rates:  # of a mixture, whose visits are those of its components together
+            weights = layer.weights
+            if weights not in rates:  # of a mixture, whose visits are those of its components together
                 total = layer.expected_counts.sum()[None]
-                rates[layer.weights], _ = _rates(self.state[layer.weights], total, lr)
-            kernels = layer.kernels(layer.weights) if isinstance(layer, EinsumLayer) else None
-            move = _move_weights if kernels is None else kernels.move_weights
-            move(layer.weights, rates[layer.weights], layer.weight_dim, pseudocount, FEWEST_USES, WEIGHT_FLOOR)
+                rates[weights], _ = _rates(self.state[weights], total, lr)
+            kernels = layer.kernels(weights) if isinstance(layer, EinsumLayer) else None
+            if kernels is None:
+                alike = weights.shape[1:], layer.weight_dim, weights.dtype, weights.device, id(rates[weights])
+                together.setdefault(alike, []).append(weights)
+            else:
+                kernels.move_weights(weights, rates[weights], layer.weight_dim, pseudocount, MIN_COUNT, WEIGHT_FLOOR)
+        for (_, dim, *_), several in together.items():
+            _move_together(several, rates[several[0]], dim, pseudocount)
         return value
 
     def _settings(self) -> tuple[float, float, float]:
@@ -181,7 +188,7 @@ def _rates(state: dict[str, Tensor], visits: Tensor, lr: float) -> tuple[Tensor,
     usual = average / (1 - (1 - LAST_STEP) ** state["steps"])  # which began at 0
 
     def rate(now: Tensor, before: Tensor) -> Tensor:
-        return torch.where(now > FEWEST_USES, lr * now / (lr * now + (1 - lr) * before), 0)  # unused, it stays
+        return torch.where(now > MIN_COUNT, lr * now / (lr * now + (1 - lr) * before), 0)  # unused, it stays
 
     return rate(visits.sum(), usual.sum()), rate(visits, usual.clamp_min(usual.mean()))
 
@@ -225,6 +232,8 @@ def leaf_uses(network: Einet) -> Tensor:
     Source: Section 3.5, the denominators of Eq. (7)
     """
     leaves = network.leaves
+    if network.stack and network.stack.serves(leaves.parts[0].phi.detach()):
+        return network.stack.leaf_uses()
     uses = leaves.parts[0].phi.new_zeros(leaves.num_nodes, leaves.num_entries)
     for level in network.levels:
         for layer, children in zip(level.einsums, level.children_of, strict=True):
@@ -233,10 +242,35 @@ def leaf_uses(network: Einet) -> Tensor:
     return uses
 
 
+def _move_together(several: list[Tensor], rate: Tensor, dim: int, pseudocount: float) -> None:
+    """Move weights that differ in their numbers of nodes alone: as if they were a single layer's."""
+    for weights in _batches(several):
+        joined = weights[0]
+        if len(weights) > 1:
+            joined = torch.cat(weights)
+            joined.grad = torch.cat([cast(Tensor, own.grad) for own in weights])
+        _move_weights(joined, rate, dim, pseudocount, MIN_COUNT, WEIGHT_FLOOR)
+        if len(weights) > 1:
+            for own, moved in zip(weights, joined.split([len(own) for own in weights]), strict=True):
+                own.copy_(moved)
+
+
+def _batches(several: list[Tensor]) -> list[list[Tensor]]:
+    """Neighbours that fit a CPU's cache together: of so few numbers, calling an operation costs more than its work."""
+    batches, size = [], CACHE_NUMEL
+    for weights in several:
+        size += weights.numel()
+        if size > CACHE_NUMEL:
+            batches.append([])
+            size = weights.numel()
+        batches[-1].append(weights)
+    return batches
+
+
 def _move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, fewest: float, floor: float) -> None:
     """The M-step of one layer, Eq. (8): the weights move by `rate` to their normalised expected counts."""
     gradient = cast(Tensor, weights.grad)
-    for nodes in _slices(weights):
+    for nodes in node_slices(len(weights), weights[0].numel(), weights):  # several passes, so in a CPU's cache
         old, counts = weights[nodes], weights[nodes] * gradient[nodes]
         if pseudocount:
             counts += pseudocount
@@ -245,23 +279,17 @@ def _move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, f
         old.lerp_(counts.div_(total.clamp_min_(fewest)), used).clamp_min_(floor)
 
 
-def _slices(parameter: Tensor, dim: int = 0) -> list[slice]:
-    """Slices along `dim` that fit a CPU's cache, since the M-step passes over them several times."""
-    size = parameter.shape[dim]
-    return node_slices(size, parameter.numel() // size, parameter)
-
-
 def _move_leaves(
     part: FamilyLeaves, uses: Tensor, rate: Tensor, column: Tensor | None, leaf_pseudocount: float
 ) -> None:
     """The M-step of one family, Eq. (9): `uses` (L, K) are those of its regions, in the order of its groups."""
     family, uses, gradient = part.family, uses + leaf_pseudocount, cast(Tensor, part.phi.grad)
-    rate = torch.where(uses > FEWEST_USES, rate / uses.clamp_min(FEWEST_USES), 0)  # unused, it stays
+    rate = torch.where(uses > MIN_COUNT, rate / uses.clamp_min(MIN_COUNT), 0)  # unused, it stays
     groups = [(len(rows), variables.shape[1]) for rows, _, variables in part.groups()]
     of_regions = rate.split([count for count, _ in groups])
     of_pairs = [own.repeat_interleave(size, 0) for own, (_, size) in zip(of_regions, groups, strict=True)]
     rate = torch.cat(of_pairs)[:, None]  # (P, 1, K)
-    for pairs in _slices(part.phi, dim=1):
+    for pairs in node_slices(part.phi.shape[1], part.phi[:, 0].numel(), part.phi):
         phi = part.phi[:, pairs]
         direction = family.natural_gradient(phi, gradient[:, pairs])
         if column is not None and leaf_pseudocount:

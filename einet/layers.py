@@ -11,9 +11,7 @@ Source: Section 3.2 and 3.3
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from functools import cache
 from types import ModuleType
 from typing import cast
 
@@ -22,18 +20,17 @@ from torch import Tensor, nn
 
 from einet.derivatives import transformed
 from einet.einsum import gradients_of_sums, scaled, scaled_sums
+from einet.gpu.dispatch import PRECISIONS, kernels_for
 from einet.scaled import Gathered, Scaled, fetched
 from einet.scratch import CACHE_NUMEL, CHUNK_NUMEL, node_slices, slices
 from einet.scratch import _kept as _kept  # of einet 0.1.0, where programs still look for it
 from einet.thin import Layout, products
 from einet.thin import scaled_sums as thin_sums
 
-# How the kernels for GPUs multiply two float32: see `set_precision`.
-PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
 # A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
 WEIGHT_FLOOR = 1e-12
 # From this many pairs of entries on, `maximum` leaves out those that cannot be the largest; how many it tries first.
-MANY_PAIRS, FIRST = 2**12, 128
+MANY_PAIRS, TRIED_FIRST = 2**12, 128
 
 
 class Weighted(nn.Module):
@@ -129,10 +126,8 @@ class EinsumLayer(SumLayer):
         return Scaled(sums, log_scale + left.log_scale + right.log_scale)
 
     def kernels(self, weights: Tensor) -> ModuleType | None:
-        """`einet.gpu.kernels`, where the weights are on a GPU, Triton is installed, and the kernels support them."""
-        on_gpu = weights.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"  # the latter imitates one, for tests
-        kernels = _import_kernels() if on_gpu and self.precision else None
-        return kernels if kernels and kernels.supports(weights, self.num_left, self.num_right) else None
+        """`einet.gpu.kernels`, where the layer goes through them."""
+        return kernels_for(weights, self.num_left, self.num_right, self.precision)
 
     def maximum(self, *children: Scaled | Gathered) -> Scaled:
         left, right = fetched(children)
@@ -190,7 +185,7 @@ def _likely_choices(weights: Tensor, choices: Tensor, maxima: Tensor) -> None:
         largest = pairs.amax(1)
         for k, own in enumerate(weights[node]):
             bound = own * largest
-            first = bound.topk(FIRST).indices
+            first = bound.topk(TRIED_FIRST).indices
             reached = (own[first, None] * pairs.index_select(0, first)).amax(0)  # (B,)
             left = (bound >= reached.min()).nonzero()[:, 0]
             maxima[node, k] = (own[left, None] * pairs.index_select(0, left)).amax(0)
@@ -342,15 +337,6 @@ def set_precision(model: nn.Module, precision: str | None) -> None:
     for layer in model.modules():
         if isinstance(layer, EinsumLayer):
             layer.precision = precision
-
-
-@cache
-def _import_kernels() -> ModuleType | None:
-    try:
-        from einet.gpu import kernels  # here, so that `import einet` needs no Triton
-    except ImportError:
-        return None
-    return kernels
 
 
 def normalized_(weights: Tensor, dim: int, generator: torch.Generator, concentration: float = 1.0) -> None:

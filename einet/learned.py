@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Rows that are counted at once, and columns that are sorted at once.
 ROWS, COLUMNS = 4096, 64
-UNSEEN = 255  # the level of what is not observed
+MISSING = 255  # the level of a missing value
 
 Edges = list[tuple[int, int]]
 # A graph, or a function from rows, and what is observed of them, to one.
@@ -126,7 +126,7 @@ def graph_of(structure: Structure, x: Tensor, observed: Tensor | None, num_varia
 
 
 class _Levels(NamedTuple):
-    """Rows with few values a column: `codes` (D, B) uint8, from 0 to the column's `counts[d]` - 1, or UNSEEN."""
+    """Rows with few values a column: `codes` (D, B) uint8, from 0 to the column's `counts[d]` - 1, or MISSING."""
 
     codes: Tensor
     counts: Tensor
@@ -135,8 +135,8 @@ class _Levels(NamedTuple):
 
 def _levels(x: Any, observed: Any, levels: int, pseudocount: float, shape: Sequence[int] | None) -> _Levels:
     check_integers(least=2, levels=levels)
-    if levels > UNSEEN:
-        raise ValueError(f"levels must be from 2 to {UNSEEN}, got {levels}")
+    if levels > MISSING:
+        raise ValueError(f"levels must be from 2 to {MISSING}, got {levels}")
     as_pseudocount("pseudocount", pseudocount)
     x, seen = _checked(x, observed, shape)
     parts = []
@@ -204,7 +204,7 @@ def _binned(values: Tensor, seen: Tensor | None, levels: int) -> tuple[Tensor, T
             break
         codes += (values > edge) & going_on
         counts += going_on
-    return codes if seen is None else codes.masked_fill_(~seen, UNSEEN), counts[:, 0]
+    return codes if seen is None else codes.masked_fill_(~seen, MISSING), counts[:, 0]
 
 
 # Counts of pairs of levels
@@ -260,16 +260,16 @@ def _counted(codes: Tensor, levels: Tensor, complete: bool) -> tuple[dict, list[
         joint |= {(v, w): torch.zeros(n, sizes[w], dtype=dtype) for w in range(v, len(sizes))}
     single = [torch.zeros(n, num_columns, dtype=dtype) for n in sizes]
     total = torch.zeros(num_columns, num_columns, dtype=dtype)
-    for some in codes.split(ROWS, 1):
-        has = [(some[:n] == v).to(dtype) for v, n in enumerate(sizes)]
+    for chunk in codes.split(ROWS, 1):
+        has = [(chunk[:n] == v).to(dtype) for v, n in enumerate(sizes)]
         for (v, w), counts in joint.items():
             counts.addmm_(has[v], has[w].T)
         if complete:
             for v, counts in enumerate(single):
                 counts += has[v].sum(1, keepdim=True)
-            total += some.shape[1]
+            total += chunk.shape[1]
         else:
-            seen = (some != UNSEEN).to(dtype)
+            seen = (chunk != MISSING).to(dtype)
             for v, counts in enumerate(single):
                 counts.addmm_(has[v], seen.T)
             total.addmm_(seen, seen.T)

@@ -171,10 +171,10 @@ class FamilyLeaves(nn.Module):
     def densities(self, x: Tensor, observed: Tensor | None, kind: type[Scaled]) -> Scaled:
         """The vectors of all regions, where this is their only family."""
         dtype = self.phi.dtype
-        if kind is not Scaled or self.uses_table(x):
+        if self.uses_table(x):
             groups = [kind.from_log(log_density, dtype) for _, log_density in self.log_densities(x, observed)]
         else:
-            groups = [Scaled(*_densities(factors, dtype)) for _, factors in self._factors(x, observed)]
+            groups = [kind(*_densities(factors, kind, dtype)) for _, factors in self._factors(x, observed)]
         if len(groups) == 1:
             return groups[0]
         return Scaled.joined(groups).map(lambda tensor: tensor.index_select(0, self.by_region))
@@ -187,7 +187,7 @@ class FamilyLeaves(nn.Module):
         """(regions, log-densities (L, K, B)) of each group, to be added to those of other families."""
         if self.uses_table(x):
             return self._by_table(x, observed)
-        return ((regions, _densities(factors, None)[0]) for regions, factors in self._factors(x, observed))
+        return ((regions, _densities(factors)[0]) for regions, factors in self._factors(x, observed))
 
     def _factors(self, x: Tensor, observed: Tensor | None) -> Iterator[tuple[Tensor, _Factors]]:
         """(regions, arguments of `_LeafFunction`) of each group, in float64 where float32 would cancel."""
@@ -273,12 +273,14 @@ class _BagFunction(torch.autograd.Function):
         return None, gradient.new_zeros(ctx.table_rows, gradient.shape[1]).index_add(0, bags.flatten(), of_rows), None
 
 
-def _densities(factors: _Factors, dtype: torch.dtype | None) -> tuple[Tensor, Any]:
-    """(log-densities, None), or with a `dtype` scaled densities: by `_LeafFunction` where that is possible."""
+def _densities(
+    factors: _Factors, kind: type[Scaled] | None = None, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Any]:
+    """(log-densities, None), or with a `kind` and `dtype` scaled ones: by `_LeafFunction` where that is possible."""
     if not transformed():
-        return _LeafFunction.apply(*factors, dtype)
+        return _LeafFunction.apply(*factors, kind, dtype)
     logs = _plain_logs(*factors)
-    return (logs, None) if dtype is None else Scaled.from_log(logs, dtype)
+    return (logs, None) if kind is None or dtype is None else kind.from_log(logs, dtype)
 
 
 def _plain_logs(phi: Tensor, features: Tensor, index: Tensor, family: ExponentialFamily, masked: bool) -> Tensor:
@@ -290,30 +292,32 @@ class _LeafFunction(torch.autograd.Function):
     """log L_k = sum over s variables and C channels:  T(x) . theta_k - A(theta_k), (L, K, B), from phi (T, L, K, s, C).
 
     `features` (n, B) has a row for each statistic of each variable, `index` (L, T s C) the rows of each region. If
-    `masked`, a mask follows for each variable, in both: its coefficient is -A(theta). With a `dtype` the result is
-    scaled, (L / max L, log max L).
+    `masked`, a mask follows for each variable, in both: its coefficient is -A(theta). With a `kind` the result is
+    scaled, (L / max L, log max L), or its logarithm, (log L - log max L, log max L), in `dtype`.
 
     It takes a few nodes at a time, so neither the gathered features nor the log-densities, which may be in float64,
     ever exist as a whole. The backward pass keeps nothing but its inputs and the densities.
     """
 
     @staticmethod
-    def forward(ctx, phi, features, index, family, masked, dtype):
+    def forward(ctx, phi, features, index, family, masked, kind, dtype):
         (_, num_nodes, entries, *_), batch = phi.shape, features.shape[1]
         density = features.new_empty(num_nodes, entries, batch, dtype=dtype)
         log_scale = features.new_empty(num_nodes, batch, dtype=torch.float64)
         parameters, constants = _parameters(family, _contiguous(phi, features.dtype), masked)
         for nodes, gathered, logs in _gathered(features, index, entries):
             torch.baddbmm(constants[nodes], parameters[nodes], gathered, out=logs)
-            if dtype is None:
+            if kind is None:
                 density[nodes] = logs
                 continue
             scale = logs.amax(1).clamp_min_(torch.finfo(logs.dtype).min)
             log_scale[nodes] = scale
-            exp_(density[nodes].copy_(logs.sub_(scale[:, None])))
-        ctx.family, ctx.masked, ctx.dtype = family, masked, dtype
-        ctx.save_for_backward(phi, features, index, None if dtype is None else density)
-        if dtype is None:
+            relative = density[nodes].copy_(logs.sub_(scale[:, None]))
+            if kind is Scaled:
+                exp_(relative)
+        ctx.family, ctx.masked, ctx.kind, ctx.dtype = family, masked, kind, dtype
+        ctx.save_for_backward(phi, features, index, density if kind is Scaled else None)
+        if kind is None:
             return density, None
         ctx.mark_non_differentiable(log_scale)
         return density, log_scale
@@ -325,9 +329,9 @@ class _LeafFunction(torch.autograd.Function):
 
             def plain(phi: Tensor, features: Tensor) -> Tensor:
                 logs = _plain_logs(phi, features, index, ctx.family, ctx.masked)
-                return logs if ctx.dtype is None else Scaled.from_log(logs, ctx.dtype).value
+                return logs if ctx.kind is None else ctx.kind.from_log(logs, ctx.dtype).value
 
-            return *differentiable(plain, (phi, features), gradient), None, None, None, None
+            return *differentiable(plain, (phi, features), gradient), *[None] * 5
         _, num_nodes, entries, *pair = phi.shape
         sums = features.new_empty(num_nodes, entries, index.shape[1])  # over the rows, of counts * features
         totals = features.new_empty(num_nodes, entries)  # of the counts
@@ -337,7 +341,7 @@ class _LeafFunction(torch.autograd.Function):
             parameters, _ = _parameters(ctx.family, _contiguous(phi, features.dtype), ctx.masked)
         for nodes, gathered, counts in _gathered(features, index, entries):
             # The expected count d log P / d log L: the probability, given the row, that the circuit uses this entry.
-            if ctx.dtype is not None:
+            if density is not None:
                 torch.mul(gradient[nodes], density[nodes], out=counts)
             else:
                 counts.copy_(gradient[nodes])
@@ -351,7 +355,7 @@ class _LeafFunction(torch.autograd.Function):
         statistics = sums[..., :width].unflatten(2, (len(phi), *pair)).movedim(2, 0)  # as phi
         counts = sums[..., width:, None] if ctx.masked else totals[..., None, None]  # (L, K, s, C)
         grad_phi = ctx.family.score(_contiguous(phi, features.dtype), statistics, counts)
-        return grad_phi.to(phi.dtype), grad_features, None, None, None, None
+        return grad_phi.to(phi.dtype), grad_features, *[None] * 5
 
 
 def _contiguous(phi: Tensor, dtype: torch.dtype) -> Tensor:

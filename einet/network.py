@@ -37,6 +37,7 @@ from einet.layers import SUM_PRODUCTS, CPLayer, EinsumLayer, MixingLayer, SumLay
 from einet.leaves import LeafLayer
 from einet.plan import by_lengths, of_one_layer, plan
 from einet.scaled import LogScaled, Scaled
+from einet.stack import ThinStack
 
 
 class Einet(nn.Module):
@@ -71,6 +72,8 @@ class Einet(nn.Module):
     Source: Section 3
     """
 
+    stack: ThinStack | None  # all levels in one, where they are thin
+
     @torch.inference_mode(False)  # parameters that are born there could not be trained
     def __init__(
         self,
@@ -102,6 +105,7 @@ class Einet(nn.Module):
             self.leaves = LeafLayer(scopes, self.families, num_leaves, kind)
             self.levels = cast(Sequence[Level], nn.ModuleList(levels))
             thin = [children for level in levels for children in level.children_of if kind is LogScaled]
+            self.stack = _stack(levels, len(scopes))
             self.portions = portions_of_leaves([pool for children in thin for pool in children.pools], len(scopes))
         self.register_buffer(KEY, as_tensor(self._identity()))
         if device.type != "cpu":
@@ -187,8 +191,7 @@ class Einet(nn.Module):
                 "parameters made in inference mode have no gradients: copy.deepcopy the model outside of it"
             )
         x, observed = self.as_input(x, observed, check)
-        outputs = self.upward(self.leaves(x, observed))
-        return self.at_root(outputs[-1], self.leaves.log_base(x, observed))
+        return self.at_root(self.root(self.leaves(x, observed)), self.leaves.log_base(x, observed))
 
     def as_input(
         self, x: Tensor, observed: Tensor | None, check: bool = True, name: str = "observed"
@@ -223,6 +226,11 @@ class Einet(nn.Module):
             if not exact:
                 raise_where(own.abs() >= 2**53, own, "a whole number must be below 2^53, to be a float64")
             part.family.check(own)
+
+    def root(self, leaves: Scaled) -> Scaled:
+        """The root's vector (1, num_classes, B), from the leaves'."""
+        sums = self.stack and self.stack.sums(leaves)
+        return self.upward(leaves)[-1] if sums is None else self.levels[-1].regions(self.levels[-1].ordered(sums))
 
     def upward(self, leaves: Scaled) -> list[Scaled]:
         """From the leaves' vectors to those of every level, the root's last."""
@@ -268,7 +276,10 @@ class Level(nn.Module):
     def partitions(self, outputs: list[Scaled], operation: Callable = SumLayer.__call__) -> Scaled:
         """The vectors of all partitions, those of a region side by side."""
         pairs = zip(self.einsums, self.children_of, strict=True)
-        sums = Scaled.joined([operation(layer, children.gathered(outputs)) for layer, children in pairs])
+        return self.ordered(Scaled.joined([operation(layer, children.gathered(outputs)) for layer, children in pairs]))
+
+    def ordered(self, sums: Scaled) -> Scaled:
+        """What the layers have computed, one after the other, with the partitions of a region side by side."""
         order = self.order
         return sums if order is None else sums.map(lambda tensor: tensor.index_select(0, order))
 
@@ -311,6 +322,17 @@ def _compile(
         levels.append(Level(einsums, children, order, counts))
         sizes.append(len(counts))
     return list(leaf_order), levels
+
+
+def _stack(levels: list[Level], num_leaves: int) -> ThinStack | None:
+    """All levels in one, where each is a single thin layer, with nothing but mixtures of the last one's partitions."""
+    if any(len(level.einsums) > 1 or not isinstance(level.einsums[0], CPLayer) for level in levels):
+        return None
+    if any(len(level.mixings) or level.order is not None for level in levels[:-1]):
+        return None
+    thin = [(cast(CPLayer, level.einsums[0]), level.children_of[0]) for level in levels]
+    lengths = {layer.weights.shape[2] for layer, _ in thin} | {layer.weights.shape[1] for layer, _ in thin[:-1]}
+    return ThinStack(thin, num_leaves) if len(lengths) == 1 else None
 
 
 def _layer(layer: type[SumLayer], num_out: int, lengths: list[int], sides: list[list]) -> SumLayer:

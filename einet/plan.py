@@ -63,11 +63,16 @@ def plan(graph: RegionGraph, rank: int, grouped: Callable) -> tuple[list[int], l
 
     # From the leaves up: now the places of all children are known.
     leaf_order = list(wanted[0])
-    place = {region: (0, row) for row, region in enumerate(leaf_order)}
+    place: dict[int | None, tuple[int, int] | None] = {None: None}
+    place |= {region: (0, row) for row, region in enumerate(leaf_order)}
     levels = []
     for regions, groups in reversed(arranged):
-        levels.append(_plan_of_level(graph, regions, groups, place))
-        place |= {region: (len(levels), row) for row, region in enumerate(regions)}
+        placed = [(own, shared, [[place[c] for c in side] for side in sides]) for _, own, shared, sides in groups]
+        row_of = {region: row for row, region in enumerate(regions)}
+        computed = [row_of[partition.region] for group in groups for partition in group.partitions]
+        order = sorted(range(len(computed)), key=computed.__getitem__)
+        levels.append(PlanOfLevel(placed, order, [len(graph.partitions_of[region]) for region in regions]))
+        place |= {region: (len(levels), row) for region, row in row_of.items()}
     return leaf_order, levels
 
 
@@ -98,20 +103,8 @@ def of_one_layer(graph: RegionGraph, partitions: list[Partition], ranks: list[in
     found = []
     for group in groups.values():
         group.sort(key=lambda each: (-len(each[1]), -len(each[2])))
-        of_kinds = [[each[kind] for each in group] for kind in (1, 2)]
-        columns = [list(zip_longest(*children)) for children in of_kinds]
+        columns = [list(zip_longest(*(each[kind] for each in group))) for kind in (1, 2)]
         sides = [list(side) for own in columns for side in own]
         lengths = tuple(next(ranks[child] for child in side if child is not None) for side in sides)
         found.append(Group([each[0] for each in group], lengths, [len(own) for own in columns if own], sides))
     return found
-
-
-def _plan_of_level(graph: RegionGraph, regions: list[int], groups: list[Group], place: dict) -> PlanOfLevel:
-    """A level whose regions stand in the order of `regions`; `place` has those of the levels below."""
-    placed = []
-    for _, ranks, shared, sides in groups:
-        placed.append((ranks, shared, [[None if child is None else place[child] for child in side] for side in sides]))
-    position = {region: i for i, region in enumerate(regions)}
-    computed = [position[p.region] for group in groups for p in group.partitions]
-    order = sorted(range(len(computed)), key=computed.__getitem__)
-    return PlanOfLevel(placed, order, [len(graph.partitions_of[region]) for region in regions])

@@ -23,14 +23,7 @@ from einet.derivatives import ordinary
 from einet.family import ExponentialFamily
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.passes import (
-    as_evidence,
-    as_labels,
-    check_evidence,
-    check_model,
-    chunks,
-    networks_of,
-)
+from einet.passes import as_evidence, as_labels, check_evidence, check_model, chunks, networks_of
 from einet.scratch import CHUNK_NUMEL, slices
 
 # Eq. (1)
@@ -275,7 +268,7 @@ def _responsibilities(model: Einet | Mixture, x: Tensor, observed: Tensor, label
         leaves = [leaf._replace(value=leaf.value.requires_grad_()) for leaf in leaves]
         log_densities = []
         for network, leaf in zip(networks_of(model), leaves, strict=True):
-            root = network.upward(leaf)[-1].log()[0]  # (num_classes, B)
+            root = network.root(leaf).log()[0]  # (num_classes, B)
             log_densities.append(root.gather(0, ordinary(labels)[None])[0])
         total = log_densities[0]
         if isinstance(model, Mixture):

@@ -158,7 +158,7 @@ def _draw_rows(
 
 def _log_density(network: Einet, x: Tensor, observed: Tensor) -> Tensor:
     """log p(x_observed) less the base measure, which all components share: (B,), in float64."""
-    return network.upward(network.leaves(x, observed))[-1].log()[0, 0]
+    return network.root(network.leaves(x, observed)).log()[0, 0]
 
 
 class _Draw:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from einet.data import Rows
+from einet.data import CheckedData
 from einet.inputs import as_number, check_integers
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -68,10 +68,10 @@ def start_leaves(
     share = as_number("share", share, "within [0, 1]", lambda number: 0 <= number <= 1)
     most = 1 - share
     keep = as_number("keep", keep, f"within [0, 1 - share={most:.4g}]", lambda number: 0 <= number <= most + 1e-9)
-    data = Rows(model, x, observed)
+    data = CheckedData(model, x, observed)
     generator = torch.Generator("cpu").manual_seed(seed)
     for network in networks_of(model):
-        values, mask = network.as_input(*data.some(slice(None)), check=False)
+        values, mask = network.as_input(*data.select(slice(None)), check=False)
         leaves = network.leaves
         shape = (leaves.num_nodes, leaves.num_entries, rows)
         if distinct:
@@ -84,11 +84,7 @@ def start_leaves(
 
 
 def _distinct(
-    scopes: Sequence[tuple[int, ...]],
-    shape: torch.Size,
-    x: Tensor,
-    observed: Tensor | None,
-    generator: torch.Generator,
+    scopes: Sequence[tuple[int, ...]], shape: torch.Size, x: Tensor, observed: Tensor | None, generator: torch.Generator
 ) -> Tensor:
     """Row numbers of x (D, C, B) for each scope, (L, *shape): a row that k rows equal in the scope has weight 1 / k."""
     candidates = torch.randperm(x.shape[-1], generator=generator, device="cpu")[:CANDIDATES]

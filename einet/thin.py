@@ -10,8 +10,7 @@ A product of numbers may underflow where the product of their sums would not: wh
 what the others want. The plain product is right as long as nothing that was lost could have mattered, which the sums
 tell afterwards. Where it might have, all is done by logarithms, in which nothing underflows.
 
-Paper: not in it; the numbers are scaled as in Section 3.2, Eq. (4)
-Chapter: book/13_past_the_paper
+Source: not in the paper; the numbers are scaled as in Section 3.2, Eq. (4)
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ def products(layout: Layout, children: Sequence[Scaled | Gathered], dtype: torch
 def scaled_sums(layout: Layout, weights: Tensor, children: Sequence[Scaled | Gathered]) -> Scaled:
     """The sums, scaled to a largest entry of 1."""
     pools, values, log_scales = _taken_apart(children)
-    if _plainly(weights, values[0]):
+    if plainly(weights, values[0]):
         sums, own = _ThinFunction.apply(weights, layout, pools, *values)
     else:
         value, scale = _by_logarithms(layout, pools, values, weights.dtype)
@@ -113,7 +112,7 @@ def scaled_sums(layout: Layout, weights: Tensor, children: Sequence[Scaled | Gat
     return Scaled(sums, _with_scales(layout, pools, log_scales, own))
 
 
-def _plainly(weights: Tensor, value: Tensor) -> bool:
+def plainly(weights: Tensor, value: Tensor) -> bool:
     """Whether numbers may be looked at and written over: on a CPU, where no transform and no compiler is at work."""
     plain = type(weights) in (Tensor, nn.Parameter) and type(value) is Tensor and weights.device.type == "cpu"
     return plain and not transformed() and not torch.compiler.is_compiling()

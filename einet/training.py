@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from einet.data import Rows, epoch, graphed_step, steps_of_epoch
+from einet.data import CheckedData, epoch, graphed_step, steps_of_epoch
 from einet.em import EM, check_movable
 from einet.gpu.graphed_step import GraphedStep
 from einet.inputs import as_number, as_parts, check_integers
@@ -27,8 +28,8 @@ from einet.network import Einet
 from einet.storage.checkpoint import parameters_of, set_parameters
 from einet.storage.resume import RunFile
 
-# A model that gains fewer nats a row has not left its start.
-FEWEST_NATS = 0.01
+# A model that gains fewer nats a row than this has not left its start.
+MIN_GAIN_NATS = 0.01
 
 
 @dataclass
@@ -120,14 +121,14 @@ def fit(
     check_integers(optional=True, batch_size=batch_size, patience=patience)
     if patience is not None and valid is None:
         warnings.warn(f"patience={patience} has no effect without valid: nothing says when to stop", stacklevel=3)
-    train = Rows(model, x, observed, labels)
+    train = CheckedData(model, x, observed, labels)
     train.check_resolution()
     check_movable(model)
-    held_out = None if valid is None else Rows(model, *as_parts("valid", valid, "x", "observed", "labels"))
+    held_out = None if valid is None else CheckedData(model, *as_parts("valid", valid, "x", "observed", "labels"))
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     if optimizer is None:
-        data = train.some(slice(None)) if leaf_pseudocount else None  # on the model's device
+        data = train.select(slice(None)) if leaf_pseudocount else None  # on the model's device
         optimizer = EM(model, lr, pseudocount, leaf_pseudocount, data)
         scheduler = _falling(optimizer, lr, last_lr, epochs) if scheduler is None else scheduler
     elif last_lr is not None:
@@ -147,7 +148,7 @@ def fit(
             break
         run.advance(train, held_out, batch_size, seed)
         run.save()
-        if progress:
+        if hasattr(bar, "set_postfix"):
             bar.set_postfix(run.shown())
     run.finish()
     if at_start is not None and run.epoch < epochs:
@@ -185,7 +186,7 @@ class _Run:
         since = self.history.lr[self.history.best_epoch + 1 :]
         return round(sum(min(1.0, lr * steps) for lr in since), 6) if isinstance(self.optimizer, EM) else len(since)
 
-    def advance(self, train: Rows, held_out: Rows | None, batch_size: int | None, seed: int) -> None:
+    def advance(self, train: CheckedData, held_out: CheckedData | None, batch_size: int | None, seed: int) -> None:
         start, history = time.perf_counter(), self.history
         history.lr.append(float(self.optimizer.param_groups[0]["lr"]))
         history.train.append(epoch(train, self.optimizer, batch_size, seed + self.epoch, self.graph))
@@ -252,7 +253,7 @@ def _check_optimizer(model: Einet | Mixture, optimizer: torch.optim.Optimizer, s
 
 
 def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:
-    if best - at_start < FEWEST_NATS:
+    if best - at_start < MIN_GAIN_NATS:
         warnings.warn(
             f"training ended after {epochs} epochs without leaving its start: validation went from {at_start:.4g} to "
             f"{best:.4g} nats. Where variables depend on each other, more patience or another seed may get further",
@@ -260,25 +261,11 @@ def _warn_of_plateau(at_start: float, best: float, epochs: int) -> None:
         )
 
 
-class _NoBar:
-    """A bar that shows nothing, in place of tqdm's."""
-
-    def __init__(self, steps: Iterable):
-        self.steps = steps
-
-    def __iter__(self):
-        return iter(self.steps)
-
-    def set_postfix(self, shown: dict[str, str]) -> None:
-        pass
-
-
 def progress_bar(steps: Iterable, progress: bool, total: int | None = None, unit: str = "epoch") -> Any:
-    """`steps` with tqdm's bar; one that shows nothing if not `progress`, or where tqdm is not installed."""
-    if not progress:
-        return _NoBar(steps)
-    try:
-        from tqdm.auto import tqdm  # here, so that `import einet` needs torch alone
-    except ImportError:
-        return _NoBar(steps)
-    return tqdm(steps, total=total, unit=unit)
+    """tqdm's bar over the steps; the steps alone where none is wanted, or tqdm is not installed."""
+    if progress:
+        with suppress(ImportError):
+            from tqdm.auto import tqdm  # here, so that `import einet` needs torch alone
+
+            return tqdm(steps, total=total, unit=unit)
+    return steps

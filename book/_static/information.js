@@ -5,20 +5,15 @@
 (() => {
   "use strict";
 
-  // Nats, from a table of counts with a pseudocount in every cell; and how often each pair would be met, were they independent.
+  const add = (numbers) => numbers.reduce((a, b) => a + b, 0);
+  const marginals = (table) => [table.map(add), table[0].map((_, b) => add(table.map((row) => row[b])))];
+
+  // Nats, from a table of counts. A pseudocount is added to each pair of values that the two variables have at all.
   function informationOf(table, pseudocount) {
-    const total = table.flat().reduce((a, b) => a + b, 0), cells = table.flat().length;
-    const sums = (lists) => lists.map((list) => list.reduce((a, b) => a + b, 0));
-    const left = sums(table), right = sums(table[0].map((_, b) => table.map((row) => row[b])));
-    const expected = left.map((m) => right.map((n) => (m * n) / total));
-    const mass = total + cells * pseudocount;
-    const shares = (counts, others) => counts.map((n) => (n + others * pseudocount) / mass);
-    const [p, q] = [shares(left, right.length), shares(right, left.length)];
-    const nats = table.flatMap((row, a) => row.map((n, b) => {
-      const joint = (n + pseudocount) / mass;
-      return joint ? joint * Math.log(joint / (p[a] * q[b])) : 0;
-    }));
-    return { nats: nats.reduce((a, b) => a + b, 0), expected };
+    const [left, right] = marginals(table).map((counts) => counts.map((n) => n > 0));
+    const smooth = table.filter((_, a) => left[a]).map((row) => row.filter((_, b) => right[b]).map((n) => n + pseudocount));
+    const [p, q] = marginals(smooth), total = add(p);
+    return add(smooth.flatMap((row, a) => row.map((n, b) => (n ? (n / total) * Math.log((n * total) / (p[a] * q[b])) : 0))));
   }
 
   // The variables on the way from one to another in the tree, both ends included.
@@ -45,10 +40,11 @@
   }
 
   // A line from cell to cell; one that would run over others is bent.
-  function line(set, [u, v], kind) {
+  function line(set, pair, kind, width) {
+    const [u, v] = [Math.min(...pair), Math.max(...pair)];
     const [x, y, X, Y] = [u % set.width, Math.floor(u / set.width), v % set.width, Math.floor(v / set.width)].map((c) => c + 0.5);
     const far = Math.abs(X - x) > 1 || Math.abs(Y - y) > 1 ? ((u + v) % 2 ? -0.25 : 0.25) : 0;
-    return `<path class="${kind}" d="M${x} ${y}Q${(x + X) / 2 - far * (Y - y)} ${(y + Y) / 2 + far * (X - x)} ${X} ${Y}"/>`;
+    return `<path class="${kind}" stroke-width="${width.toFixed(1)}" d="M${x} ${y}Q${(x + X) / 2 - far * (Y - y)} ${(y + Y) / 2 + far * (X - x)} ${X} ${Y}"/>`;
   }
 
   function build(root, data, id) {
@@ -56,11 +52,13 @@
     root.innerHTML = `<div class="controls"><label>of <select>${sets.map((s, i) => `<option value="${i}">${s.title}</option>`).join("")}
       </select></label></div><div class="panels"><div class="map"></div><div class="counts"></div></div><output aria-live="polite"></output>`;
     const [select, map, counts, output] = ["select", ".map", ".counts", "output"].map((s) => root.querySelector(s));
-    let set, chosen;
+    let set, chosen, strengths; // the last is the information of every edge
+    const between = ([u, v]) => informationOf(set.table(u, v), data.pseudocount);
 
     function choose(number) {
       set = sets[number];
-      chosen = [...set.edges[0]];
+      strengths = set.edges.map(between);
+      chosen = [...set.edges[strengths.indexOf(Math.max(...strengths))]];
       const heads = set.names ? set.names[1].map((name) => `<span>${name}</span>`).join("") : "";
       map.className = `map ${set.names ? "named" : "pixels"}`;
       map.innerHTML = `<div class="heads" style="--columns: ${set.width}">${heads}</div>` +
@@ -73,29 +71,29 @@
     }
 
     function draw() {
-      const [u, v] = chosen, table = set.table(u, v), { nats, expected } = informationOf(table, data.pseudocount);
-      const between = (a, b) => informationOf(set.table(a, b), data.pseudocount).nats;
-      const others = Array.from({ length: set.count }, (_, w) => (w === v ? 0 : between(w, v))), most = Math.max(...others);
+      const [u, v] = chosen, table = set.table(u, v), nats = between(chosen);
+      const others = Array.from({ length: set.count }, (_, w) => (w === v ? 0 : between([w, v]))), most = Math.max(...others, 1e-9);
       const path = way(set.near, u, v), steps = path.slice(1).map((next, i) => [path[i], next]);
       map.querySelectorAll("button").forEach((button, w) => {
         button.style.setProperty("--known", `${Math.round(90 * (others[w] / most) ** 0.7)}%`);
         button.setAttribute("aria-pressed", chosen.includes(w));
         button.tabIndex = w === v ? 0 : -1;
       });
-      map.querySelector("svg").innerHTML = set.edges.map((edge) => line(set, edge, "edge")).join("") +
-        steps.map((edge) => line(set, edge, "way")).join("");
+      map.querySelector("svg").innerHTML = set.edges.map((edge, i) =>
+        line(set, edge, "edge", 4 * Math.sqrt(strengths[i] / Math.max(...strengths)))).join("") +
+        steps.map((edge) => line(set, edge, "way", 4)).join("");
+      const [left, right] = marginals(table), total = add(left);
       counts.innerHTML = `<table><caption>${set.name(u)} (down)<br>${set.name(v)} (across)</caption><thead><tr><td></td>` +
         set.levels.map((level) => `<th scope="col">${level}</th>`).join("") + `</tr></thead><tbody>` + table.map((row, a) =>
         `<tr><th scope="row">${set.levels[a]}</th>` + row.map((n, b) => {
-          const more = n >= expected[a][b], share = Math.min(1, Math.abs(Math.log((n + 0.5) / (expected[a][b] + 0.5))));
-          return `<td class="${more ? "more" : "fewer"}" style="--share: ${Math.round(55 * share)}%">${n}<small>${Math.round(expected[a][b])}</small></td>`;
-        }).join("") + `</tr>`).join("") + `</tbody></table>`;
-      const edge = steps.length === 1, weakest = Math.min(...steps.map(([a, b]) => between(a, b)));
+          const expected = (left[a] * right[b]) / total, share = Math.min(1, Math.abs(Math.log((n + 0.5) / (expected + 0.5))));
+          return `<td class="${n < expected ? "fewer" : "more"}" style="--share: ${Math.round(55 * share)}%">${n}<small>${Math.round(expected)}</small></td>`;
+        }).join("") + `</tr>`).join("") + `</tbody></table><p>Small numbers: as many rows there would be if the two were independent.
+        The greener a ${set.names ? "column" : "pixel"}, the more it knows of “${set.name(v)}”.</p>`;
+      const edge = steps.length === 1, weakest = Math.min(...steps.map(between));
       Object.assign(root.dataset, { set: sets.indexOf(set), pair: chosen.join("-"), information: nats, steps: steps.length, weakest });
-      output.innerHTML = `<b>${nats.toFixed(3)} nats</b> of mutual information. ` + (edge ? "They are neighbours in the tree."
-        : `The tree joins them in ${steps.length} steps, each of at least ${weakest.toFixed(3)} nats: it had no use for this edge.`) +
-        ` Small numbers: how many rows there would be if the two were independent. The greener a ${set.names ? "column" : "pixel"}, ` +
-        `the more it knows of “${set.name(v)}”.`;
+      output.innerHTML = `<b>${nats.toFixed(3)} nats</b> of mutual information. ` + (edge ? "An edge of the tree joins the two."
+        : `The tree joins the two in ${steps.length} steps, each of at least ${weakest.toFixed(3)} nats.`);
     }
 
     function press(variable) {

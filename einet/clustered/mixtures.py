@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from einet.clustered.kmeans import clusters_of
-from einet.data import Rows
+from einet.data import CheckedData
 from einet.em import EM
 from einet.family import ExponentialFamily
 from einet.graph import RegionGraph
@@ -102,22 +102,22 @@ def fit_mixture(
     if len(given) != 1 or leaf is None:
         raise ValueError("fit_mixture takes one structure, a graph or a function from rows to one, and a leaf")
     (structure,) = given
-    rows = Rows(_any_network(structure, leaf, x, sum_product), x, observed)
+    data = CheckedData(_any_network(structure, leaf, x, sum_product), x, observed)
     as_concentration(concentration)
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be within (0, 1], got {decay}")
     if num_components > len(x):
         raise ValueError(f"num_components must be at most the number of rows, {len(x)}, got {num_components}")
     folder = None if checkpoint_folder is None else Path(checkpoint_folder)
-    clusters = clusters_of(rows, num_components, seed, folder)
+    clusters = clusters_of(data, num_components, seed, folder)
     shape = {"num_sums": num_sums, "num_leaves": num_leaves, "sum_product": sum_product, "concentration": concentration}
-    graphs = [graph_of(structure, *rows.some(cluster), rows.num_variables) for cluster in clusters]
+    graphs = [graph_of(structure, *data.select(cluster), data.num_variables) for cluster in clusters]
     networks = [{"graph": own, "leaf": leaf, **shape, "seed": seed + c} for c, own in enumerate(graphs)]
     files = [None if folder is None else folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (
         {
             "network": network,
-            "rows": tuple(part if part is None else part.detach().cpu() for part in rows.some(cluster)),
+            "rows": tuple(part if part is None else part.detach().cpu() for part in data.select(cluster)),
             "device": str(device),
             "start_from_rows": start_from_rows,
             "steps": {"lr": lr, "pseudocount": pseudocount, "decay": decay},

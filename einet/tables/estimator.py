@@ -150,7 +150,7 @@ class _EinetEstimator(BaseEstimator):
         share = several / (several + 1)  # the initial density of a leaf, of variance 1, counts as one row more
         start = {"rows": several, "share": share, "keep": 1 - share, "distinct": False, "seed": seed}
         start_leaves(model, data[0][rows], data[1][rows], **start)
-        _set_constant_leaves(model, columns.constant)
+        _fix_constant_columns(model, columns.constant)
         batch_size = _integer(self.batch_size)
         steps = steps_of_epoch(len(rows), batch_size)  # each gets an equal part of the pseudocounts
         history = fit(
@@ -318,7 +318,7 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
         return self.classes_[best]
 
 
-def _set_constant_leaves(model: Einet, constant: list[int]) -> None:
+def _fix_constant_columns(model: Einet, constant: list[int]) -> None:
     """Make the leaves of constant columns, which no row trains, sure of the one category there is."""
     for part in model.leaves.parts:
         here = torch.isin(part.pairs, torch.tensor(constant))

@@ -14,7 +14,7 @@ from einet.data import steps_of_epoch
 from einet.inputs import as_number
 
 # Fewer validation rows than this are too few to decide when to stop; so many folds then decide together.
-FEWEST_VALIDATION_ROWS, FOLDS = 50, 5
+MIN_VALIDATION_ROWS, FOLDS = 50, 5
 
 
 def folds(labels: np.ndarray, share: float) -> np.ndarray:
@@ -34,7 +34,7 @@ def folds(labels: np.ndarray, share: float) -> np.ndarray:
         own = labels == label
         rank[own], size[own] = np.arange(own.sum()), own.sum()
     held_out = rank < np.floor(share * size)
-    if held_out.sum() >= FEWEST_VALIDATION_ROWS:
+    if held_out.sum() >= MIN_VALIDATION_ROWS:
         return np.where(held_out, 0, -1)
     if share == 0 or len(labels) < 2:
         return np.full(len(labels), -1)

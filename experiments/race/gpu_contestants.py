@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import einet
-from einet.data import Rows, graphed_step, step
+from einet.data import CheckedData, graphed_step, step
 from einet.layers import EinsumLayer
 from einet.scaled import Scaled, fetched
 from experiments.race.contestants import LibCirkit
@@ -52,7 +52,7 @@ class OurNetwork:
             if scheme in OTHER_SCHEMES:
                 layer.forward = OTHER_SCHEMES[scheme].__get__(layer)
         self.optimizer = einet.EM(self.model, lr=0.5)
-        self.rows = Rows(self.model, data)
+        self.rows = CheckedData(self.model, data)
         self.evaluate = self.model
         if scheme == "compiled":
             self.model.compile()

@@ -17,8 +17,10 @@ import torch
 from inpainter import PHONE, WithoutAKernel, assert_legible, ground_of, nats_in, opened
 from pages import served
 from project import ROOT
+from sklearn.datasets import load_breast_cancer, load_digits
 
 import einet
+from book.figures import edges_of_tree
 from einet.inpaint.pages import page_name
 
 HTML, BOOK = (ROOT / name for name in ("_build/html", "book"))
@@ -122,6 +124,42 @@ def test_sizes_of_rectangles(browser, height, width, delta, rows_only):
     model = einet.Einet(graph, einet.Bernoulli(), num_sums=3)
     numbers = len(graph.regions), len(graph.leaves), len(graph.partitions), sum(p.numel() for p in model.parameters())
     assert tuple(int(shown[name]) for name in ("regions", "leaves", "partitions", "parameters")) == numbers
+
+
+def test_two_columns_know_of_each_other_what_einet_says(browser):
+    """Chapter 5: counts of the rows, information and tree as by einet; by mouse and by keys, from the disk."""
+    cancer = load_breast_cancer()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.tensor(load_digits().data > 7.5)[torch.randperm(1797, generator=generator)]
+    torch.randperm(64, generator=generator)
+    table = torch.tensor(cancer.data)[torch.randperm(569, generator=generator)][:400]
+    table = table.view(400, 3, 10).transpose(1, 2).flatten(1)
+    quarters = (table[:, None] > table.quantile(torch.tensor([0.25, 0.5, 0.75]).double(), 0)).sum(1)
+    tab = browser.new_page()
+    tab.goto((HTML / "book/05_structures.html").as_uri())
+    figure = tab.locator(".information-figure")
+    sets = (images[:1297].int(), [(58, 27), (8, 63), (19, 2)]), (quarters, [(0, 29), (9, 0)])
+    for number, (x, pairs) in enumerate(sets):
+        figure.get_by_role("combobox").select_option(str(number))
+        known, tree = einet.pairwise_information(x), edges_of_tree(einet.chow_liu(x))
+        for u, v in [max(tree, key=lambda edge: known[edge]), *pairs]:
+            for variable in (u, v) if (u, v) in pairs else ():
+                figure.locator(f"[data-variable='{variable}']").click()
+            shown = figure.evaluate("root => ({...root.dataset})")
+            assert sorted(map(int, shown["pair"].split("-"))) == sorted((u, v))
+            assert float(shown["information"]) == pytest.approx(known[u, v].item(), abs=1e-9)
+            assert (shown["steps"] == "1") == ((min(u, v), max(u, v)) in tree)
+            assert float(shown["weakest"]) >= known[u, v] - 1e-9
+            levels = int(x.max()) + 1
+            counts = [[((x[:, u] == a) & (x[:, v] == b)).sum().item() for b in range(levels)] for a in range(levels)]
+            cells = figure.locator("tbody td").evaluate_all("cells => cells.map(c => Number(c.firstChild.textContent))")
+            assert cells in (sum(counts, []), sum(map(list, zip(*counts, strict=True)), []))
+    figure.locator("[data-variable='0']").press("ArrowDown")
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Enter")
+    assert figure.get_attribute("data-pair") == "0-4"
+    assert figure.get_by_role("button", pressed=True).count() == 2
+    tab.close()
 
 
 def test_a_region_is_drawn_anew(browser):

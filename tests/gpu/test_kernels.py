@@ -11,7 +11,8 @@ import torch
 from project import ROOT
 
 import einet
-from einet import layers
+from einet.gpu import dispatch
+from einet.layers import EinsumLayer
 from experiments.records import python_path
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (Linux on x86-64 only)")
@@ -61,12 +62,12 @@ def test_without_triton_the_plain_path_serves(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)  # importing it is an ImportError
     monkeypatch.delitem(sys.modules, "einet.gpu.kernels", raising=False)
     monkeypatch.delattr(einet, "kernels", raising=False)
-    layers._import_kernels.cache_clear()
+    dispatch.import_kernels.cache_clear()
     try:
-        assert layers._import_kernels() is None
+        assert dispatch.import_kernels() is None
         assert torch.equal(model(x), expected)
     finally:
-        layers._import_kernels.cache_clear()
+        dispatch.import_kernels.cache_clear()
 
 
 def test_precision_is_checked_before_anything_changes():
@@ -76,7 +77,7 @@ def test_precision_is_checked_before_anything_changes():
     with pytest.raises(ValueError, match="None or one of ieee, tf32, tf32x3, bf16x3, got 'fp16'"):
         einet.set_precision(model, "fp16")
     assert {layer.precision for level in model.levels for layer in level.einsums} == {"tf32x3"}
-    assert layers.EinsumLayer.precision == "ieee"
+    assert EinsumLayer.precision == "ieee"
 
 
 def test_a_cuda_graph_needs_cuda():
