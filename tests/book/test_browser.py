@@ -146,14 +146,14 @@ def test_two_columns_know_of_each_other_what_einet_says(browser):
             for variable in (u, v) if (u, v) in pairs else ():
                 figure.locator(f"[data-variable='{variable}']").click()
             shown = figure.evaluate("root => ({...root.dataset})")
-            assert sorted(map(int, shown["pair"].split("-"))) == sorted((u, v))
+            assert shown["pair"] == f"{u}-{v}"
             assert float(shown["information"]) == pytest.approx(known[u, v].item(), abs=1e-9)
             assert (shown["steps"] == "1") == ((min(u, v), max(u, v)) in tree)
             assert float(shown["weakest"]) >= known[u, v] - 1e-9
             levels = int(x.max()) + 1
             counts = [[((x[:, u] == a) & (x[:, v] == b)).sum().item() for b in range(levels)] for a in range(levels)]
             cells = figure.locator("tbody td").evaluate_all("cells => cells.map(c => Number(c.firstChild.textContent))")
-            assert cells in (sum(counts, []), sum(map(list, zip(*counts, strict=True)), []))
+            assert cells == sum(counts, [])
     figure.locator("[data-variable='0']").press("ArrowDown")
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("Enter")
