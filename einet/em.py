@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.inputs import as_number, as_parts, as_pseudocount
-from einet.layers import WEIGHT_FLOOR, EinsumLayer, SumLayer, Weighted
+from einet.layers import WEIGHT_FLOOR, SumLayer, Weighted
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 from einet.scratch import CACHE_NUMEL, node_slices
@@ -128,10 +128,9 @@ class EM(torch.optim.Optimizer):
         uses = [leaf_uses(network) for network in self.networks]  # of the old weights
         rates = {}  # of the layers, by their weights
         for network, uses_of_leaves in zip(self.networks, uses, strict=True):
-            rate, of_roots = _rates(self.state[network.sum_layers()[-1].weights], _visits(network), lr)
+            rate, of_roots = _rates(self.state[network.sum_layers()[-1].weights], _top(network)[-1].visits, lr)
             rates |= {layer.weights: rate for layer in network.sum_layers()}
-            # Those of the classes, in the shape of what the weights of their layers sum to.
-            rates |= {top.weights: of_roots[:, None] if top.weight_dim == 2 else of_roots for top in _top(network)}
+            rates |= {top.weights: top.by_entry(of_roots) for top in _top(network)}
             for part in network.leaves.parts:
                 total = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()]) + pseudocount
                 column = self.state[part.phi].get("column")
@@ -142,7 +141,7 @@ class EM(torch.optim.Optimizer):
             if weights not in rates:  # of a mixture, whose visits are those of its components together
                 total = layer.expected_counts.sum()[None]
                 rates[weights], _ = _rates(self.state[weights], total, lr)
-            kernels = layer.kernels(weights) if isinstance(layer, EinsumLayer) else None
+            kernels = layer.kernels(weights)
             if kernels is None:
                 alike = weights.shape[1:], layer.weight_dim, weights.dtype, weights.device, id(rates[weights])
                 together.setdefault(alike, []).append(weights)
@@ -171,12 +170,6 @@ class EM(torch.optim.Optimizer):
 def _top(network: Einet) -> list[SumLayer]:
     """The layers whose entries are the classes."""
     return [*network.levels[-1].einsums, *network.levels[-1].mixings]
-
-
-def _visits(network: Einet) -> Tensor:
-    """How many rows of each class passed through the root: (C,)."""
-    root = _top(network)[-1]
-    return root.expected_counts.movedim(3 - root.weight_dim, 0).flatten(1).sum(1)
 
 
 def _rates(state: dict[str, Tensor], visits: Tensor, lr: float) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,10 @@ class Weighted(nn.Module):
         """How often each weight was used, in expectation: the weight times its gradient (Eq. 6)."""
         return self.weights * cast(Tensor, self.weights.grad)
 
+    def kernels(self, weights: Tensor) -> ModuleType | None:
+        """`einet.gpu.kernels`, where their M-step moves these weights."""
+        return None
+
 
 class SumLayer(Weighted):
     """Sums of one layer: every entry of every node is a mixture of some choices, weighted by `weights`.
@@ -59,6 +63,15 @@ class SumLayer(Weighted):
     @property
     def num_choices(self) -> int:
         return self.weights.shape[self.weight_dim]
+
+    @property
+    def visits(self) -> Tensor:
+        """How often each entry was used, in expectation, by all nodes together: (K_out,)."""
+        return self.expected_counts.movedim(3 - self.weight_dim, 0).flatten(1).sum(1)
+
+    def by_entry(self, numbers: Tensor) -> Tensor:
+        """A number for each entry, (K_out,), in a shape that broadcasts against the sums of the weights."""
+        return numbers[:, None] if self.weight_dim == 2 else numbers
 
     def maximum(self, *inputs: Scaled | Gathered) -> Scaled:
         """max over the choices of weight * density, scaled as the sums are: (L, K_out, B)."""
@@ -126,7 +139,6 @@ class EinsumLayer(SumLayer):
         return Scaled(sums, log_scale + left.log_scale + right.log_scale)
 
     def kernels(self, weights: Tensor) -> ModuleType | None:
-        """`einet.gpu.kernels`, where the layer goes through them."""
         return kernels_for(weights, self.num_left, self.num_right, self.precision)
 
     def maximum(self, *children: Scaled | Gathered) -> Scaled:
