@@ -65,8 +65,8 @@ def fit_mixture(
         x: rows, as in `Einet.forward`.
         num_components: number of clusters.
         structure: the networks' graph, or a function from the rows of a cluster, and their masks or None, to the graph
-            of its network, such as `lambda x, observed: chow_liu(x, observed, shape=(28, 28))`. To resume, it must give
-            the same graph for the same rows.
+            of its network, such as `lambda x, observed: chow_liu(x, observed, shape=(28, 28))`, which goes with
+            `sum_product="cp"`. To resume, it must give the same graph for the same rows.
         leaf: the networks' families, as in `Einet`.
         observed: bool, as in `Einet.forward`. A missing value counts as its column's mean for the clusters, and is
             integrated out for the networks.

@@ -216,7 +216,8 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         random_state: an integer makes fits and samples repeatable.
         structure: a `RegionGraph` over the columns, or a function to one, such as `einet.chow_liu`, from the rows
             (B, D) as the network sees them and the mask of what is observed; random binary trees by default.
-        sum_product: as in `einet.Einet`: "cp" for structures whose regions have more than two parts.
+        sum_product: as in `einet.Einet`: "cp" for structures whose regions have more than two parts, as those of
+            `einet.chow_liu` may.
 
     Attributes:
         model_: an `Einet` in float64.
