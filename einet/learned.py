@@ -112,14 +112,19 @@ def pairwise_information(
     return _information(_levels(x, observed, levels, pseudocount, shape), pseudocount)
 
 
-def graph_of(structure: Structure, x: Tensor, observed: Tensor | None, num_variables: int) -> RegionGraph:
-    """The graph that `structure` is, or makes of rows; a `ValueError` unless it is over `num_variables`."""
+def graph_of(
+    structure: Structure, x: Tensor, observed: Tensor | None, num_variables: int, sum_product: str
+) -> RegionGraph:
+    """The graph that `structure` is, or makes of rows; a `ValueError` unless it is over `num_variables`.
+
+    Where it was made here, with partitions into more parts than the sums take, it is cut into halves: `binary`.
+    """
     graph = structure if isinstance(structure, RegionGraph) else structure(x, observed)
     if not isinstance(graph, RegionGraph):
         raise ValueError(f"structure must return a RegionGraph, got {type(graph).__name__}")
     if graph.num_variables != num_variables:
         raise ValueError(f"structure must be over {num_variables} variables, got a graph over {graph.num_variables}")
-    return graph
+    return graph.binary() if sum_product == "tucker" and graph is not structure else graph
 
 
 # Levels of the columns

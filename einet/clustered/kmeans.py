@@ -42,9 +42,12 @@ def _filled(data: CheckedData) -> Tensor:
 
 def _k_means(data: CheckedData, num_clusters: int, seed: int) -> Tensor:
     """The cluster of each row, computed on one thread: the order of additions by several changes the last bits."""
-    from sklearn.cluster import KMeans  # here, so that `import einet` needs torch alone
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
+    try:  # here, so that `import einet` needs torch alone
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise ImportError("fit_mixture needs scikit-learn: pip install 'einet[tables]'") from error
 
     with threadpool_limits(1, "openmp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters

@@ -65,8 +65,9 @@ def fit_mixture(
         x: rows, as in `Einet.forward`.
         num_components: number of clusters.
         structure: the networks' graph, or a function from the rows of a cluster, and their masks or None, to the graph
-            of its network, such as `lambda x, observed: chow_liu(x, observed, shape=(28, 28))`, which goes with
-            `sum_product="cp"`. To resume, it must give the same graph for the same rows.
+            of its network, such as `lambda x, observed: chow_liu(x, observed, shape=(28, 28))`, which suits
+            `sum_product="cp"` and is cut into halves for "tucker". To resume, it must give the same graph for the
+            same rows.
         leaf: the networks' families, as in `Einet`.
         observed: bool, as in `Einet.forward`. A missing value counts as its column's mean for the clusters, and is
             integrated out for the networks.
@@ -111,7 +112,7 @@ def fit_mixture(
     folder = None if checkpoint_folder is None else Path(checkpoint_folder)
     clusters = clusters_of(data, num_components, seed, folder)
     shape = {"num_sums": num_sums, "num_leaves": num_leaves, "sum_product": sum_product, "concentration": concentration}
-    graphs = [graph_of(structure, *data.select(cluster), data.num_variables) for cluster in clusters]
+    graphs = [graph_of(structure, *data.select(cluster), data.num_variables, sum_product) for cluster in clusters]
     networks = [{"graph": own, "leaf": leaf, **shape, "seed": seed + c} for c, own in enumerate(graphs)]
     files = [None if folder is None else folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (

@@ -6,6 +6,11 @@ validation   when to stop: held-out rows, or folds
 estimator    `EinetDensity` and `EinetClassifier`
 """
 
+try:
+    import sklearn as sklearn
+except ImportError as error:
+    raise ImportError("einet.tables needs scikit-learn 1.6 or later: pip install 'einet[tables]'") from error
+
 from einet.tables.columns import TableWarning
 from einet.tables.estimator import EinetClassifier, EinetDensity
 

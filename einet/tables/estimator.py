@@ -137,7 +137,7 @@ class _EinetEstimator(BaseEstimator):
                 raise ValueError(
                     f"structure must be a RegionGraph, a function from rows to one, or None, got {self.structure!r}"
                 )
-            return graph_of(self.structure, x, observed, num_columns)
+            return graph_of(self.structure, x, observed, num_columns, self.sum_product)
         depth = self.depth
         if isinstance(depth, str) and depth == "auto":  # deeper were slower and no better on tables of 4 to 64 columns
             depth = 1 if num_columns < 8 else 2
@@ -216,8 +216,8 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         random_state: an integer makes fits and samples repeatable.
         structure: a `RegionGraph` over the columns, or a function to one, such as `einet.chow_liu`, from the rows
             (B, D) as the network sees them and the mask of what is observed; random binary trees by default.
-        sum_product: as in `einet.Einet`: "cp" for structures whose regions have more than two parts, as those of
-            `einet.chow_liu` may.
+        sum_product: as in `einet.Einet`. "cp" suits regions of more than two parts, as `einet.chow_liu` makes them;
+            for "tucker", what a function makes is cut into halves.
 
     Attributes:
         model_: an `Einet` in float64.

@@ -478,7 +478,7 @@ def test_an_interrupted_mixture_of_trees_goes_on(tmp_path):
     ({"structure": "tree"}, "structure must be a RegionGraph, or a function from rows to one, got 'tree'"),
     ({"structure": lambda x, observed: None}, "structure must return a RegionGraph, got NoneType"),
     ({"structure": lambda x, observed: RegionGraph([range(3)])}, "over 20 variables, got a graph over 3"),
-    ({"structure": chow_liu, "sum_product": "tucker"}, r"graph\.binary\(\)"),
+    ({"structure": chow_liu(two_kinds(40)), "sum_product": "tucker"}, r"graph\.binary\(\)"),
     ({"structure": chow_liu, "leaf": None}, "and a leaf"),
     ({"structure": chow_liu, "leaf": "Normal"}, "leaf must be"),
     ({"structure": chow_liu, "x": [[1.0]]}, "real tensor"),
@@ -501,6 +501,8 @@ def test_estimators_learn_their_structure():
     density = clone(EinetDensity(**settings)).fit(x)
     assert density.model_.graph == chow_liu(x, ~np.isnan(x)) and density.model_.sum_product == "cp"
     assert np.isfinite(density.score_samples(x)).all()
+    halved = EinetDensity(**{**settings, "sum_product": "tucker"}).fit(x)  # whose sums take pairs
+    assert halved.model_.graph == density.model_.graph.binary() != density.model_.graph
     classifier = EinetClassifier(**{**settings, "structure": density.model_.graph}).fit(x, np.arange(120) % 2)
     assert classifier.model_.graph == density.model_.graph
     np.testing.assert_allclose(classifier.predict_proba(x).sum(1), 1)

@@ -124,6 +124,18 @@ import einet.tables
 """
 
 
+@pytest.mark.parametrize("code, name", [
+    ("import einet.tables", "einet.tables"),
+    ("import einet, torch; x = torch.rand(9, 2).round(); einet.fit_mixture(x, 2, einet.RegionGraph([{0, 1}]), "
+     "einet.Bernoulli())", "fit_mixture"),
+])  # fmt: skip
+def test_what_needs_scikit_learn_says_how_to_get_it(code, name):
+    hidden = "import sys; sys.modules['sklearn'] = None; "
+    done = subprocess.run([sys.executable, "-c", hidden + code], capture_output=True, text=True, cwd=ROOT, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"ImportError: {name} needs scikit-learn") and said.endswith("pip install 'einet[tables]'")
+
+
 def test_an_old_scikit_learn_is_told_which_one_is_needed():
     """The version is that of pyproject.toml, at the import, whatever the old one lacks."""
     pytest.importorskip("sklearn")
