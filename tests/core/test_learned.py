@@ -88,12 +88,13 @@ def test_rows_are_counted_in_portions(rows):
     torch.testing.assert_close(found, torch.tensor(counted(x, x >= 0, 0.1)), **CLOSE)
 
 
+@pytest.mark.slow
 def test_columns_are_sorted_in_portions():
     x = np.random.default_rng(0).integers(0, 3, (50, 150))
     torch.testing.assert_close(pairwise_information(x), torch.tensor(counted(x, x >= 0, 0.1)), **CLOSE)
 
 
-@pytest.mark.parametrize("levels", [2, 3, 8, 255])
+@pytest.mark.parametrize("levels", [2, 3, 8, pytest.param(255, marks=pytest.mark.slow)])
 def test_many_values_are_binned_by_rank(levels):
     """Any monotone change of the values leaves the bins as they are: as many rows in each, but for one."""
     x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
