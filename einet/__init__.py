@@ -8,7 +8,7 @@
 Modules, each using only those above it (import-linter holds it, by the contract in pyproject.toml):
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
-    structures   ready-made graphs: random binary trees, Poon-Domingos
+    structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
     exponential_family        what a leaf family answers, for your own
     discrete, continuous, families  Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal,
                  Exponential, Gamma; all of them by name
@@ -18,6 +18,7 @@ Modules, each using only those above it (import-linter holds it, by the contract
     layers       what a sum layer is, and the three that there are: einsum, thin and mixing layers
     children, inputs, identity, network   Einet: a graph compiled into layers; children tells where a layer finds its
                  own, inputs checks what it is given, identity tells which model a state belongs to
+    learned      graphs learned from rows: Chow-Liu trees
     mixture, em  several networks as one density; EM as an optimizer
     trees, queries, sampling, explain, information    what a density is asked; trees has the passes that they share
     files, checkpoint               models on disk
@@ -53,6 +54,7 @@ from einet.exponential_family import ExponentialFamily
 from einet.graph import Partition, Region, RegionGraph
 from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
 from einet.layers import set_precision
+from einet.learned import chow_liu, pairwise_information
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries import (
@@ -65,7 +67,7 @@ from einet.queries import (
 )
 from einet.rows import log_density
 from einet.sampling import sample, sample_conditional
-from einet.structures import poon_domingos, random_binary_trees
+from einet.structures import poon_domingos, quad_graph, random_binary_trees
 from einet.training import History, fit
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "Poisson",
     "Region",
     "RegionGraph",
+    "chow_liu",
     "conditional_marginals",
     "conditional_mean",
     "conditional_variance",
@@ -107,7 +110,9 @@ __all__ = [
     "log_marginal",
     "mpe",
     "mutual_information",
+    "pairwise_information",
     "poon_domingos",
+    "quad_graph",
     "random_binary_trees",
     "sample",
     "sample_conditional",

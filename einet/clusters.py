@@ -1,6 +1,7 @@
 """A mixture for images: k-means clusters, and a network for each.
 
     mixture = fit_mixture(x, 100, graph, Normal(channels=3), num_sums=40, checkpoint_folder="faces")
+    mixture = fit_mixture(x, 8, chow_liu, Bernoulli(), sum_product="cp")  # each component has a tree of its own
 
 Paper: Section 4.2
 Chapter: book/10_images
@@ -8,6 +9,7 @@ Chapter: book/10_images
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import warnings
@@ -15,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +26,7 @@ from einet.em import EM
 from einet.exponential_family import ExponentialFamily
 from einet.files import read, refusals, write
 from einet.graph import RegionGraph
+from einet.learned import Structure, graph_of
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.rows import Rows, check_positive
@@ -34,10 +38,11 @@ STARTING_ROWS = 1000  # from which leaves draw the rows that they begin with
 def fit_mixture(
     x: Tensor,
     num_components: int,
-    graph: RegionGraph,
-    leaf: ExponentialFamily | dict[ExponentialFamily, Sequence[int]],
+    structure: Structure | None = None,
+    leaf: ExponentialFamily | dict[ExponentialFamily, Sequence[int]] | None = None,
     observed: Tensor | None = None,
     *,
+    graph: RegionGraph | None = None,
     num_sums: int = 10,
     num_leaves: int | None = None,
     sum_product: str = "tucker",
@@ -55,6 +60,11 @@ def fit_mixture(
 ) -> Mixture:
     """A `Mixture` as in the paper: k-means clusters, a network trained on each by `fit`, cluster shares as weights.
 
+    structure   the networks' graph, or a function from the rows of a cluster and their masks, or None, to the graph of
+                its network, as `chow_liu` is one: `lambda x, observed: chow_liu(x, observed, shape=(28, 28))`. To go on
+                after an interruption it must give the same graph for the same rows
+    leaf        the networks' families, as `Einet` takes them
+    graph       the name of `structure` before it could be a function
     observed    what is missing counts as its column's mean for the clusters, and is integrated out for the networks
     num_sums, num_leaves, sum_product   of `Einet`
     epochs, batch_size, lr, pseudocount   of `fit`
@@ -73,7 +83,10 @@ def fit_mixture(
     Chapter: book/10_images
     """
     check_positive(epochs=epochs, batch_size=batch_size, num_components=num_components, processes=processes)
-    rows = Rows(Einet(graph, leaf, num_sums=1, seed=0, sum_product=sum_product), x, observed)
+    if (structure is None) == (graph is None) or leaf is None:
+        raise ValueError("fit_mixture takes one structure, a graph or a function from rows to one, and a leaf")
+    structure = graph if structure is None else structure
+    rows = Rows(_any_network(structure, leaf, x, sum_product), x, observed)
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be within (0, 1], got {decay}")
     if num_components > len(x):
@@ -82,7 +95,10 @@ def fit_mixture(
     clusters = _clusters(rows, num_components, seed, folder)
     training = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     steps = {"lr": lr, "pseudocount": pseudocount, "decay": decay}
-    networks = [(graph, leaf, num_sums, num_leaves, 1, seed + c, sum_product) for c in range(len(clusters))]
+    networks = []
+    for c, cluster in enumerate(clusters):
+        own = graph_of(structure, *rows.some(cluster), rows.num_variables)
+        networks.append((own, leaf, num_sums, num_leaves, 1, seed + c, sum_product))
     files = [folder and folder / f"component-{c}.safetensors" for c in range(len(clusters))]
     jobs = (
         (network, *_arrays(rows, cluster), str(device), start_from_rows, steps, {**training, "checkpoint": file})
@@ -91,6 +107,19 @@ def fit_mixture(
     states = progress_bar(_results(jobs, processes), progress, len(clusters), "component")
     components = [_network(*each) for each in zip(networks, states, strict=True)]
     return Mixture(components, [len(cluster) / len(x) for cluster in clusters]).to(device)
+
+
+def _any_network(structure: Structure, leaf: Any, x: Tensor, sum_product: str) -> Einet:
+    """What the rows are checked with. Where the graph is not known yet, it is one region, on the grid of the rows."""
+    if not isinstance(structure, RegionGraph):
+        if not callable(structure):
+            raise ValueError(f"structure must be a RegionGraph, or a function from rows to one, got {structure!r}")
+        families = leaf if isinstance(leaf, dict) else [leaf]
+        channels = getattr(next(iter(families), None), "channels", 1)
+        sizes = tuple(getattr(x, "shape", (1, 1)))[1:] or (1,)
+        sizes = sizes[:-1] if channels > 1 and len(sizes) > 1 else sizes
+        structure = RegionGraph([range(math.prod(sizes))], shape=sizes if len(sizes) > 1 else None)
+    return Einet(structure, leaf, num_sums=1, seed=0, sum_product=sum_product)
 
 
 # Clusters

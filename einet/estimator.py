@@ -30,6 +30,8 @@ from torch import Tensor
 from einet.cells import floats
 from einet.columns import Columns
 from einet.exponential_family import ExponentialFamily
+from einet.graph import RegionGraph
+from einet.learned import Structure, graph_of
 from einet.network import Einet
 from einet.queries import conditional_marginals
 from einet.rows import check_positive, log_density, steps_of_epoch
@@ -65,6 +67,8 @@ class _EinetEstimator(BaseEstimator):
         validation: float = 0.1,
         patience: int | None = 5,
         random_state: int | np.random.RandomState | None = None,
+        structure: Structure | None = None,
+        sum_product: str = "tucker",
     ):
         self.leaf = leaf
         self.depth = depth
@@ -78,6 +82,8 @@ class _EinetEstimator(BaseEstimator):
         self.validation = validation
         self.patience = patience
         self.random_state = random_state
+        self.structure = structure
+        self.sum_product = sum_product
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -95,13 +101,11 @@ class _EinetEstimator(BaseEstimator):
         """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ..."""
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
-        depth = _depth(X.shape[1]) if isinstance(self.depth, str) and self.depth == "auto" else self.depth
         columns = Columns(X, self.leaf, getattr(self, "feature_names_in_", None))
-        graph = random_binary_trees(X.shape[1], _integer(depth), _integer(self.num_replicas), seed)
-        sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes}
-        model = Einet(graph, columns.families, **sizes, seed=seed).double()
-
         x, observed, _ = columns.encode(X)
+        sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes, "sum_product": self.sum_product}
+        model = Einet(self._graph(x, observed, seed), columns.families, **sizes, seed=seed).double()
+
         data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
         network = partial(self._trained, model, columns, data, seed)
         order = random.permutation(len(X))
@@ -114,6 +118,18 @@ class _EinetEstimator(BaseEstimator):
         columns.warn_of_floor(model.leaves)
         self.model_, self.columns_, self.history_ = model, columns, history
         return self
+
+    def _graph(self, x: Tensor, observed: Tensor, seed: int) -> RegionGraph:
+        """`structure`, or what it makes of all rows; by default, random trees."""
+        num_columns = x.shape[1]
+        if self.structure is not None:
+            if not (isinstance(self.structure, RegionGraph) or callable(self.structure)):
+                raise ValueError(
+                    f"structure must be a RegionGraph, a function from rows to one, or None, got {self.structure!r}"
+                )
+            return graph_of(self.structure, x, observed, num_columns)
+        depth = _depth(num_columns) if isinstance(self.depth, str) and self.depth == "auto" else self.depth
+        return random_binary_trees(num_columns, _integer(depth), _integer(self.num_replicas), seed)
 
     def _trained(self, model: Einet, columns: Columns, data: tuple, seed: int, rows, held_out=None, *, epochs: int):
         """A copy of `model`, started at and trained on some rows; others, if held out, choose the epoch."""
@@ -172,6 +188,9 @@ class EinetDensity(DensityMixin, _EinetEstimator):
                   Normal columns are standardised inside; log-densities are in the units of the data all the same.
                   A column that is constant in training, but for rounding, is constant in samples, and its value has a
                   probability in place of a density: 1 - 1e-5, and any other value 1e-5.
+    structure     a `RegionGraph` over the columns, or a function from the rows (B, D) as the network sees them, and
+                  what is observed of them, to one, as `einet.chow_liu` is; random binary trees by default
+    sum_product   of `einet.Einet`: "cp" for structures whose regions have more than two parts
     depth         of the random binary trees; "auto" is 1 below 8 columns, else 2
     num_replicas, num_sums         trees, and length of the vectors
     epochs, batch_size, lr   of `einet.fit`

@@ -1,6 +1,6 @@
-"""Ready-made region graphs: random binary trees (RAT) and Poon-Domingos rectangles (PD).
+"""Ready-made region graphs: random binary trees (RAT), Poon-Domingos rectangles (PD), and quadrants (QG).
 
-Both return a plain `RegionGraph`; a structure of your own is one more function that does.
+All return a plain `RegionGraph`; a structure of your own is one more function that does.
 
 Paper: Section 3.3 and 4
 Chapter: book/05_structures
@@ -30,13 +30,8 @@ def random_binary_trees(num_variables: int, depth: int, num_replicas: int, seed:
     Paper: Section 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"
     Chapter: book/05_structures
     """
-    for name, value, least in (
-        ("num_variables", num_variables, 1),
-        ("depth", depth, 0),
-        ("num_replicas", num_replicas, 1),
-    ):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    check_integers(num_variables=num_variables, num_replicas=num_replicas)
+    check_integers(least=0, depth=depth)
     generator = random.Random(seed)
     scopes: list[list[int]] = [list(range(num_variables))]
     partitions: list[tuple[int, int, int]] = []
@@ -100,6 +95,64 @@ def poon_domingos(
     if not partitions and max_depth != 0:
         raise ValueError(f"delta {list(deltas)} cuts nothing of a grid of shape {shape} along axes {axes}")
     return RegionGraph([_cells(rectangle, shape) for rectangle in index_of], partitions, shape)
+
+
+def quad_graph(shape: Sequence[int]) -> RegionGraph:
+    """The quad-tree of an image, every square being cut both ways: first into rows, and first into columns.
+
+    A square of the grid has two partitions, top | bottom and left | right, and each of these four halves has one: into
+    the two of the four quadrants that it is made of, which all share. So down to the pixels, which are the leaves.
+    Squares are of a power of two, and lie at its multiples; where the grid ends inside one, it is a rectangle, and is
+    cut one way alone where the other cut would be outside.
+
+    A grid of 2^n x 2^n has (4^(n+1) - 1) / 3 squares and four halves for each that is no pixel: fewer regions than
+    `poon_domingos(shape, 1)` by far.
+
+    Args:
+        shape: (height, width), any integers of at least 1.
+
+    Returns:
+        The graph, all partitions into two, its `shape` the grid.
+
+    Raises:
+        ValueError: For another shape.
+
+    Paper: not in it; Mari, Vessio and Vergari (2023), "Unifying and Understanding Overparameterized Circuit
+           Representations via Low-Rank Tensor Decompositions"
+    Chapter: book/05_structures
+    """
+    shape = tuple(shape)
+    if len(shape) != 2 or not all(isinstance(extent, int) and extent >= 1 for extent in shape):
+        raise ValueError(f"shape must be two integers of at least 1, (height, width), got {shape}")
+    squares: list[Rectangle] = [((0, shape[0]), (0, shape[1]))]
+    index_of: dict[Rectangle, int] = {squares[0]: 0}
+    partitions: list[tuple[int, int, int]] = []
+
+    def split(whole: Rectangle, step: int, axis: int) -> tuple[Rectangle, ...]:
+        """Where a multiple of `step` cuts the axis, the two halves, after a partition into them; else nothing."""
+        for left, right in _cuts(whole, (step,), (axis,)):
+            for half in (left, right):
+                index_of.setdefault(half, len(index_of))
+            partitions.append((index_of[whole], index_of[left], index_of[right]))
+            return left, right
+        return ()
+
+    for square in squares:  # which grow
+        extent = max(stop - start for start, stop in square)
+        step = 1 << max(0, (extent - 1).bit_length() - 1)  # the largest power of two below it
+        quadrants: dict[Rectangle, None] = {}
+        for axis in (0, 1):
+            for half in split(square, step, axis):
+                quadrants |= dict.fromkeys(split(half, step, 1 - axis) or (half,))
+        squares += quadrants
+    return RegionGraph([_cells(rectangle, shape) for rectangle in index_of], partitions, shape)
+
+
+def check_integers(least: int = 1, **named: int) -> None:
+    """`ValueError` for the first that is no integer, or less than `least`."""
+    for name, value in named.items():
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def _check_grid(shape: tuple, deltas: tuple, axes: tuple, max_depth: int | None) -> None:

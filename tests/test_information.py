@@ -25,7 +25,7 @@ from einet import (
     random_binary_trees,
 )
 
-SINGLE = [name for name in MODELS if name != "classes"]
+SINGLE = [name for name in MODELS if "classes" not in name]
 
 
 def seeded(seed):

@@ -1,4 +1,4 @@
-"""RAT and PD: the exact sizes of the paper's structures, and the rules that they follow."""
+"""RAT, PD and quadrants: the exact sizes of the structures, and the rules that they follow."""
 
 import random
 import time
@@ -6,10 +6,11 @@ from collections import Counter
 from math import comb
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from einet import RegionGraph, poon_domingos, random_binary_trees
+from einet import Bernoulli, Einet, RegionGraph, poon_domingos, quad_graph, random_binary_trees
 
 
 def sizes(graph):
@@ -243,3 +244,65 @@ def test_pd_of_32_by_32_is_built_in_half_a_second():
 def test_pd_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         poon_domingos(**arguments)
+
+
+# Quadrants, cut both ways
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_a_quad_graph_of_a_power_of_two(n):
+    """Squares of 4^0 + ... + 4^n, four halves for each that is no pixel; two partitions for a square, one for a half."""
+    graph = quad_graph((2**n, 2**n))
+    squares, pixels = (4 ** (n + 1) - 1) // 3, 4**n
+    assert sizes(graph) == (5 * (squares - pixels), pixels, 6 * (squares - pixels)) and graph.shape == (2**n, 2**n)
+    assert len(graph.topological_layers()) == 2 * n + 1
+
+
+def test_a_quad_graph_of_four_pixels_by_hand():
+    #  0 1
+    #  2 3
+    graph = quad_graph((2, 2))
+
+    def parts(region):
+        return [tuple(graph.regions[child].scope for child in p.children) for p in graph.partitions_of[region]]
+
+    assert parts(graph.root) == [((0, 1), (2, 3)), ((0, 2), (1, 3))]
+    halves = [child for partition in graph.partitions_of[graph.root] for child in partition.children]
+    assert [parts(half) for half in halves] == [[((0,), (1,))], [((2,), (3,))], [((0,), (2,))], [((1,), (3,))]]
+    assert len(graph.leaves) == 4, "both cuts share the quadrants"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (7, 1), (3, 3), (5, 9), (8, 4), (28, 28)])
+def test_a_quad_graph_of_any_shape(shape):
+    """Rectangles, no two alike, with the pixels as leaves; squares lie at multiples of their size."""
+    graph = quad_graph(shape)
+    scopes = [region.scope for region in graph.regions]
+    assert len(set(scopes)) == len(scopes) and sorted(scopes[leaf] for leaf in graph.leaves) == [
+        (d,) for d in range(shape[0] * shape[1])
+    ]
+    for scope, partitions in zip(scopes, graph.partitions_of, strict=True):
+        (top, left), (bottom, right) = divmod(scope[0], shape[1]), divmod(scope[-1], shape[1])
+        height, width = bottom - top + 1, right - left + 1
+        assert len(scope) == height * width
+        if len(partitions) == 2:  # a square cut both ways, where the grid does not end inside
+            size = 1 << (max(height, width) - 1).bit_length()
+            assert top % size == left % size == 0
+    assert max(map(len, graph.partitions_of)) <= 2 and {len(p.children) for p in graph.partitions} <= {2}
+    model = Einet(graph, Bernoulli(), num_sums=2, seed=0)
+    assert model(torch.zeros(1, *shape)).isfinite()
+
+
+def test_a_square_at_the_border_is_cut_where_the_others_are():
+    """5 x 9 pixels: at 8 along the wide side, which leaves 8 x 5 and 1 x 5, and 5 rows at 4 below that."""
+    graph = quad_graph((5, 9))
+    halves = [graph.regions[child].scope for p in graph.partitions_of[graph.root] for child in p.children]
+    assert halves == [
+        tuple(row * 9 + column for row in range(5) for column in range(8)),
+        tuple(row * 9 + 8 for row in range(5)),
+    ]
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 2, 2), (0, 3), (2.0, 2), ("a", 1)])
+def test_quad_graphs_have_two_axes(shape):
+    with pytest.raises(ValueError, match="two integers of at least 1"):
+        quad_graph(shape)
