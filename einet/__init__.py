@@ -22,7 +22,8 @@ Modules, each using only those above it (import-linter holds it, by the contract
     mixture, em  several networks as one density; EM as an optimizer
     trees, queries, sampling, explain, information    what a density is asked; trees has the passes that they share
     files, checkpoint               models on disk
-    rows, training, clusters        one pass over a data set; the loop around it; mixtures that begin with k-means
+    rows, starts, training, clusters    one pass over a data set; where EM starts from; the loop around it; mixtures
+                 that begin with k-means
     cells, columns, estimator, datasets, plotting, inpaint    what becomes of a table, scikit-learn's interface, data
                  sets, figures, a widget: what needs more than torch, and is imported by name, as in
                  `from einet.estimator import EinetClassifier`
@@ -68,6 +69,7 @@ from einet.queries import (
 from einet.rows import log_density
 from einet.sampling import sample, sample_conditional
 from einet.structures import poon_domingos, quad_graph, random_binary_trees
+from einet.starts import start_leaves
 from einet.training import History, fit
 
 __all__ = [
@@ -118,5 +120,6 @@ __all__ = [
     "sample_conditional",
     "save",
     "set_precision",
+    "start_leaves",
     "unconstrained",
 ]

@@ -24,12 +24,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from einet.em import WEIGHT_FLOOR
 from einet.exponential_family import ExponentialFamily
 from einet.families import FAMILIES
 from einet.files import read, refusals, write
 from einet.graph import RegionGraph
-from einet.layers import Weighted
+from einet.layers import WEIGHT_FLOOR, Weighted
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -211,7 +210,7 @@ class _NoMemory(TorchFunctionMode):
 
 
 class _Unfilled(Einet):
-    def reset_parameters(self, seed: int | None = None) -> None:
+    def reset_parameters(self, seed: int | None = None, concentration: float = 1.0) -> None:
         """Parameters are read, not drawn."""
 
 

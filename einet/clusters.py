@@ -214,7 +214,7 @@ def start(model: Einet, x: Tensor, observed: Tensor | None = None, seed: int = 0
     filled = _filled(rows, nothing)[some].view(len(some), rows.num_variables, -1)
     values = filled.permute(1, 2, 0).to(next(model.parameters()).device)  # (D, C, B)
     for leaves in model.leaves.parts:
-        leaves.start(values, generator)
+        pass
 
 
 def _arrays(rows: Rows, cluster: Tensor) -> tuple:

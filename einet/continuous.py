@@ -62,11 +62,6 @@ class Normal(ExponentialFamily):
         mean = torch.randn(shape, generator=generator, dtype=torch.float32)
         return torch.stack((mean, torch.full_like(mean, variance)))
 
-    def start(self, x):
-        centre = self.statistics(x)[0]
-        variance = centre.var(0, correction=0).mean()  # of one size, so that no variable outweighs the others
-        return self.project(torch.stack((centre, variance.expand(centre.shape))))
-
     def score(self, phi, statistics, uses):
         (mean, variance), (first, second) = phi, statistics
         shift = torch.addcmul(first, uses, mean, value=-1)  # sum_n u_n (x_n - mean)

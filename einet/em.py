@@ -32,20 +32,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.exponential_family import ExponentialFamily
-from einet.layers import EinsumLayer, SumLayer, Weighted
+from einet.layers import WEIGHT_FLOOR, EinsumLayer, SumLayer, Weighted
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
 from einet.scratch import node_slices
 
-# A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
-WEIGHT_FLOOR = 1e-12
 # Expected uses below this are none: dividing by them would return rounding errors.
 FEWEST_USES = 1e-20
 # How much of the usual number of a root's visits is the last step's: a moving average over some twenty steps.
 LAST_STEP = 0.05
 NO_GRADIENT = "there is no gradient: call model(x).sum().backward() before step()"
-# Numbers of statistics that are summed at once.
-MOST_AT_ONCE = 2**22
 
 
 class EM(torch.optim.Optimizer):
@@ -274,19 +270,9 @@ def column_parameters(part: FamilyLeaves, x: Tensor, observed: Tensor | None) ->
     Paper: not in it
     Chapter: book/07_em
     """
-    family, variables = part.family, part.variables
-    size = max(1, MOST_AT_ONCE // (family.num_statistics * len(variables)))
-    total, count = 0, 0
-    for start in range(0, x.shape[-1], size):
-        rows = slice(start, start + size)
-        seen = torch.ones_like(x[variables, 0, rows], dtype=torch.bool)
-        if observed is not None:
-            seen &= observed[variables][:, rows] if observed.shape[1] > 1 else observed[variables]
-        statistics = family.statistics(x[variables][..., rows].double())  # (T, V, C, B)
-        total = total + torch.where(seen[:, None], statistics, 0).sum(-1)
-        count = count + seen.sum(-1, keepdim=True)
-    place = torch.searchsorted(variables, part.pairs)
-    own = family.expecting((total / count.clamp_min(1))[:, place])  # (T, P, C)
+    mean, count = part.column_statistics(x, observed)
+    place = torch.searchsorted(part.variables, part.pairs)
+    own = part.family.expecting(mean[:, place])  # (T, P, C)
     return torch.where(count[place] > 0, own, part.phi.double().mean(-1))[..., None].to(part.phi.dtype)
 
 

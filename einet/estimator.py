@@ -36,6 +36,7 @@ from einet.network import Einet
 from einet.queries import conditional_marginals
 from einet.rows import check_positive, log_density, steps_of_epoch
 from einet.sampling import sample
+from einet.starts import start_leaves
 from einet.structures import random_binary_trees
 from einet.training import fit
 
@@ -46,7 +47,7 @@ except ImportError as error:
 
 # Fewer rows than this are too few to decide when to stop; so many folds then decide together.
 FEWEST_VALIDATION_ROWS, FOLDS = 50, 5
-# Rows that a leaf entry starts from, and rows that are completed at once.
+# Rows that a leaf entry starts around, if these are no more than a quarter of all, and rows that are completed at once.
 ROWS_PER_ENTRY, PORTION = 50, 1000
 
 
@@ -134,7 +135,8 @@ class _EinetEstimator(BaseEstimator):
     def _trained(self, model: Einet, columns: Columns, data: tuple, seed: int, rows, held_out=None, *, epochs: int):
         """A copy of `model`, started at and trained on some rows; others, if held out, choose the epoch."""
         model = copy.deepcopy(model)
-        start_from_rows(model, data[0][rows], data[1][rows], seed)
+        several = max(1, min(ROWS_PER_ENTRY, len(rows) // 4))
+        start_leaves(model, data[0][rows], data[1][rows], rows=several, share=several / (several + 1), seed=seed)
         _settle(model, columns.constant)
         batch_size = _integer(self.batch_size)
         check_positive(batch_size=batch_size)
@@ -291,30 +293,6 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
         """The most probable class of each row: (B,)."""
         best = self.predict_log_proba(X).argmax(1)
         return self.classes_[best]
-
-
-def start_from_rows(model: Einet, x: Tensor, observed: Tensor, seed: int) -> None:
-    """Start each leaf entry at the mean statistics of some random rows: of 50, or of a quarter of all if that is less.
-
-    One step of EM in which those rows use the entry; what it was before counts as one more.
-
-    Paper: not in it; Section 3.5 for the step
-    Chapter: book/12_queries
-    """
-    num_rows = max(1, min(ROWS_PER_ENTRY, len(x) // 4))
-    leaves, generator = model.leaves, torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(x), (leaves.num_nodes, 1, leaves.num_entries, num_rows), generator=generator)
-    for part in leaves.parts:
-        for rows, pairs, variables in part.groups():
-            index = (chosen[rows], variables[:, :, None, None])  # -> (L, s, K, num_rows)
-            seen = observed[index].flatten(0, 1)  # (P, K, num_rows)
-            values = torch.where(seen, x[index].flatten(0, 1), part.family.placeholder)
-            phi = part.phi[:, pairs, 0].detach().requires_grad_()  # (T, P, K)
-            log_densities = part.family.log_density(values, phi[..., None])
-            (gradient,) = torch.autograd.grad(torch.where(seen, log_densities, 0.0).sum(), phi)
-            with torch.no_grad():
-                direction = part.family.natural_gradient(phi, gradient) / (seen.sum(2) + 1)
-                part.phi[:, pairs, 0] = part.family.project(part.family.step(phi, direction))
 
 
 def _settle(model: Einet, constant: list[int]) -> None:

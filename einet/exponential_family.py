@@ -98,12 +98,6 @@ class ExponentialFamily:
         """Random phi (|T|, *shape) to start EM from: in float32, whatever torch's default is."""
         raise NotImplementedError
 
-    def start(self, x: Tensor) -> Tensor:
-        """phi (|T|, N, ...) of N densities to start EM from, each around a row of `x` (N, ...) and reaching the others:
-        half-way from T(x) to its mean over the rows."""
-        statistics = self.statistics(x)
-        return self.expecting((statistics + statistics.mean(1, keepdim=True)) / 2)
-
     def expecting(self, statistics: Tensor) -> Tensor:
         """The phi whose E[T(x)] is `statistics`, or the nearest allowed: where a step of EM from anywhere ends."""
         anywhere = self.project(torch.ones_like(statistics))

@@ -6,6 +6,7 @@ Chapter: book/04_layers
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -86,3 +87,8 @@ def mask_last(observed: Tensor, variables: int, x: Tensor, grid: tuple[int, ...]
 def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
     if tensor.device != other.device:
         raise ValueError(f"{name} must be where the model is, on {other.device}, got a tensor on {tensor.device}")
+
+
+def check_concentration(concentration: float) -> None:
+    if isinstance(concentration, bool) or not isinstance(concentration, (int, float)) or not 0 < concentration < math.inf:
+        raise ValueError(f"concentration must be a positive, finite number, got {concentration!r}")

@@ -27,6 +27,8 @@ from einet.thin import scaled_sums as thin_sums
 
 # How the kernels for GPUs multiply two float32: see `set_precision`.
 PRECISIONS = ("ieee", "tf32", "tf32x3", "bf16x3")
+# A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
+WEIGHT_FLOOR = 1e-12
 # Of so many pairs of entries or more, those that can be largest are looked for; so many are tried first.
 MANY_PAIRS, FIRST = 2**12, 128
 
@@ -344,9 +346,19 @@ def _import_kernels() -> ModuleType | None:
     return kernels
 
 
-def normalized_(weights: Tensor, dim: int, generator: torch.Generator) -> None:
-    """Fill with a draw from the flat Dirichlet distribution along `dim`."""
+def normalized_(weights: Tensor, dim: int, generator: torch.Generator, concentration: float = 1.0) -> None:
+    """Fill with draws from the symmetric Dirichlet distribution of this concentration along `dim`; 1 is the flat one.
+
+    The smaller the concentration, the fewer of the weights of a sum share its mass. Those with none are WEIGHT_FLOOR.
+    """
     with torch.no_grad():
         uniform = torch.rand(weights.shape, generator=generator, dtype=torch.float32, device=generator.device)
-        draw = uniform.clamp_min_(1e-6).log_().neg_()
+        if concentration == 1:
+            draw = uniform.clamp_min_(1e-6).log_().neg_()
+            weights.copy_(draw / draw.sum(dim, keepdim=True))
+            return
+        # A gamma variable of shape c is one of shape c + 1 times U^(1 / c). By logarithms: most of them are below 1e-38.
+        draw = torch._standard_gamma(torch.full_like(uniform, concentration + 1), generator).log_()
+        draw += uniform.clamp_min_(torch.finfo(uniform.dtype).tiny).log_().div_(concentration)
+        draw = torch.softmax(draw, dim).clamp_min_(WEIGHT_FLOOR)
         weights.copy_(draw / draw.sum(dim, keepdim=True))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from einet.derivatives import differentiable, transformed
 from einet.exponential_family import ExponentialFamily
 from einet.scaled import Scaled
-from einet.scratch import exp_, node_slices, room
+from einet.scratch import PORTION, exp_, node_slices, room, slices
 
 # Up to this many categories, a GPU multiplies by indicators.
 MULTIPLIED = 32
@@ -101,15 +101,41 @@ class FamilyLeaves(nn.Module):
             start = pairs.stop
 
     @torch.no_grad()
-    def start(self, x: Tensor, generator: torch.Generator) -> None:
-        """Put the entries of each region's vector around rows of their own, drawn from x (D, C, B)."""
-        entries = self.phi.shape[-1]
-        for rows, pairs, variables in self.groups():
-            shape = (len(rows), 1, 1, entries)
-            chosen = torch.randint(x.shape[-1], shape, generator=generator, device=generator.device).to(x.device)
-            values = x[variables]  # (L, s, C, B)
-            values = values.gather(3, chosen.expand(*values.shape[:3], entries)).movedim(3, 0)  # (K, L, s, C)
-            self.phi[:, pairs] = self.family.start(values).movedim(1, 4).flatten(1, 2).to(self.phi.dtype)
+    def column_statistics(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The means of T(x_d) over the rows of x (D, C, B) in which d is observed, (|T|, V, C), and how many these are,
+        (V, 1), for each variable of the family: float64. The mean of no rows is 0."""
+        size = max(1, PORTION // (self.family.num_statistics * len(self.variables)))
+        total, count = 0, 0
+        for start in range(0, x.shape[-1], size):
+            rows = slice(start, start + size)
+            seen = torch.ones_like(x[self.variables, 0, rows], dtype=torch.bool)
+            if observed is not None:
+                seen &= observed[self.variables][:, rows] if observed.shape[1] > 1 else observed[self.variables]
+            own = torch.where(seen[:, None], x[self.variables][..., rows].double(), self.family.placeholder)
+            total = total + torch.where(seen[:, None], self.family.statistics(own), 0).sum(-1)
+            count = count + seen.sum(-1, keepdim=True)
+        return total / count.clamp_min(1), count
+
+    @torch.no_grad()
+    def start(self, x: Tensor, observed: Tensor | None, chosen: Tensor, share: float) -> None:
+        """Put each entry around rows of x (D, C, B) of its own: `chosen` (L, K, n). Its E[T(x)] is, by `share`, their
+        mean, and else the mean of all rows. A variable that no row has keeps its parameters."""
+        mean, count = self.column_statistics(x, observed)
+        region = torch.cat([rows.repeat_interleave(variables.shape[1]) for rows, _, variables in self.groups()])
+        place = torch.searchsorted(self.variables, self.pairs)
+        of_a_pair = self.phi[:, 0].numel() * chosen.shape[2]
+        for pairs in slices(len(self.pairs), max(1, PORTION // of_a_pair)):
+            variables, rows = self.pairs[pairs, None, None], chosen[region[pairs]]  # (p, 1, 1), (p, K, n)
+            own = x.movedim(1, 2)[variables, rows].movedim(3, 1).double()  # (p, C, K, n)
+            seen = torch.ones_like(rows, dtype=torch.bool)
+            if observed is not None:
+                seen = observed.expand(-1, x.shape[-1])[variables, rows]
+            own = torch.where(seen[:, None], own, self.family.placeholder)
+            total = torch.where(seen[:, None], self.family.statistics(own), 0).sum(-1)  # (T, p, C, K)
+            of_all = mean[:, place[pairs], :, None]
+            of_rows = torch.where(seen.any(-1)[:, None], total / seen.sum(-1).clamp_min(1)[:, None], of_all)
+            phi = self.family.expecting(torch.lerp(of_all, of_rows, share)).to(self.phi.dtype)
+            self.phi[:, pairs] = torch.where(count[place[pairs], :, None] > 0, phi, self.phi[:, pairs])
 
     def densities(self, x: Tensor, observed: Tensor | None, kind: type[Scaled]) -> Scaled:
         """The vectors of all regions, where this is their only family."""

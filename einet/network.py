@@ -25,7 +25,15 @@ from einet.derivatives import transformed
 from einet.exponential_family import ExponentialFamily, refuse
 from einet.graph import Partition, RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
-from einet.inputs import MODEL_DTYPES, as_float, batch_last, check_device, checked_families, mask_last
+from einet.inputs import (
+    MODEL_DTYPES,
+    as_float,
+    batch_last,
+    check_concentration,
+    check_device,
+    checked_families,
+    mask_last,
+)
 from einet.layers import SUM_PRODUCTS, CPLayer, MixingLayer, SumLayer, normalized_
 from einet.leaves import LeafLayer
 from einet.scaled import LogScaled, Scaled
@@ -42,6 +50,9 @@ class Einet(nn.Module):
     seed         of the initial parameters; different in every call where None
     sum_product  "tucker": sums over all products of a left and a right entry, K * K weights each (`EinsumLayer`); or
                  "cp": over products of entries of one number, K weights each (`CPLayer`), of equally long vectors
+    concentration  positive: of the symmetric Dirichlet distribution that the initial weights of each sum are drawn from.
+                 1 is the flat one; the smaller it is, the fewer weights share a sum's mass, and the more its entries
+                 differ from each other: where EM begins to tell them apart
 
     `model(x)` is the log-density in nats. Weights are probabilities, the leaves' phi expectation parameters: `em.EM`
     moves both. They are float32, whatever torch's default is, and on its default device; `model.double()` makes them
@@ -66,8 +77,10 @@ class Einet(nn.Module):
         num_classes: int = 1,
         seed: int | None = None,
         sum_product: str = "tucker",
+        concentration: float = 1.0,
     ):
         super().__init__()
+        check_concentration(concentration)
         num_leaves = num_sums if num_leaves is None else num_leaves
         for name, value in (("num_sums", num_sums), ("num_leaves", num_leaves), ("num_classes", num_classes)):
             if not isinstance(value, int) or value < 1:
@@ -91,13 +104,15 @@ class Einet(nn.Module):
         self.register_buffer(KEY, as_tensor(self._identity()))
         if device.type != "cpu":
             self.to(device)
-        self.reset_parameters(seed)
+        self.reset_parameters(seed, concentration)
 
-    def reset_parameters(self, seed: int | None = None) -> None:
-        """Draw all parameters anew: weights from the flat Dirichlet distribution, leaves as their family does.
+    def reset_parameters(self, seed: int | None = None, concentration: float = 1.0) -> None:
+        """Draw all parameters anew: weights from a Dirichlet distribution of this concentration, leaves as their family
+        does.
 
         On the CPU, so that a seed gives the same ones on any device. On the meta device there is nothing to draw.
         """
+        check_concentration(concentration)
         if next(self.parameters()).is_meta:
             return
         generator = torch.Generator("cpu")
@@ -105,8 +120,10 @@ class Einet(nn.Module):
         with torch.no_grad(), torch.device("cpu"):
             for part in self.leaves.parts:
                 part.phi.copy_(part.family.initial(tuple(part.phi.shape[1:]), generator))
-            for layer in self.sum_layers():
-                normalized_(layer.weights, layer.weight_dim, generator)
+            for level in self.levels:
+                for layer in (*level.einsums, *level.mixings):
+                    flat = level is self.levels[-1] or isinstance(layer, MixingLayer)
+                    normalized_(layer.weights, layer.weight_dim, generator, 1.0 if flat else concentration)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Einet:
         """What `to` and all its like come to."""

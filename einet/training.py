@@ -65,6 +65,7 @@ def fit(
     epochs: int = 10,
     batch_size: int | None = 100,
     lr: float = 0.5,
+    last_lr: float | None = None,
     pseudocount: float = 0.0,
     leaf_pseudocount: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
@@ -116,6 +117,7 @@ def fit(
     if optimizer is None:
         # where the model is; the rows themselves may be elsewhere
         optimizer = EM(model, lr, pseudocount, leaf_pseudocount, train.some(slice(None)) if leaf_pseudocount else None)
+        if last_lr: scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last_lr / lr, max(1, epochs - 1))
     run = _Run(model, optimizer, scheduler, GraphedStep(train, optimizer, batch_size) if cuda_graph else None)
     if checkpoint is not None:
         settings = {"batch_size": batch_size, "patience": patience, "seed": seed, "rows": train.digest()}

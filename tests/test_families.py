@@ -22,6 +22,7 @@ from einet import (
     Poisson,
     RegionGraph,
     random_binary_trees,
+    start_leaves,
 )
 from einet.em import column_parameters
 from einet.estimator import EinetDensity
@@ -232,14 +233,27 @@ class FamilyContract:
         assert len(phi.flatten(1).unique(dim=1).T) == 150
         assert torch.equal(phi, self.family.initial((3, 50), torch.Generator().manual_seed(0)))
 
-    def test_start_is_inside_and_around_its_row(self):
-        x = self.family.sample(self.phi[:, 3:4].expand(-1, 12), torch.Generator().manual_seed(2)).view(6, 2, 1)
-        phi = self.family.start(x)
-        assert phi.shape == (self.family.num_statistics, 6, 2, 1)
-        torch.testing.assert_close(self.family.project(phi), phi, rtol=1e-6, atol=0)
-        of_rows = self.family.log_density(x[:, None], phi[:, None]).sum((2, 3))  # (rows, densities)
-        assert of_rows.isfinite().all()
-        assert of_rows.diag().mean() > of_rows.mean()  # each suits its own row better than others
+    def test_leaves_start_around_rows(self):
+        """By a loop over entries, with missing values: a share of the entry's rows, and the rest of all rows."""
+        family, generator = self.family, torch.Generator().manual_seed(0)
+        x = family.sample(self.phi[:, 3:4].expand(-1, 40 * 4 * family.channels), generator)
+        x = x.view(40, 4, family.channels)
+        observed = torch.rand(40, 4, generator=generator) < 0.7
+        model = Einet(random_binary_trees(4, 1, 1, seed=0), family, num_sums=3, seed=1).double()
+        start_leaves(model, torch.where(observed[..., None], x, torch.nan), observed, rows=2, share=0.6, seed=2)
+        (part,) = model.leaves.parts
+        chosen = torch.randint(40, (2, 3, 2), generator=torch.Generator().manual_seed(2))
+        for regions, pairs, variables in part.groups():
+            phi = part.phi.detach()[:, pairs].unflatten(1, variables.shape)  # (T, L, s, C, K)
+            for i, j, k in itertools.product(range(len(regions)), range(variables.shape[1]), range(3)):
+                d = variables[i, j]
+                rows = [r for r in chosen[regions[i], k].tolist() if observed[r, d]]
+                of_all = family.statistics(x[observed[:, d], d]).mean(1)
+                of_rows = family.statistics(x[rows, d]).mean(1) if rows else of_all
+                wanted = family.expecting(0.6 * of_rows + 0.4 * of_all)
+                torch.testing.assert_close(phi[:, i, j, :, k], wanted, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(family.project(part.phi), part.phi.detach(), rtol=1e-6, atol=0)
+        assert model(x).isfinite().all()
 
     # Samples
 
