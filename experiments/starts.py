@@ -33,7 +33,7 @@ from experiments.provenance import provenance
 from experiments.records import ROOT, read_records, say, write_records
 
 RESULTS = ROOT / "book" / "results" / "starts.json"
-RECIPE = {"epochs": 20, "patience": 4, "batch_size": 200, "lr": 0.5, "pseudocount": 0.05}
+RECIPE = {"epochs": 20, "patience": 4, "batch_size": 200, "lr": 0.5, "pseudocount": 0.001}
 SIZES = {"num_sums": 8, "num_replicas": 8}
 IMAGES = {"digits": ((8, 8), 2, 16), "fashion": ((28, 28), 7, 255)}  # shape, delta of the rectangles, largest value
 BINARY = list(dict.fromkeys(name for name, _ in debd_sources()))
