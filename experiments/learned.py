@@ -50,12 +50,18 @@ class Recipe:
 # On what was seen of validation rows: few rows want larger pseudocounts, sets of kinds of rows want more trees.
 RECIPES = {
     "dna": [Recipe(num_sums=8, pseudocount=0.05, epochs=40), Recipe(num_sums=8, pseudocount=0.1, epochs=40)],
-    "plants": [Recipe(batch_size=200)],
+    "plants": [
+        Recipe(batch_size=200),
+        Recipe(num_sums=24, pseudocount=0.0005, epochs=20, lr=0.7, concentration=0.02),
+    ],
     "accidents": [Recipe(num_trees=4, pseudocount=0.003)],
     "pumsb_star": [Recipe(num_trees=4, pseudocount=0.001, epochs=30)],
     "kosarek": [Recipe(num_trees=4, pseudocount=0.0003, leaf_pseudocount=0.01, batch_size=1000)],
     "ad": [Recipe(num_trees=1, pseudocount=0.0003, leaf_pseudocount=0.01, batch_size=820, lr=0.9, last_lr=0.2)],
-    "tmovie": [Recipe(num_trees=4, num_sums=8, pseudocount=0.03, leaf_pseudocount=0.03, batch_size=1000)],
+    "tmovie": [
+        Recipe(num_trees=4, num_sums=8, pseudocount=0.03, leaf_pseudocount=0.03, batch_size=1000),
+        Recipe(num_sums=8, pseudocount=0.1, leaf_pseudocount=0.1, batch_size=1000, epochs=40, lr=0.9, last_lr=0.1),
+    ],
 }
 
 
