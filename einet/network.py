@@ -37,6 +37,7 @@ from einet.layers import SUM_PRODUCTS, CPLayer, EinsumLayer, MixingLayer, SumLay
 from einet.leaves import LeafLayer
 from einet.plan import by_lengths, of_one_layer, plan
 from einet.scaled import LogScaled, Scaled
+from einet.scratch import CHUNK_NUMEL
 from einet.stack import ThinStack
 
 
@@ -331,6 +332,9 @@ def _stack(levels: list[Level], num_leaves: int) -> ThinStack | None:
     if any(len(level.mixings) or level.order is not None for level in levels[:-1]):
         return None
     thin = [(cast(CPLayer, level.einsums[0]), level.children_of[0]) for level in levels]
+    sizes = [len(layer.weights) for layer, _ in thin]
+    if sizes[-1] * (num_leaves + sum(sizes)) > CHUNK_NUMEL:  # the stack's table of what is below which root
+        return None
     lengths = {layer.weights.shape[2] for layer, _ in thin} | {layer.weights.shape[1] for layer, _ in thin[:-1]}
     return ThinStack(thin, num_leaves) if len(lengths) == 1 else None
 

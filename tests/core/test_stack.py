@@ -234,3 +234,13 @@ def test_transforms_and_a_compiler_go_level_by_level(monkeypatch):
     torch.testing.assert_close(by_row * factors[:, None], expected, **CLOSE)
     with pytest.raises(TypeError):
         model(x)
+
+
+@pytest.mark.parametrize("size, stacked", [(20, True), (2000, False)])
+def test_a_root_of_many_partitions_makes_no_table_of_all_by_all(size, stacked):
+    """As a file may have it: one leaf in `size` partitions, beside a leaf each. Above a limit, levels go one by one."""
+    graph = einet.RegionGraph([[0], *[[1]] * size, [0, 1]], [(size + 1, 0, i + 1) for i in range(size)])
+    model = einet.Einet(graph, einet.Bernoulli(), num_sums=1, seed=0, sum_product="cp")
+    assert (model.stack is not None) == stacked
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    torch.testing.assert_close(model(x).exp().sum(), torch.tensor(1.0))
