@@ -5,23 +5,18 @@
     einet.fit(model, x)                        # x (B, 16)
     model(x), model(x, observed=mask)          # log-densities in nats, all, and of the observed entries alone
 
-Modules, each using only those above it (import-linter holds it, by the contract in pyproject.toml):
+Modules, each using only those above it (import-linter holds it, by the contracts in pyproject.toml); four are packages:
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
-    structures   ready-made graphs: random binary trees, Poon-Domingos, quadrants
-    plan         the order in which a network computes a graph, layer by layer
     family       what a leaf family answers, for your own; families/ has those that there are, by name
-    scratch, derivatives, scaled    temporary memory, second derivatives, densities that do not underflow
-    einsum, thin                    log_einsum_exp, the paper's operation; products entry by entry, in place of pairs
-    inputs       the checks of arguments
-    layers       the sum layers: einsum, thin, mixing
+    layers       the sum layers, each in one operation: the paper's einsum, products entry by entry, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
-    children, identity, stack, network    where a layer finds its children, and which model a state belongs to; all thin
-                 layers in one operation; Einet, a graph compiled into layers
-    em, mixture, reparametrize      EM as an optimizer; several networks as one density; other optimizers
-    learned      graphs that are learned from rows: Chow-Liu trees
-    passes, queries, sampling, most_probable, information    what a density is asked; the passes that these share
-    data, starts, training          one pass over a data set; where EM starts from; the loop around it
+    inputs, identity    the checks of arguments; which model a state belongs to
+    network      Einet, a graph compiled into layers
+    em, mixture, reparametrize    EM as an optimizer; several networks as one density; other optimizers
+    structures   graphs that nobody writes by hand: random binary trees, Poon-Domingos, quadrants, Chow-Liu trees
+    queries      what a density is asked: marginals, conditionals, samples, modes, entropies
+    data, starts, training        one pass over a data set; where EM starts from; the loop around it
 
 and packages, named for what they are for, the last three of which are imported by name, as in
 `from einet.tables import EinetClassifier`, since they need more than torch:
@@ -51,31 +46,37 @@ Source: Peharz et al. (2020), "Einsum Networks: Fast and Scalable Learning of Tr
 
 from einet.clustered.mixtures import fit_mixture
 from einet.data import log_density
-from einet.einsum import log_einsum_exp
 from einet.em import EM
 from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
 from einet.family import ExponentialFamily
+from einet.former import find_former_modules
 from einet.graph import Partition, Region, RegionGraph
-from einet.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
-from einet.layers import set_precision
-from einet.learned import chow_liu, pairwise_information
+from einet.layers import log_einsum_exp, set_precision
 from einet.mixture import Mixture
-from einet.most_probable import Explanation, mpe
 from einet.network import Einet
 from einet.queries import (
+    Bounds,
+    Estimate,
+    Explanation,
     Marginals,
     conditional_marginals,
     conditional_mean,
     conditional_variance,
+    entropy,
+    entropy_bounds,
+    kl,
     log_conditional,
     log_marginal,
+    mpe,
+    mutual_information,
+    sample,
+    sample_conditional,
 )
 from einet.reparametrize import constrained, unconstrained
-from einet.sampling import sample, sample_conditional
 from einet.starts import start_leaves
 from einet.storage.checkpoint import load, load_optimizer, save
-from einet.structures import poon_domingos, quad_graph, random_binary_trees
+from einet.structures import chow_liu, pairwise_information, poon_domingos, quad_graph, random_binary_trees
 from einet.training import History, fit
 
 __all__ = [
@@ -129,3 +130,5 @@ __all__ = [
     "start_leaves",
     "unconstrained",
 ]
+
+find_former_modules()

@@ -17,11 +17,11 @@ from torch import Tensor
 from einet.em import EM
 from einet.gpu.graphed_step import GraphedStep
 from einet.inputs import as_mask, check_integers
+from einet.layers.scratch import slices
 from einet.leaves import MAX_ONE_HOT, FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.passes import check_model
-from einet.scratch import slices
+from einet.queries.passes import check_model
 from einet.storage.archive import digest
 
 # Rows of one pass that needs no gradients, and of one that does, where no batch size is given.

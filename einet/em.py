@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.inputs import as_number, as_parts, as_pseudocount
-from einet.layers import WEIGHT_FLOOR, SumLayer, Weighted
+from einet.layers.scratch import CACHE_NUMEL, node_slices
+from einet.layers.sums import WEIGHT_FLOOR, SumLayer, Weighted
 from einet.leaves import FamilyLeaves
 from einet.network import Einet
-from einet.scratch import CACHE_NUMEL, node_slices
 
 # Expected counts below this are 0: dividing by them would return rounding errors.
 MIN_COUNT = 1e-20

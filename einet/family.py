@@ -20,7 +20,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from einet.graph import check_integers
+from einet.graph.regions import check_integers
 
 DENSITY_METHODS = {"statistics", "log_base", "natural", "log_normalizer", "log_density"}
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from einet.family import ExponentialFamily
-from einet.graph import RegionGraph
+from einet.graph.regions import RegionGraph
 
 KEY = "identity"
 MAX_TEXT = 200  # characters of a text in an identity; a digest stands for the rest

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from einet.derivatives import ordinary
 from einet.family import ExponentialFamily
-from einet.graph import check_integers as check_integers  # defined there, below torch
+from einet.graph.regions import check_integers as check_integers  # defined there, below torch
+from einet.layers.derivatives import ordinary
 
 # Parameters in fewer bits lose mass by EM, and densities in float16 are soon 0.
 MODEL_DTYPES = (torch.float32, torch.float64)

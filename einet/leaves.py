@@ -12,10 +12,10 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from einet.derivatives import differentiable, transformed
 from einet.family import ExponentialFamily
-from einet.scaled import Scaled
-from einet.scratch import CHUNK_NUMEL, exp_, node_slices, scratch, slices
+from einet.layers.derivatives import differentiable, transformed
+from einet.layers.scaled import Scaled
+from einet.layers.scratch import CHUNK_NUMEL, exp_, node_slices, scratch, slices
 
 # embedding_bag's backward waits for the CPU. Up to this many categories, a GPU is faster by a one-hot product.
 MAX_ONE_HOT = 32

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from einet.layers import Weighted
+from einet.layers.sums import Weighted
 from einet.network import Einet
 
 

@@ -18,10 +18,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from einet.children import Children, Outputs, portions_of_leaves
-from einet.derivatives import transformed
 from einet.family import ExponentialFamily, raise_where
-from einet.graph import RegionGraph
+from einet.graph.plan import by_lengths, of_one_layer, plan
+from einet.graph.regions import RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
 from einet.inputs import (
     MODEL_DTYPES,
@@ -33,12 +32,13 @@ from einet.inputs import (
     checked_families,
     mask_last,
 )
-from einet.layers import SUM_PRODUCTS, CPLayer, EinsumLayer, MixingLayer, SumLayer, normalized_
+from einet.layers.children import Children, Outputs, portions_of_leaves
+from einet.layers.derivatives import transformed
+from einet.layers.scaled import LogScaled, Scaled
+from einet.layers.scratch import CHUNK_NUMEL
+from einet.layers.stack import ThinStack
+from einet.layers.sums import SUM_PRODUCTS, CPLayer, EinsumLayer, MixingLayer, SumLayer, normalized_
 from einet.leaves import LeafLayer
-from einet.plan import by_lengths, of_one_layer, plan
-from einet.scaled import LogScaled, Scaled
-from einet.scratch import CHUNK_NUMEL
-from einet.stack import ThinStack
 
 
 class Einet(nn.Module):

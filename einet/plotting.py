@@ -19,7 +19,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from einet.graph import RegionGraph
+from einet.graph.regions import RegionGraph
 
 __all__ = ["draw_region_graph", "image_grid"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einet.family import ExponentialFamily
-from einet.layers import WEIGHT_FLOOR
+from einet.layers.sums import WEIGHT_FLOOR
 from einet.network import Einet
 
 

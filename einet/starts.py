@@ -21,7 +21,7 @@ from einet.data import CheckedData
 from einet.inputs import as_number, check_integers
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.passes import networks_of
+from einet.queries.passes import networks_of
 
 # Rows that entries are drawn from, at most, where each is compared with all others.
 CANDIDATES = 10_000

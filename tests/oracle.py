@@ -2,7 +2,7 @@
 
 `Circuit` takes a model's parameters off its layers and hangs them on the regions of its graph. It finds the region of a
 row by the children that the compiled plan names, which must be those of `graph.partitions`, or it raises. From there
-on nothing of `einet.layers` is used: plain log-sum-exp, plain sums, plain enumeration.
+on nothing of `einet.layers.sums` is used: plain log-sum-exp, plain sums, plain enumeration.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from scipy.special import digamma, gammaln, logsumexp, xlogy
 
 from einet import Bernoulli, Binomial, Categorical, Exponential, Gamma, Geometric, LogNormal, Normal, Poisson
-from einet.layers import EinsumLayer
+from einet.layers.sums import EinsumLayer
 
 
 class Sum(NamedTuple):

@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 WIDTH, CORE, MARGIN, GAP, LETTER = 356, 250, 6, 6, 6.7
 LINE, BOX = 34, 20  # from one line of boxes to the next, and the height of a box
 
+PARTS = {"graph", "layers", "queries", "structures"}  # packages that belong to the core
+
 Imports = dict[str, set[str]]  # by module: those that it imports
 
 
@@ -70,7 +72,7 @@ def imports() -> tuple[Imports, set[str]]:
         _short(name): {_short(other) for other in graph.find_modules_directly_imported_by(name) - {name, "einet"}}
         for name in graph.find_children("einet")
     }
-    return found, {_short(name) for name in core if name.count(".") == 1}
+    return found, PARTS | {_short(name) for name in core if name.count(".") == 1} & found.keys()
 
 
 def _short(name: str) -> str:

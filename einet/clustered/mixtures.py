@@ -24,12 +24,12 @@ from einet.clustered.kmeans import clusters_of
 from einet.data import CheckedData
 from einet.em import EM
 from einet.family import ExponentialFamily
-from einet.graph import RegionGraph
+from einet.graph.regions import RegionGraph
 from einet.inputs import as_concentration, check_integers
-from einet.learned import Structure, graph_of
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.starts import start_leaves
+from einet.structures.learned import Structure, graph_of
 from einet.training import fit, progress_bar
 
 

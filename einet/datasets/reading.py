@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from einet.datasets.disk import opened
-from einet.graph import check_integers, is_integer
+from einet.graph.regions import check_integers, is_integer
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_IMAGE_BYTES = 2**29  # of one file: more than any image has that Pillow does not take for a bomb

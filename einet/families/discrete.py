@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from einet.family import ExponentialFamily, check_bounds, raise_where
-from einet.graph import check_integers
+from einet.graph.regions import check_integers
 
 # The entropy of a Poisson variable is a sum over this many values up to this rate, and an asymptotic series above it.
 MAX_SUMMED_RATE, NUM_SUMMED_VALUES = 100.0, 260

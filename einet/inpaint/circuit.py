@@ -23,15 +23,15 @@ from collections.abc import Iterable
 
 import torch
 
-from einet.children import Children
 from einet.families.continuous import Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical
 from einet.family import ExponentialFamily
-from einet.layers import WEIGHT_FLOOR
+from einet.layers.children import Children
+from einet.layers.sums import WEIGHT_FLOOR
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet, Level
-from einet.passes import networks_of
+from einet.queries.passes import networks_of
 from einet.storage.archive import as_value_error, read, write
 from einet.storage.checkpoint import save
 

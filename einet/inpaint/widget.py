@@ -23,11 +23,11 @@ from torch import Tensor
 from einet.inpaint.circuit import Range, check_images, value_range_of
 from einet.inpaint.pages import SOURCE, es_module, page_name
 from einet.mixture import Mixture
-from einet.most_probable import mpe_and_evidence
 from einet.network import Einet
-from einet.passes import check_evidence, networks_of
-from einet.queries import conditional_mean, conditional_variance
-from einet.sampling import sample_conditional
+from einet.queries.marginals import conditional_mean, conditional_variance
+from einet.queries.most_probable import mpe_and_evidence
+from einet.queries.passes import check_evidence, networks_of
+from einet.queries.sampling import sample_conditional
 from einet.storage.checkpoint import load
 
 VIEWS = ("sample", "mean", "deviation", "explanation")

@@ -25,8 +25,8 @@ from torch.overrides import TorchFunctionMode
 
 from einet.families import FAMILIES
 from einet.family import ExponentialFamily
-from einet.graph import RegionGraph
-from einet.layers import WEIGHT_FLOOR, Weighted
+from einet.graph.regions import RegionGraph
+from einet.layers.sums import WEIGHT_FLOOR, Weighted
 from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet

@@ -4,7 +4,7 @@
     EinetClassifier().fit(X, y).predict_proba(X)    P(y | x) = p(x | y) P(y) / sum over y' of p(x | y') P(y')
 
 Inside is a network over random binary trees with leaves to suit each column: `estimator.model_`, for every question
-that `einet.queries` and `einet.sampling` answer, on rows that `estimator.columns_.encode` has translated.
+that `einet.queries` answers, on rows that `estimator.columns_.encode` has translated.
 
 Source: Section 3 and 4.1, after Peharz et al. (2019), "Random Sum-Product Networks"
 """
@@ -27,15 +27,15 @@ from torch import Tensor
 
 from einet.data import log_density, steps_of_epoch
 from einet.family import ExponentialFamily
-from einet.graph import RegionGraph
+from einet.graph.regions import RegionGraph
 from einet.inputs import as_pseudocount, check_integers
-from einet.learned import Structure, graph_of
+from einet.layers.scratch import slices
 from einet.network import Einet
-from einet.queries import conditional_marginals
-from einet.sampling import sample
-from einet.scratch import slices
+from einet.queries.marginals import conditional_marginals
+from einet.queries.sampling import sample
 from einet.starts import start_leaves
-from einet.structures import random_binary_trees
+from einet.structures.learned import Structure, graph_of
+from einet.structures.ready_made import random_binary_trees
 from einet.tables.cells import floats
 from einet.tables.columns import Columns
 from einet.tables.validation import epochs_by_folds, folds

@@ -34,8 +34,8 @@ from pathlib import Path
 import torch
 
 import einet
+from einet.layers.scratch import node_slices
 from einet.leaves import MAX_ONE_HOT
-from einet.scratch import node_slices
 from experiments.provenance import provenance
 from experiments.records import command_line, write_records
 

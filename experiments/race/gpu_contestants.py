@@ -25,8 +25,8 @@ from torch import Tensor
 
 import einet
 from einet.data import CheckedData, graphed_step, step
-from einet.layers import EinsumLayer
-from einet.scaled import Scaled, fetched
+from einet.layers.scaled import Scaled, fetched
+from einet.layers.sums import EinsumLayer
 from experiments.race.contestants import LibCirkit
 
 FUSED = ("ieee", "tf32", "tf32x3", "bf16x3")

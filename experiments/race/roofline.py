@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from einet.layers import EinsumLayer
-from einet.scaled import Scaled
+from einet.layers.scaled import Scaled
+from einet.layers.sums import EinsumLayer
 from experiments.provenance import provenance
 from experiments.race.gpu import CASES, TINY, Stopwatch
 from experiments.race.gpu_contestants import FUSED, make

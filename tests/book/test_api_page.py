@@ -20,7 +20,7 @@ PAGE, MAP = ((ROOT / "book" / name).read_text(encoding="utf-8") for name in ("ap
 
 
 def member(name):
-    """einet.layers.EinsumLayer, or experiments.race.efficiency, which is a module."""
+    """einet.layers.sums.EinsumLayer, or experiments.race.efficiency, which is a module."""
     module, _, last = name.rpartition(".")
     return getattr(import_module(module), last, None) or import_module(name)
 

@@ -295,7 +295,7 @@ def test_step_keeps_the_gradients_and_zero_grad_forgets_them():
 def test_portions_of_nodes_do_not_show(monkeypatch):
     model, x, observed = training(Normal(), missing=True)
     expected = em_step(copy.deepcopy(model), x, observed)
-    monkeypatch.setattr(einet.layers, "CACHE_NUMEL", 1)
+    monkeypatch.setattr(einet.layers.sums, "CACHE_NUMEL", 1)
     assert_same(em_step(model, x, observed), expected, atol=1e-12, rtol=1e-12)
 
 

@@ -20,11 +20,11 @@ from einet import (
     Normal,
     entropy,
     entropy_bounds,
-    information,
     kl,
     mutual_information,
     random_binary_trees,
 )
+from einet.queries import information
 
 SINGLE = [name for name in MODELS if "classes" not in name]
 

@@ -10,12 +10,12 @@ from oracle import log_density
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import einet.scratch
+import einet.layers.scratch
 from einet import Bernoulli, Binomial, Categorical, Normal, log_einsum_exp
-from einet.layers import EinsumLayer, MixingLayer, normalized_
+from einet.layers.scaled import Gathered, Scaled
+from einet.layers.scratch import node_slices, scratch
+from einet.layers.sums import EinsumLayer, MixingLayer, normalized_
 from einet.leaves import LeafLayer
-from einet.scaled import Gathered, Scaled
-from einet.scratch import node_slices, scratch
 
 
 def random_weights(*shape, over):
@@ -78,7 +78,7 @@ def test_slices_of_nodes_do_not_show(monkeypatch, cache):
     """One node at a time, a few, or all in one: a last portion that is smaller than the others included."""
     arguments = einsum_arguments(7, 3, 4, 4, 5)
     expected = log_einsum_exp(*arguments, fast=False)
-    monkeypatch.setattr(einet.layers, "CACHE_NUMEL", cache)
+    monkeypatch.setattr(einet.layers.sums, "CACHE_NUMEL", cache)
     torch.testing.assert_close(log_einsum_exp(*arguments), expected)
     for one, other in zip(
         torch.autograd.grad(log_einsum_exp(*arguments).sum(), arguments),
@@ -240,7 +240,7 @@ def test_slices_of_leaves_do_not_show(monkeypatch, cache):
         return out, *torch.autograd.grad((out * out).sum(), arguments)
 
     expected = value_and_gradients()
-    monkeypatch.setattr(einet.layers, "CACHE_NUMEL", cache)
+    monkeypatch.setattr(einet.layers.sums, "CACHE_NUMEL", cache)
     for one, other in zip(value_and_gradients(), expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -272,7 +272,7 @@ def test_node_slices_are_all_nodes_once_and_about_equally_many(num_nodes, number
     assert nodes == list(range(num_nodes))
     lengths = [len(range(num_nodes)[part]) for part in slices]
     assert lengths[0] == max(lengths) and all(length % threads == 0 for length in lengths[:-1])
-    most = threads * max(1, einet.scratch.CACHE_NUMEL // numbers)
+    most = threads * max(1, einet.layers.scratch.CACHE_NUMEL // numbers)
     assert max(lengths) <= 1.5 * most + threads
 
 
@@ -295,7 +295,7 @@ def test_memory_is_used_again_by_its_thread_alone():
     with scratch(10, torch.empty(0)) as memory:
         assert memory.data_ptr() == first
         assert in_a_new_thread(lambda: place(10, torch.empty(0))) != first
-        assert einet.scratch._kept.bytes is None
+        assert einet.layers.scratch._kept.bytes is None
 
 
 def test_memory_in_use_is_its_users_alone():
@@ -313,7 +313,7 @@ def test_memory_in_use_is_its_users_alone():
 
 
 def test_memory_of_a_use_that_ends_in_an_error_is_not_kept():
-    kept = in_a_new_thread(lambda: (pytest.raises(KeyError, fails_in_a_room), einet.scratch._kept.bytes))[1]
+    kept = in_a_new_thread(lambda: (pytest.raises(KeyError, fails_in_a_room), einet.layers.scratch._kept.bytes))[1]
     assert kept is None
 
 
@@ -323,10 +323,10 @@ def fails_in_a_room():
 
 
 def test_much_memory_is_not_kept():
-    much = einet.scratch.MAX_KEPT_BYTES // 4 * torch.get_num_threads() + 1
+    much = einet.layers.scratch.MAX_KEPT_BYTES // 4 * torch.get_num_threads() + 1
     kept = place(10, torch.empty(0))
     with scratch(much, torch.empty(0)) as memory:
-        assert memory.data_ptr() != kept and einet.scratch._kept.bytes is not None
+        assert memory.data_ptr() != kept and einet.layers.scratch._kept.bytes is not None
     assert place(10, torch.empty(0)) == kept
 
 
@@ -346,7 +346,7 @@ def test_a_fake_tensor_mode_leaves_no_fake_memory():
             model(x, check=False)
             with scratch(10, torch.empty(0).new_empty(0)) as memory:
                 assert type(memory) is not torch.Tensor
-        assert einet.scratch._kept.bytes is None
+        assert einet.layers.scratch._kept.bytes is None
         return einet.log_density(model, x)
 
     assert torch.equal(in_a_new_thread(after_planning), right)
@@ -395,7 +395,7 @@ def test_a_thread_may_begin_in_inference_mode():
     def both():
         with torch.inference_mode():
             before = sums().clone()
-        kept = einet.scratch._kept.bytes
+        kept = einet.layers.scratch._kept.bytes
         assert kept is not None and not kept.is_inference()
         return before, sums()
 

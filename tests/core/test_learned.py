@@ -1,4 +1,4 @@
-"""Graphs learned from rows (einet/learned.py): information by counting, the best tree by trying all, exact circuits."""
+"""Graphs learned from rows: information by counting, the best tree by trying all, exact circuits."""
 
 import itertools
 import math

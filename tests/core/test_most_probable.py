@@ -14,15 +14,14 @@ from einet import (
     Einet,
     Mixture,
     Normal,
-    layers,
-    most_probable,
     mpe,
-    passes,
     poon_domingos,
     random_binary_trees,
     sample,
 )
-from einet.layers import EinsumLayer
+from einet.layers import sums as layers
+from einet.layers.sums import EinsumLayer
+from einet.queries import most_probable, passes
 
 # Passes without gradients, as inside `mpe`.
 pytestmark = pytest.mark.usefixtures("no_grad")

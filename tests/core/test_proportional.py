@@ -10,11 +10,12 @@ import torch
 from work import assert_proportional, made, steps
 
 import einet
-from einet import layers, network, queries
+from einet import network
 from einet.em import leaf_uses
-from einet.layers import EinsumLayer
-from einet.plan import by_lengths, of_one_layer, plan
-from einet.scaled import Scaled
+from einet.graph.plan import by_lengths, of_one_layer, plan
+from einet.layers import sums as layers
+from einet.layers.scaled import Scaled
+from einet.layers.sums import EinsumLayer
 
 # Graphs
 
@@ -155,7 +156,7 @@ def test_leaf_layers_of_many_shapes():
 
 def test_probabilities(monkeypatch):
     """Beside the answer there is a portion of the leaf parameters: no table of values x values, nor all at once."""
-    monkeypatch.setattr(queries, "CHUNK_NUMEL", 2**10)
+    monkeypatch.setattr("einet.queries.marginals.CHUNK_NUMEL", 2**10)
     many_leaves, one_leaf = einet.random_binary_trees(8, 1, 4, seed=0), einet.random_binary_trees(64, 0, 1)
     for family, graph in ((einet.Categorical, many_leaves), (lambda values: einet.Binomial(values - 1), one_leaf)):
         for values in (12, 24, 48):
@@ -178,7 +179,7 @@ def test_log_densities_of_categories():
 @pytest.mark.parametrize("leaf", [einet.Normal(), einet.Categorical(4)])
 @pytest.mark.slow
 def test_log_density_of_more_rows(leaf, monkeypatch):
-    monkeypatch.setattr(queries, "CHUNK_NUMEL", 2**8)
+    monkeypatch.setattr("einet.queries.marginals.CHUNK_NUMEL", 2**8)
     model, table = einet.Einet(einet.random_binary_trees(8, 2, 2, seed=0), leaf, num_sums=4, seed=0), []
     for rows in (50, 100, 400):
         x, observed = einet.sample(model, rows), torch.rand(rows, 8) < 0.5

@@ -26,10 +26,10 @@ from einet import (
     log_conditional,
     log_marginal,
     mpe,
-    passes,
     poon_domingos,
     random_binary_trees,
 )
+from einet.queries import passes
 
 CLOSE = dict(rtol=1e-9, atol=1e-9)
 nan = float("nan")
@@ -253,7 +253,7 @@ def test_portions_change_nothing(monkeypatch):
     x, observed = Table(model).worlds[:60], torch.arange(8) < 3
     whole = conditional_mean(model, x, observed), conditional_marginals(model, x, observed).log_density(1.0)
     monkeypatch.setattr(passes, "CHUNK_NUMEL", 50)
-    monkeypatch.setattr("einet.queries.CHUNK_NUMEL", 50)
+    monkeypatch.setattr("einet.queries.marginals.CHUNK_NUMEL", 50)
     parts = conditional_mean(model, x, observed), conditional_marginals(model, x, observed).log_density(1.0)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)

@@ -23,14 +23,13 @@ from einet import (
     Normal,
     conditional_mean,
     conditional_variance,
-    passes,
     poon_domingos,
     random_binary_trees,
     sample,
     sample_conditional,
-    sampling,
 )
-from einet.layers import CPLayer, EinsumLayer, MixingLayer
+from einet.layers.sums import CPLayer, EinsumLayer, MixingLayer
+from einet.queries import passes, sampling
 
 SEEDS, DRAWS = range(20), 20_000
 nan = float("nan")

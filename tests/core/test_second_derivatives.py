@@ -9,10 +9,10 @@ from strategies import in_float64, rows
 
 import einet
 from einet import Bernoulli, Binomial, Categorical, Einet, Mixture, Normal, poon_domingos, random_binary_trees
-from einet.derivatives import parts
 from einet.family import ExponentialFamily
-from einet.layers import EinsumLayer
-from einet.scaled import Scaled
+from einet.layers.derivatives import parts
+from einet.layers.scaled import Scaled
+from einet.layers.sums import EinsumLayer
 
 TREES = random_binary_trees(4, 2, 2, seed=0)
 GRID = poon_domingos((2, 2), 1)

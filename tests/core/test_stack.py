@@ -228,7 +228,7 @@ def test_transforms_and_a_compiler_go_level_by_level(monkeypatch):
     model = thin(learned(), Binomial(total=2))
     x = rows(model, 3)
     expected = answers(model, x)[1]
-    monkeypatch.setattr("einet.stack._computed", None)  # whoever calls it fails
+    monkeypatch.setattr("einet.layers.stack._computed", None)  # whoever calls it fails
     factors = torch.linspace(0.5, 2, 3, dtype=x.dtype)
     by_row = torch.func.vmap(torch.func.grad(lambda row: model(row[None], check=False)[0]))(x)
     torch.testing.assert_close(by_row * factors[:, None], expected, **CLOSE)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import einet
-from einet.layers import WEIGHT_FLOOR, normalized_
+from einet.layers.sums import WEIGHT_FLOOR, normalized_
 
 GRAPH = einet.random_binary_trees(6, 1, 2, seed=0)
 

@@ -12,8 +12,8 @@ from enumeration import MANY, MIXED, UNEVEN, labels_of, small_model
 
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, random_binary_trees
-from einet.layers import CPLayer, EinsumLayer
-from einet.scaled import LogScaled, Scaled
+from einet.layers.scaled import LogScaled, Scaled
+from einet.layers.sums import CPLayer, EinsumLayer
 from einet.storage.checkpoint import description
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}

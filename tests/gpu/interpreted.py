@@ -6,8 +6,8 @@ import torch
 import einet
 from einet import Einet, poon_domingos, random_binary_trees, set_precision
 from einet.gpu import kernels
-from einet.layers import PRECISIONS, EinsumLayer
-from einet.scaled import Gathered, Scaled
+from einet.layers.scaled import Gathered, Scaled
+from einet.layers.sums import PRECISIONS, EinsumLayer
 
 # (K_left, K_right, K_out, L, B), batches and layers odd, and not a multiple of a tile in sight
 SIZES = [(1, 1, 1, 3, 5), (7, 7, 7, 3, 17), (10, 10, 10, 5, 37), (16, 16, 16, 1, 33), (40, 40, 40, 1, 3)]

@@ -12,7 +12,7 @@ from project import ROOT
 
 import einet
 from einet.gpu import dispatch
-from einet.layers import EinsumLayer
+from einet.layers.sums import EinsumLayer
 from experiments.records import python_path
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (Linux on x86-64 only)")

@@ -1,6 +1,7 @@
 """What pyproject.toml promises of other packages and of Python: no more than it names, and no less."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, req
 
 import pytest
 from project import PYPROJECT, ROOT
+
+from einet.former import FORMER
 
 PROJECT = PYPROJECT["project"]
 OLDEST_PYTHON = tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)", PROJECT["requires-python"]).groups()))
@@ -92,11 +95,41 @@ for name in sys.argv[1:]:
 """
 
 
-def test_the_old_name_of_tables_says_the_new_one():
-    code = "import einet.estimator, einet.tables; print(einet.estimator.EinetDensity is einet.tables.EinetDensity)"
-    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "True\n"
-    assert "DeprecationWarning: einet.estimator is now einet.tables" in done.stderr
+@pytest.mark.parametrize(
+    ("former", "now", "name"),
+    [
+        ("checkpoint", "storage.checkpoint", "save"),
+        ("clusters", "clustered.mixtures", "fit_mixture"),
+        ("columns", "tables.columns", "Columns"),
+        ("estimator", "tables", "EinetDensity"),
+        ("explain", "queries.most_probable", "mpe"),
+        ("exponential_family", "family", "ExponentialFamily"),
+        ("files", "storage.archive", "digest"),
+        ("information", "queries.information", "kl"),
+        ("kernels", "gpu.kernels", "supports"),
+        ("rows", "data", "log_density"),
+        ("sampling", "queries.sampling", "sample_conditional"),
+        ("trees", "queries.passes", "upward"),
+    ],
+)
+def test_modules_of_the_first_version_say_where_they_are_now(former, now, name):
+    if former == "kernels":
+        pytest.importorskip("triton")
+    sys.modules.pop(f"einet.{former}", None)
+    with pytest.warns(DeprecationWarning, match=f"^einet.{former} is now einet.{now}$"):
+        module = importlib.import_module(f"einet.{former}")
+    assert getattr(module, name) is getattr(importlib.import_module(f"einet.{now}"), name)
+
+
+def test_every_former_module_is_tried():
+    (marks,) = test_modules_of_the_first_version_say_where_they_are_now.pytestmark
+    assert [former for former, _, _ in marks.args[1]] == sorted(FORMER)
+
+
+def test_no_former_module_shadows_one_that_there_is():
+    assert not FORMER.keys() & {module.partition(".")[2] for module in MODULES}
+    with pytest.raises(ModuleNotFoundError, match="einet.nowhere"):
+        importlib.import_module("einet.nowhere")
 
 
 def test_nothing_warns_when_it_is_imported():

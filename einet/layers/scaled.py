@@ -14,8 +14,14 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from einet.derivatives import parts
-from einet.scratch import exp
+from einet.layers.derivatives import parts
+from einet.layers.scratch import exp
+
+
+def rescaled(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """(S / max S, log max S), by plain operations."""
+    scale = sums.detach().amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
+    return sums / scale[:, None], torch.log(scale.double())
 
 
 class Scaled(NamedTuple):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from einet.graph import RegionGraph
+from einet.graph.regions import RegionGraph
 from einet.inputs import as_float, as_mask, as_pseudocount, batch_last, check_integers, mask_last
 
 if TYPE_CHECKING:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from einet.family import ExponentialFamily
 from einet.inputs import check_integers
-from einet.layers import SumLayer
+from einet.layers.scaled import Gathered, Scaled, fetched
+from einet.layers.scratch import CHUNK_NUMEL
+from einet.layers.sums import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.passes import check_model, networks_of, upward
-from einet.queries import conditional_marginals, log_marginal
-from einet.sampling import sample
-from einet.scaled import Gathered, Scaled, fetched
-from einet.scratch import CHUNK_NUMEL
+from einet.queries.marginals import conditional_marginals, log_marginal
+from einet.queries.passes import check_model, networks_of, upward
+from einet.queries.sampling import sample
 
 # Joint values that `mutual_information` enumerates at most.
 MAX_JOINT_VALUES = 2**16

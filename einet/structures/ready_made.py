@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
-from einet.graph import RegionGraph, check_integers, is_integer
+from einet.graph.regions import RegionGraph, check_integers, is_integer
 
 Rectangle = tuple[tuple[int, int], ...]  # (start, stop) along each axis
 

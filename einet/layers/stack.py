@@ -24,11 +24,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from einet.children import Children
-from einet.derivatives import differentiable
-from einet.layers import CPLayer
-from einet.scaled import LogScaled, Scaled
-from einet.thin import plainly, scaled_sums
+from einet.layers.children import Children
+from einet.layers.derivatives import differentiable
+from einet.layers.scaled import LogScaled, Scaled
+from einet.layers.sums import CPLayer
+from einet.layers.thin import plainly, scaled_sums
 
 # A level of thin layers: the only one, and where it finds its children.
 Thin = tuple[CPLayer, Children]

@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from einet.derivatives import parts
-from einet.scaled import Gathered, Scaled
+from einet.layers.derivatives import parts
+from einet.layers.scaled import Gathered, Scaled
 
 
 class Outputs(list[Scaled]):

@@ -22,9 +22,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from einet.derivatives import differentiable, transformed
-from einet.scaled import Gathered, LogScaled, Scaled
-from einet.scratch import exp
+from einet.layers.derivatives import differentiable, transformed
+from einet.layers.scaled import Gathered, LogScaled, Scaled, rescaled
+from einet.layers.scratch import exp
 
 # Products of more children than these are as fast by logarithms.
 MOST_FACTORS = 8
@@ -107,7 +107,7 @@ def scaled_sums(layout: Layout, weights: Tensor, children: Sequence[Scaled | Gat
         sums, own = _ThinFunction.apply(weights, layout, pools, *values)
     else:
         value, scale = _by_logarithms(layout, pools, values, weights.dtype)
-        sums, own = _scaled(torch.bmm(weights, value))
+        sums, own = rescaled(torch.bmm(weights, value))
         own = own + scale
     return Scaled(sums, _with_scales(layout, pools, log_scales, own))
 
@@ -158,12 +158,6 @@ def _by_logarithms(layout: Layout, pools: list[_Pool], values: Sequence[Tensor],
         value = pool.taken(value)
         logs.append(value if pool.is_log else Scaled(value, value).relative())
     return Scaled.from_log(layout.summed(logs[0] if len(logs) == 1 else torch.cat(logs)), dtype)
-
-
-def _scaled(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """(S / max S, log max S), by plain operations."""
-    scale = sums.detach().amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
-    return sums / scale[:, None], torch.log(scale.double())
 
 
 class _ThinFunction(torch.autograd.Function):

@@ -16,7 +16,7 @@ from einet.family import ExponentialFamily
 from einet.inputs import check_integers
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.passes import (
+from einet.queries.passes import (
     as_evidence,
     as_labels,
     check_evidence,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import NamedTuple
 
-from einet.graph import Partition, RegionGraph
+from einet.graph.regions import Partition, RegionGraph
 
 
 class Group(NamedTuple):

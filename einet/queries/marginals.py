@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from einet.derivatives import ordinary
 from einet.family import ExponentialFamily
+from einet.layers.derivatives import ordinary
+from einet.layers.scratch import CHUNK_NUMEL, slices
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.passes import as_evidence, as_labels, check_evidence, check_model, chunks, networks_of
-from einet.scratch import CHUNK_NUMEL, slices
+from einet.queries.passes import as_evidence, as_labels, check_evidence, check_model, chunks, networks_of
 
 # Eq. (1)
 

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from einet.children import Children
 from einet.family import ExponentialFamily
-from einet.layers import SumLayer
+from einet.layers.children import Children
+from einet.layers.scaled import Scaled
+from einet.layers.scratch import CHUNK_NUMEL, slices
+from einet.layers.sums import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.scaled import Scaled
-from einet.scratch import CHUNK_NUMEL, slices
 
 
 class UpwardPass(NamedTuple):

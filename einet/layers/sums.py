@@ -18,14 +18,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from einet.derivatives import transformed
-from einet.einsum import gradients_of_sums, scaled, scaled_sums
 from einet.gpu.dispatch import PRECISIONS, kernels_for
-from einet.scaled import Gathered, Scaled, fetched
-from einet.scratch import CACHE_NUMEL, CHUNK_NUMEL, node_slices, slices
-from einet.scratch import _kept as _kept  # of einet 0.1.0, where programs still look for it
-from einet.thin import Layout, products
-from einet.thin import scaled_sums as thin_sums
+from einet.layers.derivatives import transformed
+from einet.layers.einsum import gradients_of_sums, scaled_sums
+from einet.layers.scaled import Gathered, Scaled, fetched, rescaled
+from einet.layers.scratch import CACHE_NUMEL, CHUNK_NUMEL, node_slices, slices
+from einet.layers.scratch import _kept as _kept  # of einet 0.1.0, where programs still look for it
+from einet.layers.thin import Layout, products
+from einet.layers.thin import scaled_sums as thin_sums
 
 # A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
 WEIGHT_FLOOR = 1e-12
@@ -150,7 +150,7 @@ class EinsumLayer(SumLayer):
             for rows in slices(batch, CHUNK_NUMEL // num_pairs):
                 outer = left.value[nodes, :, None, rows] * right.value[nodes, None, :, rows]
                 largest(self.weights[nodes], outer.flatten(1, 2), maxima[nodes, :, rows])
-        value, log_scale = scaled(maxima)
+        value, log_scale = rescaled(maxima)
         return Scaled(value, left.log_scale + right.log_scale + log_scale)
 
     def odds(self, inputs: Sequence[Scaled] | None, node: Tensor, entry: Tensor, column: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ class CPLayer(SumLayer):
         product = products(self.layout, children, self.weights.dtype)
         maxima = product.value.new_empty(*self.weights.shape[:2], product.value.shape[2])
         _all_choices(self.weights, product.value, maxima)
-        value, log_scale = scaled(maxima)
+        value, log_scale = rescaled(maxima)
         return Scaled(value, log_scale + product.log_scale)
 
     def odds(self, inputs: Sequence[Scaled] | None, node: Tensor, entry: Tensor, column: Tensor) -> Tensor:

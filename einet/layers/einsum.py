@@ -1,7 +1,7 @@
 """The einsum of Eq. (5): sums over all products of a left and a right child's entries, and its derivatives.
 
 It is the paper's log-einsum-exp trick (Eq. 4), with one saving: the logarithm at the end of a layer and the exponential
-at the start of the next cancel, so both are left out, but for one logarithm a vector (see `scaled`).
+at the start of the next cancel, so both are left out, but for one logarithm a vector (see `rescaled`).
 
 The fast way works in place, which is nothing that autograd could differentiate. Gradients that are differentiated in
 turn (`create_graph=True`), and all that `torch.func` transforms, go by plain operations: right, and slow.
@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from einet.derivatives import differentiable, transformed
-from einet.scaled import Scaled
-from einet.scratch import node_slices, scratch
+from einet.layers.derivatives import differentiable, transformed
+from einet.layers.scaled import Scaled, rescaled
+from einet.layers.scratch import node_slices, scratch
 
 
 def log_einsum_exp(weights: Tensor, left: Tensor, right: Tensor, fast: bool = True) -> Tensor:
@@ -56,16 +56,10 @@ def _plain_sums(weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.einsum("lkij,lib,ljb->lkb", weights, left, right)
 
 
-def scaled(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """(S / max S, log max S), by plain operations."""
-    scale = sums.detach().amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
-    return sums / scale[:, None], torch.log(scale.double())
-
-
 def scaled_sums(weights: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """(S / max S, log max S) for weights (L, K_out, K * K'), the fast way where that may be differentiated."""
     if transformed():
-        return scaled(_plain_sums(weights, left, right))
+        return rescaled(_plain_sums(weights, left, right))
     return _EinsumFunction.apply(weights, left, right)
 
 

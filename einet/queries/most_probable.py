@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from einet.layers import SumLayer
+from einet.layers.scaled import Gathered, Scaled
+from einet.layers.sums import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.passes import (
+from einet.queries.passes import (
     UpwardPass,
     as_evidence,
     as_labels,
@@ -25,7 +26,6 @@ from einet.passes import (
     upward,
     values,
 )
-from einet.scaled import Gathered, Scaled
 
 # exp(-45) = 3e-20: a thousand such terms are below half an ulp of float64.
 PRUNE_BELOW_NATS = 45.0
