@@ -26,10 +26,12 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from einet.data import log_density, steps_of_epoch
+from einet.families.continuous import Normal
 from einet.family import ExponentialFamily
 from einet.graph.regions import RegionGraph
 from einet.inputs import as_pseudocount, check_integers
 from einet.layers.scratch import slices
+from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.marginals import conditional_marginals
 from einet.queries.sampling import sample
@@ -37,15 +39,19 @@ from einet.starts import start_leaves
 from einet.structures.learned import Structure, graph_of
 from einet.structures.ready_made import random_binary_trees
 from einet.tables.cells import floats
+from einet.tables.candidates import ladders
 from einet.tables.columns import Columns
+from einet.tables.selection import Rows, Training, selected
 from einet.tables.validation import epochs_by_folds, folds
-from einet.training import fit
+from einet.training import History, fit
 
 try:
     from sklearn.utils.validation import validate_data
 except ImportError as error:
     raise ImportError(f"einet.tables needs scikit-learn 1.6 or later, this one is {installed}") from error
 
+# The largest K that is tried.
+BUDGETS = {"fast": 16, "thorough": 64}
 # Rows that a leaf entry starts around, if these are no more than a quarter of all, and rows that are completed at once.
 ROWS_PER_ENTRY, ROWS_PER_CHUNK = 50, 1000
 
@@ -58,7 +64,7 @@ class _EinetEstimator(BaseEstimator):
         leaf: str | ExponentialFamily | dict = "auto",
         depth: int | str = "auto",
         num_replicas: int = 10,
-        num_sums: int = 10,
+        num_sums: int | str = "auto",
         epochs: int = 200,
         batch_size: int | None = 100,
         lr: float = 0.1,
@@ -69,6 +75,8 @@ class _EinetEstimator(BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         structure: Structure | None = None,
         sum_product: str = "tucker",
+        budget: str = "fast",
+        n_init: int | str = "auto",
     ):
         self.leaf = leaf
         self.depth = depth
@@ -84,6 +92,8 @@ class _EinetEstimator(BaseEstimator):
         self.random_state = random_state
         self.structure = structure
         self.sum_product = sum_product
+        self.budget = budget
+        self.n_init = n_init
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -99,18 +109,46 @@ class _EinetEstimator(BaseEstimator):
         return checked
 
     def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
-        """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ..."""
+        """Columns, then the density that is best on held-out rows, or the one that is asked for."""
         self._check_settings()
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
         columns = Columns(X, self.leaf, getattr(self, "feature_names_in_", None))
         x, observed, _ = columns.encode(X)
-        sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes, "sum_product": self.sum_product}
-        model = Einet(self._graph(x, observed, seed), columns.families, **sizes, seed=seed).double()
+        order = random.permutation(len(X))
+        if self.structure is None and self.depth == "auto":
+            model, history = self._selected(columns, x, observed, labels, num_classes, order, seed)
+        else:
+            model, history = self._as_asked(columns, x, observed, labels, num_classes, order, seed)
+        self.model_, self.columns_, self.history_ = model, columns, history
 
+    def _selected(self, columns, x, observed, labels, num_classes, order, seed) -> tuple[Einet | Mixture, History]:
+        """The best of the candidates, or a mixture of the best."""
+        parts = np.empty(len(x), dtype=int)
+        parts[order] = folds(labels[order], self.validation)
+        rows = Rows(x, observed, torch.as_tensor(labels) if num_classes > 1 else None, parts)
+        training = Training(
+            epochs=_integer(self.epochs),
+            patience=_integer(self.patience),
+            pseudocount=self.pseudocount,
+            leaf_pseudocount=self.leaf_pseudocount,
+            seed=seed,
+        )
+        reals = [d for family, own in columns.families.items() if isinstance(family, Normal) for d in own]
+        most = BUDGETS[self.budget] if self.num_sums == "auto" else _integer(self.num_sums)
+        kinds = ladders(columns.families, sorted(reals), 1e-4, len(x), most)
+        if self.num_sums != "auto":
+            kinds = [ladder[-1:] for ladder in kinds]
+        model, history, self.measured_ = selected(kinds, rows, training)
+        return model, history
+
+    def _as_asked(self, columns, x, observed, labels, num_classes, order, seed) -> tuple[Einet, History]:
+        """The structure that is asked for: starting point, EM."""
+        num_sums = 10 if self.num_sums == "auto" else _integer(self.num_sums)
+        sizes = {"num_sums": num_sums, "num_classes": num_classes, "sum_product": self.sum_product}
+        model = Einet(self._graph(x, observed, seed), columns.families, **sizes, seed=seed).double()
         data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
         network = partial(self._trained, model, columns, data, seed)
-        order = random.permutation(len(X))
         parts = folds(labels[order], self.validation)
         epochs = _integer(self.epochs)
         if parts.max() > 0:
@@ -120,7 +158,7 @@ class _EinetEstimator(BaseEstimator):
         else:
             model, history = network(order, epochs=epochs)
         columns.warn_of_floor(model.leaves)
-        self.model_, self.columns_, self.history_ = model, columns, history
+        return model, history
 
     def _check_settings(self) -> None:
         """Raise a `ValueError` for settings out of range, whether or not this table needs them."""

@@ -1,0 +1,120 @@
+"""Densities that a table is offered: mixtures whose real columns are joint, and trees learned from the rows.
+
+    mixture-K    K components: in each, the real columns are one multivariate normal and the other columns independent;
+                 where all columns are real, a Gaussian mixture
+    tree-K       the Chow-Liu tree of the rows, thin layers, vectors of K entries
+
+Source: not in the paper
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from einet.families.joint import MultivariateNormal
+from einet.family import ExponentialFamily
+from einet.graph.regions import RegionGraph
+from einet.structures.learned import Structure, chow_liu
+
+Families = dict[ExponentialFamily, list[int]]
+
+# A mixture of K is tried where each component has this many rows; so is a tree of K where each entry has.
+ROWS_PER_COMPONENT, ROWS_PER_ENTRY = 8, 5
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A density to be trained and measured.
+
+    Attributes:
+        name: for people, such as "mixture-4".
+        structure: a graph, or a function from rows and masks to it.
+        families: its leaves, as in `Einet`.
+        num_sums: K.
+        sum_product: as in `Einet`.
+
+    Source: not in the paper
+    """
+
+    name: str
+    structure: Structure
+    families: Families
+    num_sums: int
+    sum_product: str = "cp"
+
+
+def ladders(families: Families, reals: list[int], floor: float, num_rows: int, most: int) -> list[list[Candidate]]:
+    """The candidates of each kind, the smallest first.
+
+    Args:
+        families: of the columns, as if each was by itself.
+        reals: columns that may be joint.
+        floor: the smallest variance of a joint density.
+        num_rows: of the training data.
+        most: the largest K.
+
+    Source: not in the paper
+    """
+    num_columns = sum(map(len, families.values()))
+    found = [_mixtures(joined(families, reals, floor), num_columns, reals, num_rows, most)]
+    if num_columns > 2:
+        found.append(_trees(families, num_columns, num_rows, most))
+    return found
+
+
+def joined(families: Families, reals: list[int], floor: float) -> Families:
+    """The families with one multivariate normal for the columns `reals`, where there are several."""
+    if len(reals) < 2:
+        return families
+    left = {family: [d for d in own if d not in reals] for family, own in families.items()}
+    return {MultivariateNormal(min_variance=floor): reals} | {family: own for family, own in left.items() if own}
+
+
+def _mixtures(
+    families: Families, num_columns: int, reals: list[int], num_rows: int, most: int
+) -> list[Candidate]:
+    graph = one_sum(num_columns, reals)
+    sizes = [size for size in _powers(most) if size == 1 or size * ROWS_PER_COMPONENT <= num_rows]
+    return [Candidate(f"mixture-{size}", graph, families, size) for size in sizes]
+
+
+def _trees(families: Families, num_columns: int, num_rows: int, most: int) -> list[Candidate]:
+    sizes = [size for size in _powers(most) if size >= 4 and size * ROWS_PER_ENTRY <= num_rows]
+    return [Candidate(f"tree-{size}", chow_liu, families, size) for size in sizes]
+
+
+def _powers(most: int) -> Iterator[int]:
+    size = 1
+    while size <= most:
+        yield size
+        size *= 2
+
+
+def one_sum(num_columns: int, joint: list[int]) -> RegionGraph:
+    """One sum over products of all columns, of which `joint` stay together.
+
+    Source: not in the paper
+    """
+    parts = [joint] if len(joint) > 1 else []
+    parts += [[d] for d in range(num_columns) if not parts or d not in joint]
+    if len(parts) == 1:
+        return RegionGraph(parts)
+    return RegionGraph([*parts, range(num_columns)], [(len(parts), *range(len(parts)))])
+
+
+def climbed(ladder: list[Candidate], score: Callable[[Candidate], float], patience: int = 2) -> Iterator[Candidate]:
+    """The candidates of a ladder up to where `patience` of them in a row were no better than the best before.
+
+    Source: not in the paper
+    """
+    best, waited = -float("inf"), 0
+    for candidate in ladder:
+        found = score(candidate)
+        yield candidate
+        waited = 0 if found > best else waited + 1
+        best = max(best, found)
+        if waited >= patience:
+            return

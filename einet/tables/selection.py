@@ -1,0 +1,210 @@
+"""Which density a table gets: candidates are measured on rows that they were not trained on, and the best are mixed.
+
+Every candidate is trained without one fold at a time, or without one part of many rows, and asked for the log-densities
+of what it has not seen. Sizes of one kind grow until they no longer help. The weights that the candidates would have in
+a mixture follow from these log-densities by EM; those that matter are trained on all rows, for as many steps as were
+best without the folds.
+
+Source: not in the paper; stacking is that of Smyth and Wolpert (1999), "Linearly combining density estimators"
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from einet.data import log_density, steps_of_epoch
+from einet.mixture import Mixture
+from einet.network import Einet
+from einet.starts import start_leaves
+from einet.structures.learned import graph_of
+from einet.tables.candidates import Candidate, climbed
+from einet.training import History, fit
+
+# Up to so many rows a step of EM sees all of them. More rows are taken in batches, with steps that fall.
+FULL_BATCH_ROWS, BATCH_ROWS, LAST_LR = 2000, 500, 0.05
+# A candidate with less weight than this in the mixture is left out of it.
+MIN_WEIGHT = 0.1
+# Steps of EM for the weights of the mixture.
+WEIGHT_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The encoded rows of a table, and how they are divided.
+
+    Attributes:
+        x: (B, D).
+        observed: (B, D).
+        labels: (B,), or None for a single class.
+        parts: the part of each row that is held out together, -1 for rows that never are: (B,).
+
+    Source: not in the paper
+    """
+
+    x: Tensor
+    observed: Tensor
+    labels: Tensor | None
+    parts: np.ndarray
+
+    def select(self, rows: np.ndarray) -> tuple[Tensor, ...]:
+        index = torch.as_tensor(rows)
+        return tuple(each[index] for each in (self.x, self.observed, self.labels) if each is not None)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How candidates are trained.
+
+    Source: not in the paper
+    """
+
+    epochs: int
+    patience: int | None
+    pseudocount: float
+    leaf_pseudocount: float
+    seed: int
+    num_starts: int = 1
+    progress: bool = False
+
+    def steps(self, num_rows: int) -> dict[str, Any]:
+        """The settings of `fit` for so many rows; pseudocounts are of all rows together."""
+        batch_size = None if num_rows <= FULL_BATCH_ROWS else BATCH_ROWS
+        steps = steps_of_epoch(num_rows, batch_size)
+        return {
+            "batch_size": batch_size,
+            "lr": 1.0 if batch_size is None else 0.5,
+            "last_lr": None if batch_size is None else LAST_LR,
+            "pseudocount": self.pseudocount / steps,
+            "leaf_pseudocount": self.leaf_pseudocount / steps,
+            "seed": self.seed,
+            "progress": False,
+        }
+
+
+@dataclass
+class Measured:
+    """A candidate, the log-densities of held-out rows, and for how many epochs it should train on all rows.
+
+    Source: not in the paper
+    """
+
+    candidate: Candidate
+    log_densities: np.ndarray  # of the rows that were held out, in their order
+    epochs: int
+    score: float = field(init=False)
+
+    def __post_init__(self):
+        self.score = float(self.log_densities.mean())
+
+
+def trained(
+    candidate: Candidate,
+    rows: Rows,
+    chosen: np.ndarray,
+    training: Training,
+    held_out: np.ndarray | None = None,
+    epochs: int | None = None,
+) -> tuple[Einet, History]:
+    """A candidate that learned from the rows `chosen`; `held_out` rows choose the epoch.
+
+    Source: not in the paper
+    """
+    x, observed, *labels = data = rows.select(chosen)
+    num_classes = int(rows.labels.max()) + 1 if rows.labels is not None else 1
+    graph = graph_of(candidate.structure, x, observed, x.shape[1], candidate.sum_product)
+    model = Einet(
+        graph,
+        candidate.families,
+        candidate.num_sums,
+        num_classes=num_classes,
+        sum_product=candidate.sum_product,
+        seed=training.seed,
+    ).double()
+    start_leaves(model, x, observed, distinct=False, seed=training.seed)
+    with warnings.catch_warnings():  # that a single component does not move is no news
+        warnings.filterwarnings("ignore", "training ended", UserWarning)
+        history = fit(
+            model,
+            *data,
+            valid=None if held_out is None else rows.select(held_out),
+            epochs=epochs or training.epochs,
+            patience=None if held_out is None else training.patience,
+            **training.steps(len(chosen)),
+        )
+    return model, history
+
+
+def measured(candidate: Candidate, rows: Rows, training: Training) -> Measured:
+    """The log-densities that a candidate gives to rows it was not trained on: of their labels, where they have some.
+
+    Source: not in the paper
+    """
+    found, steps = np.full(len(rows.parts), np.nan), []
+    for part in range(rows.parts.max() + 1):
+        chosen, held_out = np.flatnonzero(rows.parts != part), np.flatnonzero(rows.parts == part)
+        model, history = trained(candidate, rows, chosen, training, held_out)
+        found[held_out] = _log_densities(model, rows, held_out)
+        steps.append((history.best_epoch + 1) * len(chosen))
+    return Measured(candidate, found[rows.parts >= 0], max(1, round(float(np.median(steps)) / len(rows.parts))))
+
+
+def _log_densities(model: Einet, rows: Rows, chosen: np.ndarray) -> np.ndarray:
+    x, observed, *labels = rows.select(chosen)
+    joint = log_density(model, x, observed).double()
+    if not labels:
+        return joint.numpy()
+    prior = torch.bincount(rows.labels).double() / len(rows.labels)
+    return torch.log_softmax(joint + prior.log(), 1).gather(1, labels[0][:, None])[:, 0].numpy()
+
+
+def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list[Measured]:
+    """All candidates that were measured, the best first.
+
+    Source: not in the paper
+    """
+    found: dict[str, Measured] = {}
+
+    def score(candidate: Candidate) -> float:
+        found[candidate.name] = measured(candidate, rows, training)
+        return found[candidate.name].score
+
+    for ladder in ladders:
+        list(climbed(ladder, score))
+    return sorted(found.values(), key=lambda each: -each.score)
+
+
+def weights_of(several: list[Measured]) -> np.ndarray:
+    """The weights of a mixture of the candidates that make the held-out rows most probable, by EM: (candidates,).
+
+    Source: not in the paper
+    """
+    logs = np.stack([each.log_densities for each in several], 1)
+    densities = np.exp(logs - logs.max(1, keepdims=True))
+    weights = np.full(len(several), 1 / len(several))
+    for _ in range(WEIGHT_STEPS):
+        joint = densities * weights
+        weights = (joint / joint.sum(1, keepdims=True)).mean(0)
+    return weights
+
+
+def selected(ladders: list[list[Candidate]], rows: Rows, training: Training) -> tuple[Einet | Mixture, History, list]:
+    """The density of a table, the history of its largest component, and what was measured.
+
+    Source: not in the paper
+    """
+    found = best(ladders, rows, training)
+    kept, weights = found[:1], np.ones(1)
+    if rows.labels is None:
+        weights = weights_of(found)
+        kept = [each for each, weight in zip(found, weights, strict=True) if weight >= MIN_WEIGHT]
+        weights = weights_of(kept)
+    everything = np.arange(len(rows.parts))
+    models = [trained(each.candidate, rows, everything, training, epochs=each.epochs) for each in kept]
+    model, history = models[int(weights.argmax())]
+    return (model if len(models) == 1 else Mixture([m for m, _ in models], weights).double()), history, found
