@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from einet.families.joint import MultivariateNormal
-from einet.family import ExponentialFamily
+from einet.families.continuous import MultivariateNormal
+from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
 from einet.structures.learned import Structure, chow_liu
 
-Families = dict[ExponentialFamily, list[int]]
+Families = dict[LeafFamily, list[int]]
 
 # A mixture of K is tried where each component has this many rows; so is a tree of K where each entry has.
 ROWS_PER_COMPONENT, ROWS_PER_ENTRY = 8, 5
