@@ -10,7 +10,7 @@ Source: not in the paper
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -35,6 +35,7 @@ class Candidate:
         families: its leaves, as in `Einet`.
         num_sums: K.
         sum_product: as in `Einet`.
+        shrinkage: factor of the `leaf_pseudocount` of training.
 
     Source: not in the paper
     """
@@ -44,6 +45,11 @@ class Candidate:
     families: Families
     num_sums: int
     sum_product: str = "cp"
+    shrinkage: float = 1.0
+
+    def shrunk(self, factor: float) -> Candidate:
+        """The same with leaves that are drawn more, or less, to the columns' own densities."""
+        return replace(self, name=f"{self.name}, shrinkage {factor:g}", shrinkage=factor)
 
 
 def ladders(families: Families, reals: list[int], floor: float, num_rows: int, most: int) -> list[list[Candidate]]:

@@ -30,6 +30,8 @@ from einet.training import History, fit
 FULL_BATCH_ROWS, BATCH_ROWS, LAST_LR = 2000, 500, 0.05
 # A candidate with less weight than this in the mixture is left out of it.
 MIN_WEIGHT = 0.1
+# Factors of the leaf pseudocount that are tried with the best size of a kind.
+SHRINKAGES = (10.0, 100.0)
 # Steps of EM for the weights of the mixture.
 WEIGHT_STEPS = 200
 
@@ -72,7 +74,7 @@ class Training:
     num_starts: int = 1
     progress: bool = False
 
-    def steps(self, num_rows: int) -> dict[str, Any]:
+    def steps(self, num_rows: int, shrinkage: float) -> dict[str, Any]:
         """The settings of `fit` for so many rows; pseudocounts are of all rows together."""
         batch_size = None if num_rows <= FULL_BATCH_ROWS else BATCH_ROWS
         steps = steps_of_epoch(num_rows, batch_size)
@@ -81,7 +83,7 @@ class Training:
             "lr": 1.0 if batch_size is None else 0.5,
             "last_lr": None if batch_size is None else LAST_LR,
             "pseudocount": self.pseudocount / steps,
-            "leaf_pseudocount": self.leaf_pseudocount / steps,
+            "leaf_pseudocount": self.leaf_pseudocount * shrinkage / steps,
             "seed": self.seed,
             "progress": False,
         }
@@ -135,7 +137,7 @@ def trained(
             valid=None if held_out is None else rows.select(held_out),
             epochs=epochs or training.epochs,
             patience=None if held_out is None else training.patience,
-            **training.steps(len(chosen)),
+            **training.steps(len(chosen), candidate.shrinkage),
         )
     return model, history
 
@@ -175,7 +177,9 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
         return found[candidate.name].score
 
     for ladder in ladders:
-        list(climbed(ladder, score))
+        sizes = list(climbed(ladder, score))
+        largest = max(sizes, key=lambda each: found[each.name].score)
+        list(climbed([largest.shrunk(factor) for factor in SHRINKAGES], score, patience=1))
     return sorted(found.values(), key=lambda each: -each.score)
 
 
