@@ -27,6 +27,8 @@ from einet.layers.scratch import CHUNK_NUMEL, slices
 LOG_2_PI = math.log(2 * math.pi)
 # Of the largest variance: no eigenvalue of a covariance is smaller, or float64 could not tell it from 0.
 RELATIVE_FLOOR = 1e-12
+# Numbers that the backward pass finds where they are; of more, it makes them again.
+KEPT_NUMEL = 2**19
 # Bits of one integer that variables are packed in, to find the rows with the same ones.
 BITS = 31
 
@@ -108,6 +110,10 @@ class Cells(NamedTuple):
         else:
             result[self.cell[blocks][own]] = values[own]
 
+    def numel_of_block(self, mean: Tensor) -> int:
+        """What a block of densities of means (L, K, s) needs: W, and W times its rows."""
+        return mean[0].numel() * max(mean.shape[2], self.cell.shape[1])
+
     def chunks(self, numel: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """(blocks, their patterns, the pattern's place in these of each block), `numel` being what a block needs."""
         for blocks in slices(len(self.pattern), CHUNK_NUMEL // numel):
@@ -184,7 +190,10 @@ class LogDensities(torch.autograd.Function):
     def forward(ctx, mean, factor, x, seen, cells):
         (num_regions, entries, _), num_rows = mean.shape, x.shape[2]
         logs = x.new_empty(num_regions * num_rows, entries)
-        for blocks, patterns, place, whitens, z in _whitened(mean, factor, x, cells):
+        chunks = _whitened(mean, factor, x, cells)
+        small = len(cells.pattern) * cells.numel_of_block(mean) <= KEPT_NUMEL
+        ctx.kept = kept = list(chunks) if small else None
+        for blocks, patterns, place, whitens, z in kept or chunks:
             constants = log_normalizers(whitens, None if cells.seen is None else cells.seen[patterns])
             cells.put(logs, blocks, constants[place][..., None] - 0.5 * z.square().sum(2))
         ctx.save_for_backward(mean, factor, x, seen)
@@ -203,7 +212,7 @@ class LogDensities(torch.autograd.Function):
         cells, of_cells = ctx.cells, gradient.transpose(1, 2).flatten(0, 1)
         grad_mean, grad_inner = torch.zeros_like(mean), torch.zeros_like(factor)
         grad_x = x.new_zeros(of_cells.shape[0], x.shape[1]) if ctx.needs_input_grad[2] else None
-        for blocks, patterns, place, whitens, z in _whitened(mean, factor, x, cells):
+        for blocks, patterns, place, whitens, z in ctx.kept or _whitened(mean, factor, x, cells):
             counts = cells.taken(of_cells, blocks)  # (n, K, w)
             if cells.own is not None:
                 counts = torch.where(cells.own[blocks, None], counts, 0)
@@ -232,7 +241,7 @@ def _whitened(
     centre = mean.mean(1)  # numbers are small from there
     by_cell = (x - centre[..., None]).transpose(1, 2).flatten(0, 1)
     mean = mean - centre[:, None]
-    for blocks, patterns, place in cells.chunks(entries * size * max(size, cells.cell.shape[1])):
+    for blocks, patterns, place in cells.chunks(cells.numel_of_block(mean)):
         region = cells.region[patterns]
         whitens = whitening(factor[region], None if cells.seen is None else cells.seen[patterns])
         offset = whitens @ mean[region][..., None]  # (patterns, K, s, 1)

@@ -200,7 +200,7 @@ class JointNormalLeaves(LeafPart):
             cells = _cells(mean, values, seen)
             everything = gaussian.log_normalizers(gaussian.whitening(factor, None), None)  # at the mean
             result = values.new_empty(values.shape[0] * values.shape[2], mean.shape[1])
-            for blocks, patterns, place in cells.chunks(mean[0].numel() * max(mean.shape[2], cells.cell.shape[1])):
+            for blocks, patterns, place in cells.chunks(cells.numel_of_block(mean)):
                 own, region = cast(Tensor, cells.seen)[patterns], cells.region[patterns]
                 logs = everything[region] - gaussian.log_normalizers(gaussian.whitening(factor[region], own), own)
                 cells.put(result, blocks, logs[place][..., None].expand(-1, -1, cells.cell.shape[1]))
