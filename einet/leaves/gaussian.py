@@ -25,8 +25,10 @@ from einet.layers.derivatives import differentiable
 from einet.layers.scratch import CHUNK_NUMEL, slices
 
 LOG_2_PI = math.log(2 * math.pi)
-# Of the largest variance: no eigenvalue of a covariance is smaller, or float64 could not tell it from 0.
+# Eigenvalues of correlations are not smaller: float64 could hardly tell them from 0.
 RELATIVE_FLOOR = 1e-12
+# In place of a standard deviation of 0.
+TINY = 1e-150
 # Numbers that the backward pass finds where they are; of more, it makes them again.
 KEPT_NUMEL = 2**19
 # Bits of one integer that variables are packed in, to find the rows with the same ones.
@@ -50,32 +52,40 @@ def log_normalizers(whitens: Tensor, seen: Tensor | None) -> Tensor:
     return (scales if seen is None else torch.where(seen[:, None], scales, 0)).sum(-1)
 
 
-def factors(covariance: Tensor, floor: Tensor) -> Tensor:
-    """Cholesky factors of the nearest covariances (n, s, s) with no eigenvalue below `floor` (n,), by eigenvectors."""
-    values, vectors = torch.linalg.eigh(covariance)
-    # The covariance is A' A, and A = Q R, so it is R' R, and is never rounded as a whole.
-    roots = values.clamp_min(floor[:, None]).sqrt()[..., None] * vectors.mT
-    upper = torch.linalg.qr(roots)[1]
-    signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper.dtype)
-    return (signs[..., None] * upper).mT
-
-
 def factored(covariance: Tensor) -> Tensor:
-    """Cholesky factors (..., s, s), of the nearest covariance where there is none."""
+    """Cholesky factors (..., s, s), of the nearest covariance where there is none, which may be singular."""
     factor, failed = torch.linalg.cholesky_ex(covariance)
     wrong = (failed > 0).nonzero(as_tuple=True)
     if not len(wrong[0]):
         return factor
-    return factor.index_put(wrong, factors(covariance[wrong], covariance.new_zeros(len(wrong[0]))))
+    values, vectors = torch.linalg.eigh(covariance[wrong])
+    return factor.index_put(wrong, _triangular(vectors, values.clamp_min(0).sqrt()))
 
 
 def floored(factor: Tensor, min_variance: float) -> Tensor:
-    """The factors (..., s, s) of the nearest covariances with no eigenvalue below `min_variance`."""
+    """The factors (..., s, s) of the nearest covariances with no eigenvalue below `min_variance`.
+
+    Nor is one of their correlations below RELATIVE_FLOOR, whatever the variables' units are.
+    """
+    deviations = factor.square().sum(-1, keepdim=True).sqrt().clamp_min(TINY)
+    return _floored(deviations * _floored(factor / deviations, RELATIVE_FLOOR), min_variance)
+
+
+def _floored(factor: Tensor, floor: float) -> Tensor:
     covariance = factor @ factor.mT
-    floor = (RELATIVE_FLOOR * covariance.diagonal(dim1=-2, dim2=-1).amax(-1)).clamp_min(min_variance)
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    below = (torch.linalg.cholesky_ex(covariance - floor[..., None, None] * eye)[1] > 0).nonzero(as_tuple=True)
-    return factor.index_put(below, factors(covariance[below], floor[below])) if len(below[0]) else factor
+    covariance.diagonal(dim1=-2, dim2=-1).sub_(floor)
+    below = (torch.linalg.cholesky_ex(covariance)[1] > 0).nonzero(as_tuple=True)
+    if not len(below[0]):
+        return factor
+    vectors, roots, _ = torch.linalg.svd(factor[below])  # of small eigenvalues, the covariance would have no digit
+    return factor.index_put(below, _triangular(vectors, roots.clamp_min(math.sqrt(floor))))
+
+
+def _triangular(vectors: Tensor, roots: Tensor) -> Tensor:
+    """Lower triangular factors of covariances (n, s, s) of these eigenvectors, and roots of eigenvalues (n, s)."""
+    upper = torch.linalg.qr(roots[..., None] * vectors.mT)[1]
+    signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper.dtype)
+    return (signs[..., None] * upper).mT
 
 
 # Cells, by what is seen of them

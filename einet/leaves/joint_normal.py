@@ -135,12 +135,19 @@ class JointNormalLeaves(LeafPart):
     def is_valid(self, tolerance: float) -> bool:
         if not self.phi.isfinite().all():
             return False
+        eps = torch.finfo(self.phi.dtype).eps
         for _, factor in self._normals():
-            deviations = torch.linalg.svdvals(factor)  # roots of the covariance's eigenvalues
-            rounded = factor.shape[-1] * torch.finfo(self.phi.dtype).eps * deviations[..., 0]
-            least = math.sqrt(self.family.min_variance) * (1 - tolerance) - rounded
-            if (deviations[..., -1] < least).any() or (factor.diagonal(dim1=-2, dim2=-1) <= 0).any():
+            if (factor.diagonal(dim1=-2, dim2=-1) <= 0).any():
                 return False
+            # Singular values of a factor, the roots of eigenvalues, of the covariance and of the correlation.
+            for own, floor in (
+                (factor, self.family.min_variance),
+                (factor / factor.square().sum(-1, keepdim=True).sqrt(), gaussian.RELATIVE_FLOOR),
+            ):
+                roots = torch.linalg.svdvals(own)
+                rounded = own.shape[-1] * eps * roots[..., 0]
+                if (roots[..., -1] < math.sqrt(floor) * (1 - tolerance) - rounded).any():
+                    return False
         return True
 
     def coordinates(self) -> Coordinates:

@@ -280,6 +280,21 @@ def test_the_floor_is_the_nearest_covariance():
     torch.testing.assert_close(gaussian.floored(found, 0.3), found, rtol=1e-9, atol=1e-9)
 
 
+def test_units_do_not_matter():
+    """Variables in units of 1e-3, 1 and 1e6: above its floor a mixture is the same density in other units."""
+    x, observed = rows(200, 3, 0.2)
+    units = torch.tensor([1e-3, 1.0, 1e6]).double()
+    values = []
+    for each in (x, x * units):
+        model = normalized(Einet(RegionGraph([range(3)]), MultivariateNormal(1e-30), num_sums=2, seed=0))
+        einet.start_leaves(model, each, observed, seed=0)
+        for _ in range(10):
+            em_step(model, each, observed)
+        values.append(model(each, observed) + (observed * units.log() * (each is not x)).sum(1))
+        assert model.leaves.parts[0].is_valid(1e-9)
+    torch.testing.assert_close(values[0], values[1], rtol=1e-7, atol=1e-7)
+
+
 def test_adam_trains_it_and_it_comes_back():
     x, observed = rows(60, 6, 0.3)
     model = randomized(normalized(Einet(TREES, MultivariateNormal(), num_sums=3, seed=0)))
