@@ -25,8 +25,12 @@ from einet.layers.derivatives import differentiable
 from einet.layers.scratch import CHUNK_NUMEL, slices
 
 LOG_2_PI = math.log(2 * math.pi)
-# Of the largest variance: no eigenvalue of a covariance is smaller, or float64 could not tell it from 0.
+# Eigenvalues of correlations are not smaller: float64 could hardly tell them from 0.
 RELATIVE_FLOOR = 1e-12
+# In place of a standard deviation of 0.
+TINY = 1e-150
+# Numbers that the backward pass finds where they are; of more, it makes them again.
+KEPT_NUMEL = 2**19
 # Bits of one integer that variables are packed in, to find the rows with the same ones.
 BITS = 31
 
@@ -48,32 +52,40 @@ def log_normalizers(whitens: Tensor, seen: Tensor | None) -> Tensor:
     return (scales if seen is None else torch.where(seen[:, None], scales, 0)).sum(-1)
 
 
-def factors(covariance: Tensor, floor: Tensor) -> Tensor:
-    """Cholesky factors of the nearest covariances (n, s, s) with no eigenvalue below `floor` (n,), by eigenvectors."""
-    values, vectors = torch.linalg.eigh(covariance)
-    # The covariance is A' A, and A = Q R, so it is R' R, and is never rounded as a whole.
-    roots = values.clamp_min(floor[:, None]).sqrt()[..., None] * vectors.mT
-    upper = torch.linalg.qr(roots)[1]
-    signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper.dtype)
-    return (signs[..., None] * upper).mT
-
-
 def factored(covariance: Tensor) -> Tensor:
-    """Cholesky factors (..., s, s), of the nearest covariance where there is none."""
+    """Cholesky factors (..., s, s), of the nearest covariance where there is none, which may be singular."""
     factor, failed = torch.linalg.cholesky_ex(covariance)
     wrong = (failed > 0).nonzero(as_tuple=True)
     if not len(wrong[0]):
         return factor
-    return factor.index_put(wrong, factors(covariance[wrong], covariance.new_zeros(len(wrong[0]))))
+    values, vectors = torch.linalg.eigh(covariance[wrong])
+    return factor.index_put(wrong, _triangular(vectors, values.clamp_min(0).sqrt()))
 
 
 def floored(factor: Tensor, min_variance: float) -> Tensor:
-    """The factors (..., s, s) of the nearest covariances with no eigenvalue below `min_variance`."""
+    """The factors (..., s, s) of the nearest covariances with no eigenvalue below `min_variance`.
+
+    Nor is one of their correlations below RELATIVE_FLOOR, whatever the variables' units are.
+    """
+    deviations = factor.square().sum(-1, keepdim=True).sqrt().clamp_min(TINY)
+    return _floored(deviations * _floored(factor / deviations, RELATIVE_FLOOR), min_variance)
+
+
+def _floored(factor: Tensor, floor: float) -> Tensor:
     covariance = factor @ factor.mT
-    floor = (RELATIVE_FLOOR * covariance.diagonal(dim1=-2, dim2=-1).amax(-1)).clamp_min(min_variance)
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    below = (torch.linalg.cholesky_ex(covariance - floor[..., None, None] * eye)[1] > 0).nonzero(as_tuple=True)
-    return factor.index_put(below, factors(covariance[below], floor[below])) if len(below[0]) else factor
+    covariance.diagonal(dim1=-2, dim2=-1).sub_(floor)
+    below = (torch.linalg.cholesky_ex(covariance)[1] > 0).nonzero(as_tuple=True)
+    if not len(below[0]):
+        return factor
+    vectors, roots, _ = torch.linalg.svd(factor[below])  # of small eigenvalues, the covariance would have no digit
+    return factor.index_put(below, _triangular(vectors, roots.clamp_min(math.sqrt(floor))))
+
+
+def _triangular(vectors: Tensor, roots: Tensor) -> Tensor:
+    """Lower triangular factors of covariances (n, s, s) of these eigenvectors, and roots of eigenvalues (n, s)."""
+    upper = torch.linalg.qr(roots[..., None] * vectors.mT)[1]
+    signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper.dtype)
+    return (signs[..., None] * upper).mT
 
 
 # Cells, by what is seen of them
@@ -107,6 +119,10 @@ class Cells(NamedTuple):
             result[self.cell[blocks].flatten()] = values.flatten(0, 1)
         else:
             result[self.cell[blocks][own]] = values[own]
+
+    def numel_of_block(self, mean: Tensor) -> int:
+        """What a block of densities of means (L, K, s) needs: W, and W times its rows."""
+        return mean[0].numel() * max(mean.shape[2], self.cell.shape[1])
 
     def chunks(self, numel: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """(blocks, their patterns, the pattern's place in these of each block), `numel` being what a block needs."""
@@ -184,7 +200,10 @@ class LogDensities(torch.autograd.Function):
     def forward(ctx, mean, factor, x, seen, cells):
         (num_regions, entries, _), num_rows = mean.shape, x.shape[2]
         logs = x.new_empty(num_regions * num_rows, entries)
-        for blocks, patterns, place, whitens, z in _whitened(mean, factor, x, cells):
+        chunks = _whitened(mean, factor, x, cells)
+        small = len(cells.pattern) * cells.numel_of_block(mean) <= KEPT_NUMEL
+        ctx.kept = kept = list(chunks) if small else None
+        for blocks, patterns, place, whitens, z in kept or chunks:
             constants = log_normalizers(whitens, None if cells.seen is None else cells.seen[patterns])
             cells.put(logs, blocks, constants[place][..., None] - 0.5 * z.square().sum(2))
         ctx.save_for_backward(mean, factor, x, seen)
@@ -203,7 +222,7 @@ class LogDensities(torch.autograd.Function):
         cells, of_cells = ctx.cells, gradient.transpose(1, 2).flatten(0, 1)
         grad_mean, grad_inner = torch.zeros_like(mean), torch.zeros_like(factor)
         grad_x = x.new_zeros(of_cells.shape[0], x.shape[1]) if ctx.needs_input_grad[2] else None
-        for blocks, patterns, place, whitens, z in _whitened(mean, factor, x, cells):
+        for blocks, patterns, place, whitens, z in ctx.kept or _whitened(mean, factor, x, cells):
             counts = cells.taken(of_cells, blocks)  # (n, K, w)
             if cells.own is not None:
                 counts = torch.where(cells.own[blocks, None], counts, 0)
@@ -232,7 +251,7 @@ def _whitened(
     centre = mean.mean(1)  # numbers are small from there
     by_cell = (x - centre[..., None]).transpose(1, 2).flatten(0, 1)
     mean = mean - centre[:, None]
-    for blocks, patterns, place in cells.chunks(entries * size * max(size, cells.cell.shape[1])):
+    for blocks, patterns, place in cells.chunks(cells.numel_of_block(mean)):
         region = cells.region[patterns]
         whitens = whitening(factor[region], None if cells.seen is None else cells.seen[patterns])
         offset = whitens @ mean[region][..., None]  # (patterns, K, s, 1)

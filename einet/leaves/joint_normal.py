@@ -135,12 +135,19 @@ class JointNormalLeaves(LeafPart):
     def is_valid(self, tolerance: float) -> bool:
         if not self.phi.isfinite().all():
             return False
+        eps = torch.finfo(self.phi.dtype).eps
         for _, factor in self._normals():
-            deviations = torch.linalg.svdvals(factor)  # roots of the covariance's eigenvalues
-            rounded = factor.shape[-1] * torch.finfo(self.phi.dtype).eps * deviations[..., 0]
-            least = math.sqrt(self.family.min_variance) * (1 - tolerance) - rounded
-            if (deviations[..., -1] < least).any() or (factor.diagonal(dim1=-2, dim2=-1) <= 0).any():
+            if (factor.diagonal(dim1=-2, dim2=-1) <= 0).any():
                 return False
+            # Singular values of a factor, the roots of eigenvalues, of the covariance and of the correlation.
+            for own, floor in (
+                (factor, self.family.min_variance),
+                (factor / factor.square().sum(-1, keepdim=True).sqrt(), gaussian.RELATIVE_FLOOR),
+            ):
+                roots = torch.linalg.svdvals(own)
+                rounded = own.shape[-1] * eps * roots[..., 0]
+                if (roots[..., -1] < math.sqrt(floor) * (1 - tolerance) - rounded).any():
+                    return False
         return True
 
     def coordinates(self) -> Coordinates:
@@ -200,7 +207,7 @@ class JointNormalLeaves(LeafPart):
             cells = _cells(mean, values, seen)
             everything = gaussian.log_normalizers(gaussian.whitening(factor, None), None)  # at the mean
             result = values.new_empty(values.shape[0] * values.shape[2], mean.shape[1])
-            for blocks, patterns, place in cells.chunks(mean[0].numel() * max(mean.shape[2], cells.cell.shape[1])):
+            for blocks, patterns, place in cells.chunks(cells.numel_of_block(mean)):
                 own, region = cast(Tensor, cells.seen)[patterns], cells.region[patterns]
                 logs = everything[region] - gaussian.log_normalizers(gaussian.whitening(factor[region], own), own)
                 cells.put(result, blocks, logs[place][..., None].expand(-1, -1, cells.cell.shape[1]))

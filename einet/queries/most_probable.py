@@ -132,10 +132,8 @@ def _by_maxima(components: list[_Component], labels: Tensor) -> Tensor:
         of_tree = _at_root(up, labels) + component.base
         rows = (of_tree > best).nonzero()[:, 0]
         if len(rows):
-            best[rows], result[rows] = (
-                of_tree[rows],
-                _decoded(component.network, up, labels[rows], rows, component.given),
-            )
+            best[rows] = of_tree[rows]
+            result[rows] = _decoded(component.network, up, labels[rows], rows, component.given)
     return result
 
 
