@@ -36,6 +36,7 @@ class Candidate:
         num_sums: K.
         sum_product: as in `Einet`.
         shrinkage: factor of the `leaf_pseudocount` of training.
+        start: the number of its start: another seed.
 
     Source: not in the paper
     """
@@ -46,6 +47,11 @@ class Candidate:
     num_sums: int
     sum_product: str = "cp"
     shrinkage: float = 1.0
+    start: int = 0
+
+    def started(self, start: int) -> Candidate:
+        """The same from another start."""
+        return replace(self, name=f"{self.name}, start {start}", start=start)
 
     def shrunk(self, factor: float) -> Candidate:
         """The same with leaves that are drawn more, or less, to the columns' own densities."""
@@ -65,10 +71,9 @@ def ladders(families: Families, reals: list[int], floor: float, num_rows: int, m
     Source: not in the paper
     """
     num_columns = sum(map(len, families.values()))
-    found = [_mixtures(joined(families, reals, floor), num_columns, reals, num_rows, most)]
-    if num_columns > 2:
-        found.append(_trees(families, num_columns, num_rows, most))
-    return found
+    mixtures = _mixtures(joined(families, reals, floor), num_columns, reals, num_rows, most)
+    trees = _trees(families, num_rows, most) if num_columns > 2 else []
+    return [ladder for ladder in (mixtures, trees) if ladder]
 
 
 def joined(families: Families, reals: list[int], floor: float) -> Families:
@@ -87,7 +92,7 @@ def _mixtures(
     return [Candidate(f"mixture-{size}", graph, families, size) for size in sizes]
 
 
-def _trees(families: Families, num_columns: int, num_rows: int, most: int) -> list[Candidate]:
+def _trees(families: Families, num_rows: int, most: int) -> list[Candidate]:
     sizes = [size for size in _powers(most) if size >= 4 and size * ROWS_PER_ENTRY <= num_rows]
     return [Candidate(f"tree-{size}", chow_liu, families, size) for size in sizes]
 

@@ -126,9 +126,9 @@ def trained(
         candidate.num_sums,
         num_classes=num_classes,
         sum_product=candidate.sum_product,
-        seed=training.seed,
+        seed=training.seed + candidate.start,
     ).double()
-    start_leaves(model, x, observed, distinct=False, seed=training.seed)
+    start_leaves(model, x, observed, distinct=False, seed=training.seed + candidate.start)
     with warnings.catch_warnings():  # that a single component does not move is no news
         warnings.filterwarnings("ignore", "training ended", UserWarning)
         history = fit(
@@ -180,6 +180,8 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
         sizes = list(climbed(ladder, score))
         largest = max(sizes, key=lambda each: found[each.name].score)
         list(climbed([largest.shrunk(factor) for factor in SHRINKAGES], score, patience=1))
+        for start in range(1, training.num_starts):
+            score(largest.started(start))
     return sorted(found.values(), key=lambda each: -each.score)
 
 
