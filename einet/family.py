@@ -13,6 +13,7 @@ Source: Section 3.4
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from typing import ClassVar, cast
@@ -45,6 +46,8 @@ class ExponentialFamily:
     indicator: ClassVar[bool] = False
     # a x + b is of this family wherever x is, so the columns of a table may be standardised.
     location_scale: ClassVar[bool] = False
+    # No value has a probability of its own, so that there may be atoms beside the density.
+    atomless: ClassVar[bool] = False
     # The number of values 0, 1, ...; None where they are not finitely many.
     num_values: ClassVar[int | None] = None
     # A value of the support. The leaf layer puts it in place of a missing one, whose statistics might be infinite.
@@ -53,7 +56,7 @@ class ExponentialFamily:
     def __init_subclass__(cls) -> None:
         """A subclass with another density does not inherit what its parent says of its own: it may be wrong there."""
         super().__init_subclass__()
-        for name in ("entropy", "location_scale"):
+        for name in ("entropy", "location_scale", "atomless"):
             above = takewhile(lambda owner, name=name: name not in vars(owner), cls.__mro__)
             if any(DENSITY_METHODS & vars(owner).keys() for owner in above):
                 setattr(cls, name, vars(ExponentialFamily)[name])
@@ -188,6 +191,14 @@ class ExponentialFamily:
             log_normalizer = self.log_normalizer(theta)
             (expected,) = torch.autograd.grad(log_normalizer.sum(), theta)
         return (log_normalizer - (expected * theta).sum(0)).detach()
+
+    def max_entropy(self, variance: Tensor) -> Tensor:
+        """A bound in nats on the entropy of any mixture of densities of the family that has this variance.
+
+        It is the entropy of a normal density. An integer plus uniform noise on [-1/2, 1/2] is a real variable of the
+        same entropy, and of 1/12 more variance.
+        """
+        return 0.5 * torch.log(2 * math.pi * math.e * (variance if self.location_scale else variance + 1 / 12))
 
 
 def raise_where(outside: Tensor, x: Tensor, rule: str) -> None:
