@@ -114,12 +114,21 @@ class Columns:
             if left or not own:
                 self.families[family] = left
             for d in left:
+                self._check_labels(d, family)
                 choices[d] = normal(known[d], family) if family.location_scale else Choice(family)
         self.chosen = sorted(set(range(len(known))) - choices.keys())
         for d in self.chosen:
             choices[d] = self._chosen(d, known[d])
             self.families.setdefault(choices[d].family, []).append(d)
         return [choices[d] for d in range(len(known))]
+
+    def _check_labels(self, d: int, family: ExponentialFamily) -> None:
+        labels = self.kinds.columns[d].labels
+        if labels and (family.num_values or 0) < len(labels):
+            raise ValueError(
+                f"{self._label(d)} has {len(labels)} labels, and {family} is no family of so many values: leave it out "
+                f"of leaf, or give it einet.Categorical({len(labels)})"
+            )
 
     def _chosen(self, d: int, column: np.ndarray) -> Choice:
         if self.kinds.are_labels(d) or is_constant(column):
@@ -132,8 +141,9 @@ class Columns:
         names = range(len(self.values)) if self.names is None else self.names
         rows = [("column", "cells", "family", "range", "missing")]
         for d, name in enumerate(names):
-            constant = "constant" if d in self.constant else str(_short(family_of[d], self.atoms[d]))
-            rows.append((str(name), self.kinds.columns[d].text(), constant, self._range(d), f"{100 * self.missing[d]:.2g} %"))
+            family = "constant" if d in self.constant else _short(family_of[d], self.atoms[d])
+            missing = f"{100 * self.missing[d]:.2g} %"
+            rows.append((str(name), self.kinds.columns[d].text(), family, self._range(d), missing))
         widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 

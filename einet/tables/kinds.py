@@ -236,7 +236,8 @@ def read(X: Any, training: bool = False) -> Table:
     names = names_of(X)
     library = type(X).__module__.partition(".")[0] if names is not None else None
     labels = labels_of(X, len(columns))
-    kinds = [_kind(cells, _dtype(X, d), label) for d, (cells, label) in enumerate(zip(columns, labels, strict=True))]
+    pairs = enumerate(zip(columns, labels, strict=True))
+    kinds = [_kind(cells, _dtype(X, d), label, names is not None) for d, (cells, label) in pairs]
     numbers = [kind.numbers(cells, label, training) for kind, cells, label in zip(kinds, columns, labels, strict=True)]
     library = library if library in ("pandas", "polars", "pyarrow") else None
     return Table(Kinds(kinds, names, library), np.stack(numbers, 1))
@@ -250,12 +251,12 @@ def _dtype(X: Any, d: int) -> Any:
     return X.dtypes[d] if hasattr(X, "dtypes") else getattr(X, "dtype", None)
 
 
-def _kind(cells: np.ndarray, dtype: Any, label: ColumnLabel) -> Kind:
+def _kind(cells: np.ndarray, dtype: Any, label: ColumnLabel, named: bool) -> Kind:
     known = np.ma.getdata(cells)[_known(cells)]
     example = _plain(known[0]) if len(known) else None
     if _is_category(dtype):
         return Kind("categories", dtype, _labels(known, dtype, label), example=example)
-    if not len(known) or known.dtype.kind in "iufc":
+    if not len(known) or known.dtype.kind in ("iufc" if named else "biufc"):  # an array has one type for all columns
         return Kind("numbers", dtype)
     if known.dtype.kind == "b" or all(isinstance(cell, (bool, np.bool_)) for cell in known):
         return Kind("booleans", dtype, example=example)
