@@ -13,6 +13,7 @@ Source: Section 3.4
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from typing import ClassVar, cast
@@ -73,13 +74,15 @@ class ExponentialFamily(LeafFamily):
     num_statistics: ClassVar[int] = 1
     # T(x) is the one-hot vector of one of |T| values, so T(x) . theta is a look-up.
     indicator: ClassVar[bool] = False
+    # No value has a probability of its own, so that there may be atoms beside the density.
+    atomless: ClassVar[bool] = False
     # A value of the support. The leaf layer puts it in place of a missing one, whose statistics might be infinite.
     placeholder: ClassVar[float] = 0.0
 
     def __init_subclass__(cls) -> None:
         """A subclass with another density does not inherit what its parent says of its own: it may be wrong there."""
         super().__init_subclass__()
-        for name in ("entropy", "location_scale"):
+        for name in ("entropy", "location_scale", "atomless"):
             above = takewhile(lambda owner, name=name: name not in vars(owner), cls.__mro__)
             if any(DENSITY_METHODS & vars(owner).keys() for owner in above):
                 setattr(cls, name, getattr(ExponentialFamily, name))
@@ -211,6 +214,14 @@ class ExponentialFamily(LeafFamily):
             log_normalizer = self.log_normalizer(theta)
             (expected,) = torch.autograd.grad(log_normalizer.sum(), theta)
         return (log_normalizer - (expected * theta).sum(0)).detach()
+
+    def max_entropy(self, variance: Tensor) -> Tensor:
+        """A bound in nats on the entropy of any mixture of densities of the family that has this variance.
+
+        It is the entropy of a normal density. An integer plus uniform noise on [-1/2, 1/2] is a real variable of the
+        same entropy, and of 1/12 more variance.
+        """
+        return 0.5 * torch.log(2 * math.pi * math.e * (variance if self.location_scale else variance + 1 / 12))
 
 
 def raise_where(outside: Tensor, x: Tensor, rule: str) -> None:

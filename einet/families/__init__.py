@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from einet.families.continuous import Exponential, Gamma, LogNormal, MultivariateNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.families.mixed import WithAtoms
 from einet.family import LeafFamily
 
 FAMILIES: dict[str, type[LeafFamily]] = {
     family.__name__: family
     for family in (
-        *(Normal, MultivariateNormal, Exponential, Gamma, LogNormal),
+        *(Normal, MultivariateNormal, Exponential, Gamma, LogNormal, WithAtoms),
         *(Bernoulli, Binomial, Categorical, Poisson, Geometric),
     )
 }

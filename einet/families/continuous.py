@@ -38,6 +38,7 @@ class Normal(ExponentialFamily):
     num_statistics: ClassVar[int] = 2
     cancels: ClassVar[bool] = True
     location_scale: ClassVar[bool] = True
+    atomless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,6 +165,8 @@ class LogNormal(Positive, Normal):
     Source: not in the paper; Section 3.4 for exponential families
     """
 
+    atomless: ClassVar[bool] = True
+
     def statistics(self, x: Tensor) -> Tensor:
         return super().statistics(torch.log(x))
 
@@ -199,6 +202,7 @@ class Exponential(ExponentialFamily):
     min_mean: float = 1e-6
 
     cancels: ClassVar[bool] = True
+    atomless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -253,6 +257,7 @@ class Gamma(Positive):
     max_shape: float = 1e6
     num_statistics: ClassVar[int] = 2
     cancels: ClassVar[bool] = True
+    atomless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

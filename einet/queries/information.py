@@ -139,14 +139,6 @@ def _entropies_of(layer: SumLayer, *inputs: Scaled | Gathered) -> Scaled:
     return Scaled(entropies, entropies.new_zeros(len(entropies), 2))
 
 
-def _max_entropy(variance: Tensor, real: bool) -> Tensor:
-    """The largest entropy of a variance: that of a normal density.
-
-    An integer plus uniform noise on [-1/2, 1/2] is a real variable of the same entropy, and of 1/12 more variance.
-    """
-    return 0.5 * torch.log(2 * math.pi * math.e * (variance if real else variance + 1 / 12))
-
-
 def _entropy_of_table(probabilities: Tensor, dim: int = 0) -> Tensor:
     return -torch.xlogy(probabilities, probabilities).sum(dim)
 
@@ -161,7 +153,7 @@ def _sum_of_entropies(model: Einet | Mixture) -> float:
     total = torch.zeros_like(x)
     for family, variables in network.families.items():
         if family.num_values is None:
-            total[:, variables] = _max_entropy(marginals.variance()[:, variables], family.location_scale)
+            total[:, variables] = family.alone.max_entropy(marginals.variance()[:, variables])
         else:
             total[:, variables] = _entropy_of_table(marginals.probabilities()[:, variables], -1)
     return total.sum().item()

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from einet.families.continuous import MultivariateNormal
 from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
@@ -84,9 +82,7 @@ def joined(families: Families, reals: list[int], floor: float) -> Families:
     return {MultivariateNormal(min_variance=floor): reals} | {family: own for family, own in left.items() if own}
 
 
-def _mixtures(
-    families: Families, num_columns: int, reals: list[int], num_rows: int, most: int
-) -> list[Candidate]:
+def _mixtures(families: Families, num_columns: int, reals: list[int], num_rows: int, most: int) -> list[Candidate]:
     graph = one_sum(num_columns, reals)
     sizes = [size for size in _powers(most) if size == 1 or size * ROWS_PER_COMPONENT <= num_rows]
     return [Candidate(f"mixture-{size}", graph, families, size) for size in sizes]

@@ -12,6 +12,7 @@ Source: Section 3 and 4.1, after Peharz et al. (2019), "Random Sum-Product Netwo
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -38,9 +39,9 @@ from einet.queries.sampling import sample
 from einet.starts import start_leaves
 from einet.structures.learned import Structure, graph_of
 from einet.structures.ready_made import random_binary_trees
-from einet.tables.cells import floats
 from einet.tables.candidates import ladders
 from einet.tables.columns import Columns
+from einet.tables.kinds import Table, read
 from einet.tables.selection import Rows, Training, selected
 from einet.tables.validation import epochs_by_folds, folds
 from einet.training import History, fit
@@ -101,21 +102,28 @@ class _EinetEstimator(BaseEstimator):
         return tags
 
     def _validated(self, X: Any, *y: Any, reset: bool = False) -> Any:
-        """X as floats, and y if given. Records the names and the number of the columns (`reset`) or compares them."""
+        """X as floats, and y if given: a `Table` to train on (`reset`), whose columns are recorded, or an array."""
         options = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "estimator": self}
-        cells = floats(X, training=reset)
+        if reset:
+            table = read(X, training=True)
+        else:
+            check_is_fitted(self, "columns_")
+            table = Table(self.columns_.kinds, self.columns_.kinds.numbers(X))
+        cells = table.numbers
         checked = check_X_y(cells, *y, **options) if y else check_array(cells, input_name="X", **options)
         validate_data(self, X, skip_check_array=True, reset=reset)
-        return checked
+        if y:
+            return replace(table, numbers=checked[0]), checked[1]
+        return replace(table, numbers=checked) if reset else checked
 
-    def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    def _fit(self, X: Table, labels: np.ndarray, num_classes: int) -> None:
         """Columns, then the density that is best on held-out rows, or the one that is asked for."""
         self._check_settings()
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
         columns = Columns(X, self.leaf, getattr(self, "feature_names_in_", None))
         x, observed, _ = columns.encode(X)
-        order = random.permutation(len(X))
+        order = random.permutation(len(x))
         if self.structure is None and self.depth == "auto":
             model, history = self._selected(columns, x, observed, labels, num_classes, order, seed)
         else:
@@ -134,9 +142,10 @@ class _EinetEstimator(BaseEstimator):
             leaf_pseudocount=self.leaf_pseudocount,
             seed=seed,
         )
-        reals = [d for family, own in columns.families.items() if isinstance(family, Normal) for d in own]
+        reals = sorted(columns.reals)
+        floors = [f.min_variance for f, own in columns.families.items() if isinstance(f, Normal) and set(own) & set(reals)]
         most = BUDGETS[self.budget] if self.num_sums == "auto" else _integer(self.num_sums)
-        kinds = ladders(columns.families, sorted(reals), 1e-4, len(x), most)
+        kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), most)
         if self.num_sums != "auto":
             kinds = [ladder[-1:] for ladder in kinds]
         model, history, self.measured_ = selected(kinds, rows, training)
@@ -218,12 +227,14 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     """A density over the columns of a table, with exact marginals: NaN is a missing value, in training and in queries.
 
     A table is an array, a DataFrame of pandas or polars, a table of pyarrow, or rows as lists; None, NaT, pandas.NA and
-    masked cells are missing, too. Text of numbers is numbers; dates and other text must be coded as such.
+    masked cells are missing, too. Text is categories, unless it is that of numbers; dates and durations are numbers, in
+    days or seconds, and come back as what they were. `columns_` prints as a table of what became of each column.
 
-    Normal columns are standardised inside; log-densities are in the units of the data all the same. A column that is
-    constant in training, but for rounding, is constant in samples, and its value has a probability in place of a
-    density: 1 - 1e-5, and any other value 1e-5. So has a value that a column of categories never had in training,
-    whatever the other columns are.
+    Columns are standardised inside, at a scale that no few cells move; log-densities are in the units of the data all
+    the same, and at values with a probability of their own, which `columns_.atoms` lists, log-probabilities. A column
+    that is constant in training, but for rounding, is constant in samples, and its value has a probability in place of
+    a density: 1 - 1e-5, and any other value 1e-5. So has a value that a column of categories never had in training, or
+    one outside the support of the family that was chosen, whatever the other columns are.
 
     A limit: the random trees know nothing of the columns. They cut strongly correlated ones apart, and only sums of
     products join them again. A mixture of normals with full covariances does not have to. On the 30 columns of
@@ -232,9 +243,10 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     missing, standardise and rotate them first: `sklearn.decomposition.PCA(whiten=True)` has 34 nats, too.
 
     Args:
-        leaf: the family of the columns. "auto": a column whose values in training are integers, at most 10 different
-            ones, is Bernoulli (one or two) or Categorical (more, if each occurs in at least 5 rows on average) over the
-            values seen; any other is Normal with a variance of at least 0.01 of the column's. Or one
+        leaf: the family of the columns. "auto" chooses for each the simplest that is as good as any on held-out cells:
+            categories (text; few values; numbers that repeat, such as prices), counts (`Poisson`, `Geometric`,
+            `Binomial`), positive numbers with a long tail (`LogNormal`, `Gamma`, `Exponential`), or `Normal`; beside
+            atoms (`WithAtoms`), where single values are too frequent for a density, or far from all others. Or one
             `ExponentialFamily` for all columns, or a dict {family: columns}, these as numbers from 0 or, after a
             DataFrame, as names; columns that it leaves out are chosen as by "auto". The support of a family that is
             given is its own, and a value outside it an error.
@@ -263,12 +275,12 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         history_: the `History` of its training.
 
     Raises:
-        ValueError: scikit-learn refuses the table, such as for another number of columns; a cell is infinite, text, a
-            date or anything else that is no number, with the column and a remedy; or, in training, a column has no
-            value.
+        ValueError: scikit-learn refuses the table, such as for another number of columns; a cell is infinite, nested,
+            of another kind than its column's, or of one that is not known, with the column and a remedy; or, in
+            training, a column has no value.
 
     Warns:
-        TableWarning: outliers, or the bound on variances, will blur a column.
+        TableWarning: the bound on variances of a family that was given will blur a column.
 
     Source: Section 3 and 4.1
     """
@@ -287,8 +299,11 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         """The mean of `score_samples`, for cross-validation and grid search."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
-        """Draw new rows (n_samples, D), by the estimator's `random_state` where none is given."""
+    def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> Any:
+        """Draw new rows (n_samples, D), by the estimator's `random_state` where none is given.
+
+        They come as the table in training did: a DataFrame of the same library, names and dtypes, or an array.
+        """
         check_is_fitted(self, "model_")
         random = check_random_state(self.random_state if random_state is None else random_state)
         generator = torch.Generator().manual_seed(random.randint(2**31 - 1))
@@ -296,12 +311,15 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         check_integers(n_samples=n_samples)
         return self.columns_.decode(sample(self.model_, n_samples, generator))
 
-    def predict_missing(self, X: Any) -> np.ndarray:
-        """X with every NaN replaced: by the most probable of finitely many values, or else by E[x_d | x_observed]."""
+    def predict_missing(self, X: Any) -> Any:
+        """X with every gap filled: by the most probable of finitely many values, or else by E[x_d | x_observed].
+
+        It comes as the table in training did, with the index of `X`.
+        """
         check_is_fitted(self, "model_")
-        X = self._validated(X)
+        index, X = getattr(X, "index", None), self._validated(X)
         parts = [self._completed(X[rows]) for rows in slices(len(X), ROWS_PER_CHUNK)]
-        return np.where(np.isnan(X), np.concatenate(parts), X)
+        return self.columns_.table(np.where(np.isnan(X), np.concatenate(parts), X), index)
 
     def _completed(self, X: np.ndarray) -> np.ndarray:
         x, observed, _ = self.columns_.encode(X)
@@ -310,7 +328,7 @@ class EinetDensity(DensityMixin, _EinetEstimator):
         if self.columns_.discrete:
             probabilities = marginals.probabilities()[:, self.columns_.discrete]
             values[:, self.columns_.discrete] = probabilities.argmax(2).to(values.dtype)
-        return self.columns_.decode(values)
+        return self.columns_.decode_numbers(values)
 
 
 class EinetClassifier(ClassifierMixin, _EinetEstimator):
