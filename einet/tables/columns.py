@@ -106,7 +106,7 @@ class Columns:
 
     def _choices(self, known: list[np.ndarray], leaf: Any) -> list[Choice]:
         """What becomes of each column. Sets `families` and `chosen`."""
-        self.families: dict[ExponentialFamily, list[int]] = {}
+        self.families: dict[LeafFamily, list[int]] = {}
         choices: dict[int, Choice] = {}
         for family, own in self._given_families(leaf, len(known)).items():
             # No density has variance 0, so a constant is a category. It would be blurred, in whatever unit it is.
@@ -122,7 +122,7 @@ class Columns:
             self.families.setdefault(choices[d].family, []).append(d)
         return [choices[d] for d in range(len(known))]
 
-    def _check_labels(self, d: int, family: ExponentialFamily) -> None:
+    def _check_labels(self, d: int, family: LeafFamily) -> None:
         labels = self.kinds.columns[d].labels
         if labels and (family.num_values or 0) < len(labels):
             raise ValueError(

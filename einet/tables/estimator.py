@@ -143,7 +143,9 @@ class _EinetEstimator(BaseEstimator):
             seed=seed,
         )
         reals = sorted(columns.reals)
-        floors = [f.min_variance for f, own in columns.families.items() if isinstance(f, Normal) and set(own) & set(reals)]
+        floors = [
+            f.min_variance for f, own in columns.families.items() if isinstance(f, Normal) and set(own) & set(reals)
+        ]
         most = BUDGETS[self.budget] if self.num_sums == "auto" else _integer(self.num_sums)
         kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), most)
         if self.num_sums != "auto":

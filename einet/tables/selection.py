@@ -159,7 +159,7 @@ def measured(candidate: Candidate, rows: Rows, training: Training) -> Measured:
 def _log_densities(model: Einet, rows: Rows, chosen: np.ndarray) -> np.ndarray:
     x, observed, *labels = rows.select(chosen)
     joint = log_density(model, x, observed).double()
-    if not labels:
+    if rows.labels is None:
         return joint.numpy()
     prior = torch.bincount(rows.labels).double() / len(rows.labels)
     return torch.log_softmax(joint + prior.log(), 1).gather(1, labels[0][:, None])[:, 0].numpy()
@@ -213,4 +213,4 @@ def selected(ladders: list[list[Candidate]], rows: Rows, training: Training) -> 
     everything = np.arange(len(rows.parts))
     models = [trained(each.candidate, rows, everything, training, epochs=each.epochs) for each in kept]
     model, history = models[int(weights.argmax())]
-    return (model if len(models) == 1 else Mixture([m for m, _ in models], weights).double()), history, found
+    return (model if len(models) == 1 else Mixture([m for m, _ in models], weights.tolist()).double()), history, found
