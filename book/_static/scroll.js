@@ -10,12 +10,16 @@ document.addEventListener("DOMContentLoaded", () => {
     box.dataset.more = hidden <= slack ? "" : left && right ? "both" : left ? "left" : "right";
   };
   const resized = new ResizeObserver((entries) => entries.forEach((entry) => mark(entry.target)));
-  for (const box of document.querySelectorAll(".bd-article :is(table, pre, div.math, .scrolls)")) {
-    box.addEventListener("scroll", () => mark(box), { passive: true });
-    resized.observe(box);
-    for (const child of box.children) resized.observe(child);
-    mark(box);
-  }
+  const watch = () => {
+    for (const box of document.querySelectorAll(".bd-article :is(table, pre, div.math, .scroll):not([data-more])")) {
+      box.addEventListener("scroll", () => mark(box), { passive: true });
+      resized.observe(box);
+      for (const child of box.children) resized.observe(child);
+      mark(box);
+    }
+  };
+  watch();
+  window.addEventListener("load", watch); // figures have filled themselves by then
   // A formula has its width only when MathJax has set it.
   window.MathJax?.startup?.promise?.then(() => document.querySelectorAll("div.math").forEach(mark));
 });

@@ -108,6 +108,8 @@ def test_page(browser, server, page, scheme):
         troubles.append("an image without alt text")
     if tab.evaluate("[...document.querySelectorAll('article section')].filter(s => s.children.length < 2).length"):
         troubles.append("a heading without content")
+    if tab.evaluate(count, ".tag_solution:not(details.sd-dropdown *)"):
+        troubles.append("the code of a solution, outside the fold of its text")
     if cut := tab.evaluate(CUT):
         troubles.append(f"cut on the right, and nothing says so: {cut}")
     if (width := tab.evaluate("document.documentElement.scrollWidth")) > 400:
