@@ -27,9 +27,10 @@ HTML, BOOK = (ROOT / name for name in ("_build/html", "book"))
 PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
 
 # What scrolls sideways without the fade of scroll.js: the first words of each.
-CUT = """[...document.querySelectorAll("article *")].filter(box => box.scrollWidth > box.clientWidth + 2 && box.clientWidth
-    && ["auto", "scroll"].includes(getComputedStyle(box).overflowX) && box.dataset.more != "right"
-    && !box.closest("mjx-container")).map(box => `${box.tagName}.${box.className}: ${box.textContent.trim().slice(0, 40)}`)"""
+CUT = """[...document.querySelectorAll("article *")]
+    .filter(box => box.scrollWidth > box.clientWidth + 2 && box.clientWidth && box.dataset.more != "right")
+    .filter(box => ["auto", "scroll"].includes(getComputedStyle(box).overflowX) && !box.closest("mjx-container"))
+    .map(box => `${box.tagName}.${box.className}: ${box.textContent.trim().slice(0, 40)}`)"""
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))
 
