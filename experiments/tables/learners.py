@@ -1,8 +1,8 @@
 """einet's estimators, by their defaults, and their log-densities in the measure of the baselines.
 
 A mixture of columns has probabilities where the estimator takes a column for a list of values, counts or atoms, and
-densities elsewhere. Which is which is asked of the estimator itself, cell by cell: beside a value that has a
-probability, a thousandth of the column's width away, there is next to nothing.
+densities elsewhere. Which is which is asked of the estimator itself, cell by cell: a density hardly changes within a
+thousandth of the column's width, and what jumps there is a probability.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from experiments.tables.cells import DAY, hide, is_category, numbers
 
-# A cell that falls by more nats than this beside its value has a probability; so has a column most of whose cells do.
-FALL, MOST = 3.0, 0.9
+# A cell that jumps by more nats than this beside its value has a probability; so has a column most of whose cells do.
+JUMP, MOST = 0.2, 0.9
 BESIDE = 1e-3
 
 
@@ -114,10 +114,10 @@ def _probable(fitted: Fitted, frame: Any, name: str, width: float) -> np.ndarray
     beside = alone.assign(**{name: _moved(alone[name], BESIDE * width)})
     here = fitted.log_density(alone)
     try:
-        fall = here - fitted.log_density(beside)
+        jump = np.nan_to_num(np.abs(here - fitted.log_density(beside)))
     except ValueError:  # whole numbers only
         return np.ones(len(frame), dtype=bool)
-    probable = fall > FALL
+    probable = jump > JUMP
     if probable.mean() > MOST:
         return np.ones(len(frame), dtype=bool)
     return frame[name].isin(values[probable]).to_numpy()
