@@ -77,7 +77,7 @@ def rounded(value):
 def save(path: Path, key: tuple[str, str, str], entry: dict, origin: dict) -> None:
     """Put an entry into the record of its part, table and method, in the place of an older one of its split.
 
-    An entry keeps the commit that it is from, the record the whole origin of the latest. Two runs may write to one file.
+    An entry keeps the commit that it is from, the record the origin of its latest. Two runs may write to one file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

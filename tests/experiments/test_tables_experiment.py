@@ -128,9 +128,11 @@ def test_a_gaussian_copula_of_normal_columns_is_a_normal_density():
 def test_the_normal_score_is_the_quantile_of_the_share_below():
     marginal = baselines.KernelMarginal(random.gamma(2, 3, 50), 0.01)
     x = np.linspace(-2, 30, 9)
-    below = np.array([stats.norm.cdf(v, marginal.values, marginal.bandwidth).mean() for v in x])
+    below = np.array([stats.norm.cdf(v, marginal.means, marginal.deviations).mean() for v in x])
     assert stats.norm.cdf(marginal.normal_score(x)) == pytest.approx(below)
     assert np.isfinite(marginal.normal_score(np.array([-300.0, 300.0]))).all()
+    slope = (stats.norm.cdf(marginal.normal_score(x + 1e-5)) - stats.norm.cdf(marginal.normal_score(x - 1e-5))) / 2e-5
+    assert np.exp(marginal.log_density(x)) == pytest.approx(slope, abs=1e-6)
 
 
 @pytest.mark.slow
