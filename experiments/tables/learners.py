@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables.cells import DAY, hide, is_category, numbers
+from experiments.tables.cells import DAY, hide, numbers, step, widths
 
 # A cell that jumps by more nats than this beside its value has a probability; so has a column most of whose cells do.
 JUMP, MOST = 0.2, 0.9
@@ -94,13 +94,19 @@ class Fitted:
         return self.hand.decode(frame) if self.hand else frame
 
 
-def log_widths(fitted: Fitted, frame: Any, widths: dict[str, float]) -> np.ndarray:
-    """What to subtract from the log of a cell to have a density over its width: log(width) or 0: (B, D)."""
+def log_widths(fitted: Fitted, frame: Any, table: Any) -> np.ndarray:
+    """What to subtract from the log of each cell to have a density: 0, or log(width) for a probability: (B, D).
+
+    Where a whole column has probabilities they are spread over its step, those of single atoms over its width. Both are
+    what they are in the `table` that the frame's rows are from.
+    """
     found = np.zeros(frame.shape)
+    known = widths(table)
     for d, name in enumerate(frame.columns):
-        if name in widths:
-            there = frame[name].notna().to_numpy()
-            found[:, d] = np.where(there & _probable(fitted, frame, name, widths[name]), np.log(widths[name]), 0.0)
+        if name in known:
+            probable = _probable(fitted, frame, name, known[name])
+            length = (step(numbers(table[name])) if probable.all() else 0) or known[name]
+            found[:, d] = np.where(frame[name].notna().to_numpy() & probable, np.log(length), 0.0)
     return found
 
 
@@ -127,8 +133,3 @@ def _moved(column: Any, by: float) -> Any:
     if column.dtype.kind == "M":
         return column + np.timedelta64(max(1, round(by * 86400)), "s")
     return column.astype(float) + by
-
-
-def categories(frame: Any) -> list[bool]:
-    """Which columns are of names of kinds."""
-    return [is_category(frame[name]) for name in frame.columns]

@@ -53,7 +53,14 @@ def test_hidden_cells_are_missing_and_the_others_as_they_were():
 
 @pytest.mark.parametrize(
     "values, step",
-    [([3, 5, 11], 2), ([2700.0, 3025, 6300], 25), ([0.1, 0.3, 0.7], 0.2), ([1.5, np.nan, 1.51], 0.01), ([4.0], 0)],
+    [
+        ([3, 5, 11], 2),
+        ([2700.0, 3025, 6300], 25),
+        ([0.1, 0.3, 0.7], 0.2),
+        ([1.5, np.nan, 1.51], 0.01),
+        ([4.0], 0),
+        ([*range(2, 42, 2), 0.33], 2),
+    ],
 )
 def test_the_step_of_a_column(values, step):
     assert cells.step(np.array(values, dtype=float)) == pytest.approx(step)
@@ -210,8 +217,7 @@ def test_probabilities_become_densities_over_the_width():
     fitted = learners.Fitted.__new__(learners.Fitted)
     fitted.estimator, fitted.hand, fitted.refused = Lattice(), None, None
     frame = pandas.DataFrame({"a": [0, 0.5, 1, np.nan], "b": [0, 0, 1.5, 2.5], "c": [0.1, 0.2, 0.3, 0.4]})
-    known = {"a": 0.5, "b": 0.01, "c": 0.1}
-    shift = learners.log_widths(fitted, frame, known)
+    shift = learners.log_widths(fitted, frame, frame)
     assert shift[:, 0] == pytest.approx([np.log(0.5)] * 3 + [0]) and (shift[:, 2] == 0).all()
     assert (shift[2:, 1] == 0).all() and shift[:2, 1] == pytest.approx(
         0
@@ -226,7 +232,8 @@ def test_atoms_are_probabilities_and_the_rest_of_their_column_is_not():
 
     fitted = learners.Fitted.__new__(learners.Fitted)
     fitted.estimator, fitted.hand, fitted.refused = Atom(), None, None
-    shift = learners.log_widths(fitted, pandas.DataFrame({"b": [0, 0, 14.5, 22.5]}), {"b": 0.5})
+    table = pandas.DataFrame({"b": [0, 0, 0.5, 30.0]})
+    shift = learners.log_widths(fitted, pandas.DataFrame({"b": [0, 0, 14.5, 22.5]}), table)
     assert shift[:, 0] == pytest.approx([np.log(0.5), np.log(0.5), 0, 0])
 
 
