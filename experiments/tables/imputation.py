@@ -77,12 +77,13 @@ def filled_by_einet(train: Any, test: Any, seed: int) -> tuple[Fitted, Any]:
     """By EinetImputer, or the density's own `predict_missing` where there is none; the density beside it."""
     import einet.tables
 
-    fitted = Fitted(density_estimator(seed), train)
     imputer = getattr(einet.tables, "EinetImputer", None)
     if imputer is None:
+        fitted = Fitted(density_estimator(seed), train)
         return fitted, fitted.frame(fitted.ask("predict_missing", test), test)
-    transformer = Fitted(imputer(random_state=seed), train)
-    return fitted, transformer.frame(transformer.ask("transform", test), test)
+    fitted = Fitted(imputer(random_state=seed), train)
+    filled = fitted.frame(fitted.ask("transform", test), test)
+    return fitted.with_estimator(fitted.estimator.density_), filled
 
 
 def _rival(method: str, train: Any, test: Any, seed: int) -> Any:

@@ -7,6 +7,7 @@ thousandth of the column's width, and what jumps there is a probability.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -76,6 +77,12 @@ class Fitted:
                 self.refused = f"{type(error).__name__}: {error}"[:200]
                 self.hand = ByHand(frame)
                 estimator.fit(self.hand.code(frame), *y)
+
+    def with_estimator(self, estimator: Any) -> Fitted:
+        """Another estimator that was fitted to the same rows."""
+        other = copy.copy(self)
+        other.estimator = estimator
+        return other
 
     def ask(self, question: str, frame: Any) -> np.ndarray:
         """A method of the estimator, of rows."""
