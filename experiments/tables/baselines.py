@@ -147,20 +147,25 @@ def kernels(rows: np.ndarray, widths: np.ndarray, seed: int = 0):
 
 
 class KernelMarginal:
-    """A density of one column by kernels, its distribution function, and that as a standard normal's quantile."""
+    """A density of one column, its distribution function, and that as a standard normal's quantile.
+
+    Kernels, and for one row more the normal of the column, so that a value far outside has a tail that it can be in.
+    """
 
     def __init__(self, values: np.ndarray, width: float):
         rows = values[:, None]
-        self.bandwidth = max(kernels(rows, np.array([width]))[1]["bandwidth"] * spread(rows)[0], narrowest(width))
-        self.values = values
+        bandwidth = max(kernels(rows, np.array([width]))[1]["bandwidth"] * spread(rows)[0], narrowest(width))
+        self.means = np.append(values, values.mean())
+        self.deviations = np.append(np.full(len(values), bandwidth), spread(rows)[0])
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
-        return kernel_density(self.values[:, None], np.array([self.bandwidth]))(x[:, None])
+        z = (x[:, None] - self.means) / self.deviations
+        return logsumexp(-0.5 * z**2 - np.log(self.deviations), axis=1) - 0.5 * LOG_2PI - np.log(len(self.means))
 
     def normal_score(self, x: np.ndarray) -> np.ndarray:
         """The z whose standard normal probability is the share below x; from the nearer tail, to keep its digits."""
-        z = (x[:, None] - self.values) / self.bandwidth
-        below, above = (logsumexp(log_ndtr(sign * z), axis=1) - np.log(len(self.values)) for sign in (1, -1))
+        z = (x[:, None] - self.means) / self.deviations
+        below, above = (logsumexp(log_ndtr(sign * z), axis=1) - np.log(len(self.means)) for sign in (1, -1))
         return np.where(below < above, ndtri_exp(below), -ndtri_exp(above))
 
 

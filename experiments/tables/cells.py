@@ -1,10 +1,10 @@
 """Splits, hidden cells, kinds and steps of columns.
 
 A column of a table is rounded: to whole years, to tenths of a millimetre. Its step is the greatest length that divides
-all differences of its values, its width that or a thousandth of its standard deviation, whichever is more. Nothing
-that is scored here is known more closely than the width: no normal of a baseline peaks above the uniform density over
-it, and a probability P of a value counts as the density P / width. Without this a log-density has no upper bound on a
-column whose values repeat, and the sharpest spike would win.
+the differences of nearly all cells, its width that or a thousandth of its standard deviation, whichever is more.
+Nothing that is scored here is known more closely than the width: no normal of a baseline peaks above the uniform
+density over it, and a probability P of an atom counts as the density P / width. Without this a log-density has no upper
+bound on a column whose values repeat, and the sharpest spike would win.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 NUM_SPLITS, TEST_SHARE = 5, 0.25
-RELATIVE_WIDTH, MAX_DECIMALS = 1e-3, 6
+RELATIVE_WIDTH, MAX_DECIMALS, MOST = 1e-3, 6, 0.9
 DAY = np.timedelta64(1, "D")
 
 
@@ -62,15 +62,19 @@ def numbers(column: Any) -> np.ndarray:
 
 
 def step(values: np.ndarray) -> float:
-    """The greatest length that divides all differences of the values; 0 if there is none of MAX_DECIMALS decimals."""
-    values = np.unique(values[np.isfinite(values)])
+    """The greatest length that divides the differences of MOST cells; 0 if MAX_DECIMALS decimals do not show one.
+
+    A few ages in months leave a column of ages in years what it is.
+    """
+    values, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     if len(values) < 2:
         return 0.0
     for decimals in range(MAX_DECIMALS + 1):
-        scaled = (values - values[0]) * 10.0**decimals
+        scaled = values * 10.0**decimals
         whole = np.round(scaled)
-        if np.abs(scaled - whole).max() <= 1e-9 * 10.0**decimals * np.abs(values).max() + 1e-9:
-            return float(np.gcd.reduce(whole.astype(np.int64))) / 10**decimals
+        exact = np.abs(scaled - whole) <= 1e-9 * np.abs(scaled).max() + 1e-9
+        if counts[exact].sum() >= MOST * counts.sum() and exact.sum() > 1:
+            return float(np.gcd.reduce(np.diff(whole[exact]).astype(np.int64))) / 10**decimals
     return 0.0
 
 

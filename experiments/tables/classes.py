@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.tables.cells import hidden_cells, hide, split
-from experiments.tables.imputation import OneByOne
+from experiments.tables.imputation import OneByOne, repeats
 from experiments.tables.learners import Fitted, classifier
 from experiments.tables.sources import Table
 
@@ -30,11 +30,12 @@ def measure(table: Table, method: str, seed: int) -> dict:
     frame = table.rows().dropna(subset=[table.target], ignore_index=True)
     y, X = frame[table.target].astype(str).to_numpy(), frame.drop(columns=table.target)
     train, test = split(len(frame), seed, y)
-    gaps = hide(X.iloc[test], hidden_cells((len(test), X.shape[1]), HIDDEN, seed))
+    several = np.tile(test, repeats(len(test)))
+    gaps = hide(X.iloc[several].reset_index(drop=True), hidden_cells((len(several), X.shape[1]), HIDDEN, seed + 1000))
     model = {"einet": Ours}.get(method, Rival)(method, X.iloc[train], y[train], seed)
     found = {}
-    for name, rows in (("", X.iloc[test]), ("_hidden", gaps)):
-        accuracy, log_loss = quality(model.probabilities(rows), model.classes, y[test])
+    for name, rows, labels in (("", X.iloc[test], y[test]), ("_hidden", gaps, y[several])):
+        accuracy, log_loss = quality(model.probabilities(rows), model.classes, labels)
         found |= {f"accuracy{name}": accuracy, f"log_loss{name}": log_loss}
     return found | {"refused": getattr(model, "refused", None)}
 

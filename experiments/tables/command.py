@@ -16,11 +16,13 @@ Source: not in the paper
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
 import sys
 import time
 from pathlib import Path
 
-from experiments.provenance import commit, provenance
+from experiments.provenance import provenance
 from experiments.records import ROOT, read_records, say, write_records
 from experiments.tables import classes, density, imputation, report, synthetic, timing
 from experiments.tables.cells import NUM_SPLITS
@@ -50,7 +52,7 @@ def tasks(options: argparse.Namespace) -> list[tuple[str, str, str, int]]:
 
 
 def measured(part: str, table: str, method: str, split: int, threads: int) -> dict:
-    """The entry of one split: figures, seconds, commit, or the error as its status."""
+    """The entry of one split: figures and seconds, or the error as its status."""
     began = time.perf_counter()
     try:
         if part == "time":
@@ -60,7 +62,7 @@ def measured(part: str, table: str, method: str, split: int, threads: int) -> di
         found = {"status": "ok", **found}
     except Exception as error:  # one table that fails leaves the others theirs
         found = {"status": f"{type(error).__name__}: {error}"[:300]}
-    return {"split": split, **rounded(found), "seconds": round(time.perf_counter() - began, 2), "commit": commit()[:12]}
+    return {"split": split, **rounded(found), "seconds": round(time.perf_counter() - began, 2)}
 
 
 def rounded(value):
@@ -73,7 +75,20 @@ def rounded(value):
 
 
 def save(path: Path, key: tuple[str, str, str], entry: dict, origin: dict) -> None:
-    """Put an entry into the record of its part, table and method, in the place of an older one of its split."""
+    """Put an entry into the record of its part, table and method, in the place of an older one of its split.
+
+    An entry keeps the commit that it is from, the record the origin of its latest. Two runs may write to one file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        _put(path, key, entry | {"commit": origin["commit"]}, origin)
+    finally:
+        os.close(folder)
+
+
+def _put(path: Path, key: tuple[str, str, str], entry: dict, origin: dict) -> None:
     records = read_records(path)
     record = next((r for r in records if key_of(r) == key), None)
     if record is None:

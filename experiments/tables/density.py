@@ -35,7 +35,7 @@ def measure(table: Table, method: str, seed: int) -> dict:
     known = widths(frame)
     train, test = (frame.iloc[rows] for rows in split(len(frame), seed))
     if method == "einet":
-        return _einet(train, test, known, seed)
+        return _einet(train, test, frame, seed)
     if method == COLUMNS:
         return _columns(train, test, known)
     rows = train.to_numpy(dtype=float)
@@ -51,9 +51,9 @@ def _columns(train: Any, test: Any, known: dict) -> dict:
     return {"test_log_likelihood": sum(alone.values()), "chosen": chosen, "alone": alone}
 
 
-def _einet(train: Any, test: Any, known: dict, seed: int) -> dict:
+def _einet(train: Any, test: Any, table: Any, seed: int) -> dict:
     fitted = Fitted(density_estimator(seed), train)
-    shift = log_widths(fitted, test, known)
+    shift = log_widths(fitted, test, table)
     whole = fitted.log_density(test)
     found = {"test_log_likelihood": float((whole - shift.sum(1)).mean()), "refused": fitted.refused}
     alone, given = {}, {}

@@ -1,8 +1,9 @@
-"""Hidden cells filled in: 20 % of all rows' cells are hidden, fits see the training rows, test rows are judged.
+"""Hidden cells filled in: 20 % of the cells of all rows are hidden.
 
-Reals by the root of the mean squared error, in standard deviations of the training rows; categories by the share that
-is right; and, of einet alone, the log-density of a row's hidden cells given the others, in nats a hidden cell. The
-rivals have categories one by one as 0 or 1, and numbers standardised.
+Fits see the training rows with their gaps; test rows are judged, those of a small table several times with other cells
+hidden. Reals by the root of the mean squared error, in standard deviations of the training rows; categories by
+the share that is right; and, of einet alone, the log-density of a row's hidden cells given the others, in nats a hidden
+cell. The rivals have categories one by one as 0 or 1, and numbers standardised.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables.cells import hidden_cells, hide, is_category, numbers, split, widths
+from experiments.tables.cells import hidden_cells, hide, is_category, numbers, split
 from experiments.tables.learners import Fitted, density_estimator, log_widths
 from experiments.tables.sources import Table
 
-SHARE = 0.2
+SHARE, ROWS = 0.2, 300
 IMPUTERS = ("iterative", "neighbours")
 
 
@@ -25,15 +26,23 @@ def methods(table: Table) -> list[str]:
 
 def measure(table: Table, method: str, seed: int) -> dict:
     frame = table.rows()
-    hidden = hidden_cells(frame.shape, SHARE, seed) & frame.notna().to_numpy()
-    gaps = hide(frame, hidden)
     train, test = split(len(frame), seed)
-    gaps = gaps.drop(columns=[name for name in gaps if not gaps[name].iloc[train].notna().any()])
+    seen = hide(frame.iloc[train], hidden_cells((len(train), frame.shape[1]), SHARE, seed))
+    frame = frame[[name for name in frame if seen[name].notna().any()]]  # no model knows a column of gaps
+    whole = frame.iloc[np.tile(test, repeats(len(test)))].reset_index(drop=True)
+    hidden = hidden_cells(whole.shape, SHARE, seed + 1000) & whole.notna().to_numpy()
+    arguments = seen[frame.columns], hide(whole, hidden), seed
     if method == "einet":
-        filled, found = _einet(frame, gaps, hidden, train, test, seed)
+        fitted, filled = filled_by_einet(*arguments)
+        found = _hidden_log_density(fitted, whole, arguments[1], hidden, frame)
     else:
-        filled, found = _rival(method, gaps.iloc[train], gaps.iloc[test], seed), {}
-    return errors(frame.iloc[train], frame.iloc[test], filled, hidden[test], frame) | found
+        filled, found = _rival(method, *arguments), {}
+    return errors(frame.iloc[train], whole, filled, hidden, frame) | found
+
+
+def repeats(num_rows: int) -> int:
+    """How often to judge the test rows, other cells hidden each time, so that a small table has ROWS of them, too."""
+    return -(-ROWS // num_rows)
 
 
 def errors(train: Any, test: Any, filled: Any, hidden: np.ndarray, whole: Any) -> dict:
@@ -58,24 +67,23 @@ def _text(column: Any) -> np.ndarray:
     return np.array([str(int(v)) if not isinstance(v, str) and v == v and v == int(v) else str(v) for v in column])
 
 
-def _einet(frame: Any, gaps: Any, hidden: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int):
-    fitted, filled = filled_by_einet(gaps.iloc[train], gaps.iloc[test], seed)
-    shift = log_widths(fitted, frame.iloc[test], widths(frame)) * hidden[test]
-    cells = max(1, hidden[test].sum())
-    log_density = (fitted.log_density(frame.iloc[test]) - fitted.log_density(gaps.iloc[test])).sum() - shift.sum()
-    return filled, {"hidden_log_density": float(log_density / cells), "refused": fitted.refused}
+def _hidden_log_density(fitted: Fitted, whole: Any, gaps: Any, hidden: np.ndarray, table: Any) -> dict:
+    shift = log_widths(fitted, whole, table)[hidden].sum()
+    total = (fitted.log_density(whole) - fitted.log_density(gaps)).sum() - shift
+    return {"hidden_log_density": float(total / max(1, hidden.sum())), "refused": fitted.refused}
 
 
 def filled_by_einet(train: Any, test: Any, seed: int) -> tuple[Fitted, Any]:
     """By EinetImputer, or the density's own `predict_missing` where there is none; the density beside it."""
     import einet.tables
 
-    fitted = Fitted(density_estimator(seed), train)
     imputer = getattr(einet.tables, "EinetImputer", None)
     if imputer is None:
+        fitted = Fitted(density_estimator(seed), train)
         return fitted, fitted.frame(fitted.ask("predict_missing", test), test)
-    transformer = Fitted(imputer(random_state=seed), train)
-    return fitted, transformer.frame(transformer.ask("transform", test), test)
+    fitted = Fitted(imputer(random_state=seed), train)
+    filled = fitted.frame(fitted.ask("transform", test), test)
+    return fitted.with_estimator(fitted.estimator.density_), filled
 
 
 def _rival(method: str, train: Any, test: Any, seed: int) -> Any:

@@ -1,21 +1,22 @@
 """einet's estimators, by their defaults, and their log-densities in the measure of the baselines.
 
 A mixture of columns has probabilities where the estimator takes a column for a list of values, counts or atoms, and
-densities elsewhere. Which is which is asked of the estimator itself, cell by cell: beside a value that has a
-probability, a thousandth of the column's width away, there is next to nothing.
+densities elsewhere. Which is which is asked of the estimator itself, cell by cell: a density hardly changes within a
+thousandth of the column's width, and what jumps there is a probability.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
 import numpy as np
 
-from experiments.tables.cells import DAY, hide, is_category, numbers
+from experiments.tables.cells import DAY, hide, numbers, step, widths
 
-# A cell that falls by more nats than this beside its value has a probability; so has a column most of whose cells do.
-FALL, MOST = 3.0, 0.9
+# A cell that jumps by more nats than this beside its value has a probability; so has a column most of whose cells do.
+JUMP, MOST = 0.2, 0.9
 BESIDE = 1e-3
 
 
@@ -77,6 +78,12 @@ class Fitted:
                 self.hand = ByHand(frame)
                 estimator.fit(self.hand.code(frame), *y)
 
+    def with_estimator(self, estimator: Any) -> Fitted:
+        """Another estimator that was fitted to the same rows."""
+        other = copy.copy(self)
+        other.estimator = estimator
+        return other
+
     def ask(self, question: str, frame: Any) -> np.ndarray:
         """A method of the estimator, of rows."""
         with warnings.catch_warnings():
@@ -94,13 +101,19 @@ class Fitted:
         return self.hand.decode(frame) if self.hand else frame
 
 
-def log_widths(fitted: Fitted, frame: Any, widths: dict[str, float]) -> np.ndarray:
-    """What to subtract from the log of a cell to have a density over its width: log(width) or 0: (B, D)."""
+def log_widths(fitted: Fitted, frame: Any, table: Any) -> np.ndarray:
+    """What to subtract from the log of each cell to have a density: 0, or log(width) for a probability: (B, D).
+
+    Where a whole column has probabilities they are spread over its step, those of single atoms over its width. Both are
+    what they are in the `table` that the frame's rows are from.
+    """
     found = np.zeros(frame.shape)
+    known = widths(table)
     for d, name in enumerate(frame.columns):
-        if name in widths:
-            there = frame[name].notna().to_numpy()
-            found[:, d] = np.where(there & _probable(fitted, frame, name, widths[name]), np.log(widths[name]), 0.0)
+        if name in known:
+            probable = _probable(fitted, frame, name, known[name])
+            length = (step(numbers(table[name])) if probable.all() else 0) or known[name]
+            found[:, d] = np.where(frame[name].notna().to_numpy() & probable, np.log(length), 0.0)
     return found
 
 
@@ -114,10 +127,10 @@ def _probable(fitted: Fitted, frame: Any, name: str, width: float) -> np.ndarray
     beside = alone.assign(**{name: _moved(alone[name], BESIDE * width)})
     here = fitted.log_density(alone)
     try:
-        fall = here - fitted.log_density(beside)
+        jump = np.nan_to_num(np.abs(here - fitted.log_density(beside)))
     except ValueError:  # whole numbers only
         return np.ones(len(frame), dtype=bool)
-    probable = fall > FALL
+    probable = jump > JUMP
     if probable.mean() > MOST:
         return np.ones(len(frame), dtype=bool)
     return frame[name].isin(values[probable]).to_numpy()
@@ -127,8 +140,3 @@ def _moved(column: Any, by: float) -> Any:
     if column.dtype.kind == "M":
         return column + np.timedelta64(max(1, round(by * 86400)), "s")
     return column.astype(float) + by
-
-
-def categories(frame: Any) -> list[bool]:
-    """Which columns are of names of kinds."""
-    return [is_category(frame[name]) for name in frame.columns]
