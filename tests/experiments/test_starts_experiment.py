@@ -1,10 +1,12 @@
 """experiments/starts.py and experiments/learned.py: each training once, compared and chosen by validation rows."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+import einet
 from experiments import learned, starts
 from experiments.records import read_records
 
@@ -65,3 +67,19 @@ def test_the_best_by_validation_is_asked_for_the_test_rows(tmp_path, monkeypatch
     assert learned.record("dna", recipes)["test_log_likelihood"] == found["test_log_likelihood"]
     assert asked.count("train") == 2, "a recipe is trained once"
     json.dumps(found)
+
+
+def test_full_batches_at_the_end_are_kept_where_validation_rows_gain(tmp_path, monkeypatch):
+    few, more = (torch.randint(2, (rows, 4), generator=torch.Generator().manual_seed(0)) for rows in (30, 300))
+    for file, valid in (("like", few), ("unlike", 1 - more)):
+        monkeypatch.setattr(learned, "debd", lambda name, split, valid=valid: valid if split == "valid" else few)
+        monkeypatch.setattr(learned, "RUNS", tmp_path / file)
+        plain = learned.Recipe(num_trees=1, num_sums=2, epochs=2, momentum=0.5)
+        without, found = learned.trained("dna", plain)
+        ended, gained = learned.trained("dna", replace(plain, full_batches=3))
+        told = einet.log_density(ended, valid).double().mean().item()
+        assert told == pytest.approx(gained["validation_log_likelihood"], abs=1e-5)
+        gain = gained["validation_log_likelihood"] - found["validation_log_likelihood"]
+        assert gain > 0.001 if file == "like" else gain == 0
+        same = all(map(torch.equal, ended.parameters(), without.parameters()))
+        assert same == (file == "unlike")
