@@ -2,6 +2,7 @@
 
 curves(runs)               log-likelihood of training and held-out rows against passes over the data
 records = origin.read("starts")
+validation(records)        log-likelihoods of validation rows: a series over cases, structures and starts
 gains(records)             nats that each start gains over the flat one: a frame of lists, one number a data set
 table(records)             their means, and on how many sets they gain
 by_depth(records)          random trees of each depth against those of depth 1 from the flat start: a frame of means
@@ -28,7 +29,7 @@ GAP = "–"
 def curves(runs: Mapping[str, History]) -> None:
     """Two panels: full-batch EM in green, stochastic EM in blue, others in orange; the best held-out value in words."""
     figure, axes = plt.subplots(2, 1, figsize=(6, 7.6), sharex=True, layout="constrained")
-    for (name, run), dash in zip(runs.items(), "- : - -- -. : - --".split(), strict=True):
+    for (name, run), dash in zip(runs.items(), "- : - -- -. : - --".split(), strict=False):
         colour = figures.LEAF if "full" in name else figures.SUM_INK if "EM" in name else figures.PRODUCT
         for ax, values in zip(axes, (run.train, run.valid), strict=True):
             label = f"{name}: {max(run.valid):.1f}"
@@ -40,7 +41,7 @@ def curves(runs: Mapping[str, History]) -> None:
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3)
 
 
-def _values(records: list[dict]) -> pd.Series:
+def validation(records: list[dict]) -> pd.Series:
     """Log-likelihoods of validation rows, by case (set, rows, seed), structure and start."""
     names = ["dataset", "rows", "seed", "structure", "start"]
     kept = [r for r in records if r["structure"] in STRUCTURES and r["start"] in STARTS]
@@ -50,7 +51,7 @@ def _values(records: list[dict]) -> pd.Series:
 
 def gains(records: list[dict]) -> pd.DataFrame:
     """Nats of validation rows over the flat start: a row for each case and structure, NaN where a run is missing."""
-    values = _values(records).unstack("start").reindex(columns=STARTS)
+    values = validation(records).unstack("start").reindex(columns=STARTS)
     return values.sub(values["flat"], axis=0).dropna(subset=["flat"])
 
 
@@ -78,7 +79,7 @@ def by_depth(records: list[dict]) -> pd.DataFrame:
     Over the sets that have all depths of all these starts, which are those that at least half of the sets have;
     `attrs["sets"]` is how many.
     """
-    values = _values(records).unstack("start").unstack("structure")
+    values = validation(records).unstack("start").unstack("structure")
     values = values.reindex(columns=pd.MultiIndex.from_product([STARTS, list(DEPTHS)], names=["start", "structure"]))
     whole = {start: values[start].notna().all(axis=1).sum() for start in STARTS}
     kept = values[[start for start in STARTS if whole[start] >= max(1, whole["flat"] / 2)]].dropna()

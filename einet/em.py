@@ -23,7 +23,7 @@ With `momentum` the counts of a step are averages over the last ones, c, for sum
 
     C <- momentum C + (1 - momentum) w * grad_w,    c = C / (1 - momentum^t) in step t
 
-Source: Section 3.5; for momentum, Liu et al. (2025), arXiv 2505.19982
+Source: Section 3.5; for momentum, "Anemone", arXiv 2505.19982
 """
 
 from __future__ import annotations
