@@ -5,7 +5,7 @@ records = origin.read("starts")
 validation(records)        log-likelihoods of validation rows: a series over cases, structures and starts
 gains(records)             nats that each start gains over the flat one: a frame of lists, one number a data set
 table(records)             their means, and on how many sets they gain
-by_depth(records)          random trees of each depth against those of depth 1 from the flat start: a frame of means
+deep_gains(records)        nats by which random trees of depth 4 are ahead of those of depth 1: a frame, sets by starts
 picture(records)           the same, drawn
 """
 
@@ -20,7 +20,7 @@ from book import figures
 from einet.training import History
 
 STARTS = ["flat", "0.1", "flat+rows", "0.3+rows", "0.1+rows", "0.03+rows"]
-DEPTHS = {f"rat-{depth}": depth for depth in (1, 2, 3, 4)}
+DEPTHS = [f"rat-{depth}" for depth in (1, 2, 3, 4)]
 STRUCTURES = [*DEPTHS, "tree", "pd"]
 IMAGES = {"digits": "digits", "fashion": "Fashion-MNIST"}
 GAP = "–"
@@ -73,31 +73,29 @@ def _told(values: pd.Series) -> str:
     return f"{values.mean():+.3f} ({(values > 0).sum()} of {len(values)})" if len(values) else GAP
 
 
-def by_depth(records: list[dict]) -> pd.DataFrame:
-    """Mean nats of validation rows over random trees of depth 1 from the flat start: a row a depth, a column a start.
+def deep_gains(records: list[dict]) -> pd.DataFrame:
+    """Nats of validation rows that random trees of depth 4 are ahead of those of depth 1, of the same start.
 
-    Over the sets that have all depths of all these starts, which are those that at least half of the sets have;
-    `attrs["sets"]` is how many.
+    A row a set, in the order of what the flat start has, and a column a start.
     """
-    values = validation(records).unstack("start").unstack("structure")
-    values = values.reindex(columns=pd.MultiIndex.from_product([STARTS, list(DEPTHS)], names=["start", "structure"]))
-    whole = {start: values[start].notna().all(axis=1).sum() for start in STARTS}
-    kept = values[[start for start in STARTS if whole[start] >= max(1, whole["flat"] / 2)]].dropna()
-    means = kept.sub(kept["flat", "rat-1"], axis=0).mean().unstack("start")[kept.columns.unique("start")]
-    means = means.rename(index=DEPTHS).rename_axis(index="depth")
-    means.attrs["sets"] = len(kept)
-    return means
+    values = validation(records).unstack("structure").reindex(columns=DEPTHS)
+    ahead = (values["rat-4"] - values["rat-1"]).groupby(["dataset", "start"]).mean().unstack("start")
+    ahead = ahead.reindex(columns=STARTS).dropna(subset=["flat"]).dropna(axis=1, how="all")
+    return ahead.sort_values("flat")
 
 
 def picture(records: list[dict]) -> None:
-    """A line a start over the depth of random trees: solid where leaves start around rows, dashed where at random."""
-    means = by_depth(records)
-    figure, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
-    weights = list(dict.fromkeys(start.removesuffix("+rows") for start in means))
+    """`deep_gains`, a mark for every set and start: filled where leaves start around rows."""
+    ahead = deep_gains(records)
+    weights = list(dict.fromkeys(start.removesuffix("+rows") for start in ahead))
     colours = dict(zip(weights, (figures.INK, figures.SUM_INK, figures.LEAF, figures.PRODUCT), strict=False))
-    for start, values in means.items():
-        own = start.removesuffix("+rows")
-        label = f"weights {own}, leaves {'around rows' if start.endswith('+rows') else 'at random'}"
-        ax.plot(values, "o-" if start.endswith("+rows") else "o--", color=colours[own], label=label)
-    ax.set(xlabel="depth of the random trees", ylabel="nats over depth 1, flat", xticks=means.index)
-    figure.legend(loc="outside lower center", ncols=2, handlelength=3)
+    figure, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    for start, values in ahead.items():
+        own, around = start.removesuffix("+rows"), start.endswith("+rows")
+        label = f"weights {own}, leaves {'around rows' if around else 'at random'}"
+        ax.plot(values, "o" if around else "_", color=colours[own], markersize=7, markeredgewidth=2, label=label)
+    ax.axhline(0, color=figures.INK, linewidth=1)
+    ax.set_yscale("symlog", linthresh=0.1)
+    ax.set(ylabel="depth 4 less depth 1, nats", xticks=range(len(ahead)))
+    ax.set_xticklabels(ahead.index, rotation=90)
+    figure.legend(loc="outside lower center", ncols=2)

@@ -1,9 +1,6 @@
 """What chapter 7 draws: book/learning.py."""
 
-import itertools
-
 import matplotlib.pyplot as plt
-import pandas as pd
 
 from book import learning
 from einet.training import History
@@ -12,11 +9,6 @@ from einet.training import History
 def record(dataset, structure, start, valid, seed=0):
     key = {"dataset": dataset, "structure": structure, "start": start, "rows": 5, "seed": seed}
     return key | {"validation_log_likelihood": valid}
-
-
-def of_depths(datasets, starts, value):
-    cases = itertools.product(datasets, learning.DEPTHS.items(), starts)
-    return [record(name, structure, start, value(name, depth, start)) for name, (structure, depth), start in cases]
 
 
 def test_a_start_is_compared_where_both_were_run():
@@ -33,20 +25,20 @@ def test_a_start_is_compared_where_both_were_run():
     assert gains.tolist() == [1.0, -0.5]
 
 
-def test_depths_are_compared_on_the_sets_that_have_all_starts():
-    def value(name, depth, start):
-        return {"a": -10.0, "b": -20.0, "c": 0.0}[name] - depth * (0.5 if start == "flat" else 0.25)
-
-    found = of_depths("ab", ["flat", "0.1+rows"], value) + of_depths("c", ["flat", "0.3+rows"], value)
-    means = learning.by_depth(found)
-    assert means.attrs["sets"] == 2 and means.index.tolist() == [1, 2, 3, 4]
-    expected = pd.DataFrame({"flat": [0.0, -0.5, -1.0, -1.5], "0.1+rows": [0.25, 0.0, -0.25, -0.5]}, [1, 2, 3, 4])
-    pd.testing.assert_frame_equal(means, expected, check_names=False)
+def test_deep_trees_are_held_against_shallow_ones_of_the_same_start():
+    found = [record("a", "rat-1", "flat", -5.0), record("a", "rat-4", "flat", -5.5)]
+    found += [record("a", "rat-1", "0.1+rows", -4.0), record("a", "rat-4", "0.1+rows", -3.0)]
+    found += [record("b", "rat-1", "flat", -8.0, seed) for seed in (0, 1)]
+    found += [record("b", "rat-4", "flat", -9.0 - seed, seed) for seed in (0, 1)]
+    found += [record("b", "rat-4", "0.1+rows", -1.0), record("c", "rat-4", "flat", -1.0)]  # nothing to compare with
+    ahead = learning.deep_gains(found)
+    assert ahead.index.tolist() == ["b", "a"] and ahead["flat"].tolist() == [-1.5, -0.5]
+    assert list(ahead) == ["flat", "0.1+rows"] and ahead["0.1+rows"].dropna().to_dict() == {"a": 1.0}
     learning.picture(found)
     (ax,) = plt.gcf().axes
-    drawn = {line.get_label(): line for line in ax.lines}
-    assert list(drawn) == ["weights flat, leaves at random", "weights 0.1, leaves around rows"]
-    assert drawn["weights 0.1, leaves around rows"].get_ydata().tolist() == [0.25, 0.0, -0.25, -0.5]
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert drawn["weights flat, leaves at random"] == [-1.5, -0.5]
+    assert drawn["weights 0.1, leaves around rows"][1] == 1.0
     plt.close()
 
 
