@@ -47,6 +47,8 @@ MAX_ROWS, FOLDS, ENTRIES, STEPS = 1000, 5, 3, 15
 ENTRIES_OF_COUNTS, NEAR_ZERO = 6, 3
 # A simpler model wins if it has no fewer nats a row than the best less so many, or so many standard errors.
 TOLERANCE, STANDARD_ERRORS = 0.02, 1.5
+# So many nats a row must a family of positive numbers be better than normal entries, which may be joined with others'.
+HANDICAP = 0.08
 # Squares of standardised values, in float64, leave no room for a variance below this part of them.
 SMALLEST_VARIANCE = 1e-12
 
@@ -56,7 +58,8 @@ class Choice:
     """How a column becomes a variable: z = (x - center) / scale of `family`, or the number of one of `values`.
 
     Attributes:
-        excluded: cells that are no observation of the family; None stands for all outside its support.
+        atoms: in x, the values that have a probability of their own beside the density.
+        excluded: isolated values, such as errors and codes, which count as gaps.
         resolution: the smallest difference in z that counts, 0 where none does.
     """
 
@@ -113,10 +116,11 @@ def normal(column: np.ndarray, family: LeafFamily | None = None) -> Choice:
 
 
 class _Candidate:
-    """A model of the column: its size in free parameters, and the choice that it stands for."""
+    """A model of the column: its size in free parameters, what it stands for, and nats that it gives away."""
 
     size: float
     choice: Choice
+    handicap: float = 0.0
 
     def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
         """log P of each cell by the model fitted to the other folds, a density times the column's step."""
@@ -140,11 +144,10 @@ class _Mixture(_Candidate):
         family = choice.family
         self.family, self.entries, self.step, self.repeats = family, entries, step, repeats
         self.size = entries * family.num_statistics + entries - 1 + len(atoms)
-        at = np.concatenate((atoms, rare))
-        if len(at):
-            inside = tuple((at - choice.center) / choice.scale)
-            choice = replace(choice, family=WithAtoms(family, atoms=inside), atoms=at)
-        self.choice, self.atoms = choice, at
+        if len(atoms):
+            inside = tuple((atoms - choice.center) / choice.scale)
+            choice = replace(choice, family=WithAtoms(family, atoms=inside), atoms=atoms)
+        self.choice, self.atoms = replace(choice, excluded=rare), np.concatenate((atoms, rare))
 
     def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
         which = np.argmax(np.concatenate((cells == self.atoms[:, None], np.ones((1, len(cells)), dtype=bool))), 0)
@@ -178,17 +181,7 @@ def _counts(column: np.ndarray) -> Iterator[_Candidate]:
             families.append(Binomial(total=int(rest.max())))
         for family in families:
             for entries in (1, ENTRIES_OF_COUNTS) if near_zero else (1,):
-                yield _Count(Choice(family, first, 1.0, excluded=out, resolution=1.0), entries)
-
-
-class _Count(_Mixture):
-    def __init__(self, choice: Choice, entries: int):
-        super().__init__(choice, choice.atoms, choice.atoms, entries, 1.0, False)
-
-    def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
-        result, inside = np.full(len(cells), math.log(UNSEEN_PROBABILITY)), ~np.isin(cells, self.choice.excluded)
-        result[inside] = super().held_out(cells[inside], folds[inside])
-        return result
+                yield _Mixture(Choice(family, first, 1.0, resolution=1.0), out[:0], out, entries, 1.0, False)
 
 
 def _densities(
@@ -198,7 +191,8 @@ def _densities(
     rounded = len(values) <= len(column) / 2
     step = resolution(column, 0.0 if rounded else NEIGHBOURS_QUANTILE)
     usual = max(1.0, float(np.median(repeats)))
-    often = values[(repeats >= max(ATOM_ROWS, ATOM_SHARE * len(column))) & (repeats >= ATOM_EXCESS * usual)]
+    often = (repeats >= max(ATOM_ROWS, ATOM_SHARE * len(column))) & (repeats >= ATOM_EXCESS * usual)
+    often = values[often & ~np.isin(values, isolated(column))]
     for atoms in [often[:0], often][: 2 if 0 < len(often) <= MAX_ATOMS else 1]:
         rest = column[~np.isin(column, atoms)]
         if len(rest) < MIN_ROWS or len(np.unique(rest)) < 3:
@@ -220,6 +214,8 @@ def _densities(
             for entries in (1, ENTRIES):
                 candidate = _Mixture(choice, atoms, rare, entries, step, rounded)
                 candidate.size += extra
+                if not len(atoms) and type(choice.family) is not Normal:
+                    candidate.handicap = HANDICAP
                 yield candidate
 
 
@@ -261,7 +257,7 @@ def _sample(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _simplest(candidates: list[_Candidate], cells: np.ndarray, folds: np.ndarray) -> _Candidate:
     """The smallest whose held-out cells are as likely as the best's, as far as the cells tell."""
-    scores = [candidate.held_out(cells, folds) for candidate in candidates]
+    scores = [candidate.held_out(cells, folds) - candidate.handicap for candidate in candidates]
     best = max(scores, key=np.mean)
     order = sorted(range(len(candidates)), key=lambda number: candidates[number].size)
     for number in order:
