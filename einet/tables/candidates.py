@@ -79,7 +79,8 @@ def joined(families: Families, reals: list[int], floor: float) -> Families:
     if len(reals) < 2:
         return families
     left = {family: [d for d in own if d not in reals] for family, own in families.items()}
-    return {MultivariateNormal(min_variance=floor): reals} | {family: own for family, own in left.items() if own}
+    found: Families = {MultivariateNormal(min_variance=floor): reals}
+    return found | {family: own for family, own in left.items() if own}
 
 
 def _mixtures(families: Families, num_columns: int, reals: list[int], num_rows: int, most: int) -> list[Candidate]:

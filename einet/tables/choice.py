@@ -19,7 +19,7 @@ import torch
 from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
 from einet.families.mixed import WithAtoms
-from einet.family import ExponentialFamily, LeafFamily
+from einet.family import ExponentialFamily
 from einet.tables.resolution import (
     DEVIATIONS_PER_STEP,
     NEIGHBOURS_QUANTILE,
@@ -63,7 +63,7 @@ class Choice:
         resolution: the smallest difference in z that counts, 0 where none does.
     """
 
-    family: LeafFamily
+    family: ExponentialFamily
     center: float = 0.0
     scale: float = 1.0
     values: np.ndarray | None = None
@@ -103,7 +103,7 @@ def choose(column: np.ndarray, counts: bool = True, positive: bool = True) -> Ch
     return _simplest(candidates, *_sample(column)).choice
 
 
-def normal(column: np.ndarray, family: LeafFamily | None = None) -> Choice:
+def normal(column: np.ndarray, family: ExponentialFamily | None = None) -> Choice:
     """A normal column, or one of another family that may be shifted and scaled, at a robust scale."""
     center, scale = center_and_scale(column)
     step = resolution(column) / scale

@@ -120,7 +120,7 @@ class Columns:
                 self.families[family] = left
             for d in left:
                 self._check_labels(d, family)
-                choices[d] = normal(known[d], family) if family.location_scale else Choice(family)
+                choices[d] = normal(known[d], family.alone) if family.location_scale else Choice(family.alone)
         self.chosen = sorted(set(range(len(known))) - choices.keys())
         for d in self.chosen:
             choices[d] = self._chosen(d, known[d])
@@ -209,7 +209,7 @@ class Columns:
                     if type(family) is Normal or d not in self.chosen:
                         offset -= np.where(here, math.log(self.scale[d]), 0.0)
                         continue
-                    observed[:, d] &= _inside(family, z[:, d])
+                    observed[:, d] &= _inside(family.alone, z[:, d])
                 seen = observed[:, d]
                 offset += np.where(here & ~seen, math.log(UNSEEN_PROBABILITY), 0.0)
                 offset += np.where(here & seen, math.log1p(-UNSEEN_PROBABILITY), 0.0)
@@ -372,7 +372,7 @@ def _min_deviation(family: LeafFamily) -> float:
     return alone.variance(alone.project(nothing)).sqrt().item()
 
 
-def _short(family: ExponentialFamily, atoms: np.ndarray) -> str:
+def _short(family: LeafFamily, atoms: np.ndarray) -> str:
     """A family's name, with the number of its values, or its atoms in the units of the table."""
     within = getattr(family, "family", None)
     if len(atoms) and isinstance(within, ExponentialFamily):
