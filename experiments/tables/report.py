@@ -99,8 +99,8 @@ def grid(found: list[Row], verdict: Callable[[Row], str], digits: int = 3) -> li
 
 def bar(what: str, passed: int, of: int, share: float) -> str:
     """A line for a bar: so many of the tables must pass."""
-    met = of > 0 and passed >= share * of
-    return f"{'MET   ' if met else 'MISSED'} {what}: {passed} of {of}"
+    word = "OPEN  " if not of else "MET   " if passed >= share * of else "MISSED"
+    return f"{word} {what}: {passed} of {of}"
 
 
 def density(records: list[dict]) -> list[str]:

@@ -237,6 +237,21 @@ def test_atoms_are_probabilities_and_the_rest_of_their_column_is_not():
     assert shift[:, 0] == pytest.approx([np.log(0.5), np.log(0.5), 0, 0])
 
 
+def test_a_column_of_counts_is_spread_over_its_step():
+    class Counts(Lattice):
+        def score_samples(self, frame):
+            x = frame["n"].to_numpy(dtype=float)
+            return np.where(x == np.round(x), np.log(1e-4), -np.inf)
+
+    fitted = learners.Fitted.__new__(learners.Fitted)
+    fitted.estimator, fitted.hand, fitted.refused = Counts(), None, None
+    table = pandas.DataFrame({"n": np.arange(0, 10_000, 7)})
+    assert cells.width(table["n"]) == 7
+    table.loc[0, "n"] = 50_000_000
+    assert cells.width(table["n"]) > 100 and cells.step(table["n"].to_numpy(float)) == 1
+    assert learners.log_widths(fitted, table, table) == pytest.approx(0, abs=1e-9)
+
+
 def test_what_is_refused_is_coded_by_hand_and_comes_back():
     frame = mixed_frame()
     hand = learners.ByHand(frame)
@@ -349,6 +364,7 @@ def test_the_report_compares_on_common_splits_and_counts():
     ]
     shown = report.text(records, ["density", "classes"])
     assert "ahead or within 0.1 nats of the best: 2 of 3" in shown and "more than 0.1: 1 of 3" in shown
+    assert report.bar("all", 3, 4, 0.75).startswith("MET") and report.bar("all", 0, 0, 1).startswith("OPEN")
     assert "c, einet: failed: ValueError: no" in shown and "== classes" not in shown
 
 
