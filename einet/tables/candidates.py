@@ -56,7 +56,9 @@ class Candidate:
         return replace(self, name=f"{self.name}, shrinkage {factor:g}", shrinkage=factor)
 
 
-def ladders(families: Families, reals: list[int], floor: float, num_rows: int, most: int) -> list[list[Candidate]]:
+def ladders(
+    families: Families, reals: list[int], floor: float, num_rows: int, num_columns: int, most: int
+) -> list[list[Candidate]]:
     """The candidates of each kind, the smallest first.
 
     Args:
@@ -64,11 +66,11 @@ def ladders(families: Families, reals: list[int], floor: float, num_rows: int, m
         reals: columns that may be joint.
         floor: the smallest variance of a joint density.
         num_rows: of the training data.
+        num_columns: of the training data.
         most: the largest K.
 
     Source: not in the paper
     """
-    num_columns = sum(map(len, families.values()))
     mixtures = _mixtures(joined(families, reals, floor), num_columns, reals, num_rows, most)
     trees = _trees(families, num_rows, most) if num_columns > 2 else []
     return [ladder for ladder in (mixtures, trees) if ladder]

@@ -30,11 +30,12 @@ from einet.data import log_density, steps_of_epoch
 from einet.families.continuous import Normal
 from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
-from einet.inputs import as_pseudocount, check_integers
+from einet.inputs import as_number, as_pseudocount, check_integers
 from einet.layers.scratch import slices
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.marginals import conditional_marginals
+from einet.queries.passes import networks_of
 from einet.queries.sampling import sample
 from einet.starts import start_leaves
 from einet.structures.learned import Structure, graph_of
@@ -42,7 +43,7 @@ from einet.structures.ready_made import random_binary_trees
 from einet.tables.candidates import ladders
 from einet.tables.columns import Columns
 from einet.tables.kinds import Table, read
-from einet.tables.selection import Rows, Training, selected
+from einet.tables.selection import Rows, Training, fix_constant_columns, selected
 from einet.tables.validation import epochs_by_folds, folds
 from einet.training import History, fit
 
@@ -96,6 +97,8 @@ class _EinetEstimator(BaseEstimator):
         self.budget = budget
         self.n_init = n_init
 
+    selects = False  # whether candidates compete where no structure is asked for
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
@@ -124,7 +127,7 @@ class _EinetEstimator(BaseEstimator):
         columns = Columns(X, self.leaf, getattr(self, "feature_names_in_", None))
         x, observed, _ = columns.encode(X)
         order = random.permutation(len(x))
-        if self.structure is None and self.depth == "auto":
+        if self.selects and self.structure is None and self.depth == "auto":
             model, history = self._selected(columns, x, observed, labels, num_classes, order, seed)
         else:
             model, history = self._as_asked(columns, x, observed, labels, num_classes, order, seed)
@@ -134,7 +137,7 @@ class _EinetEstimator(BaseEstimator):
         """The best of the candidates, or a mixture of the best."""
         parts = np.empty(len(x), dtype=int)
         parts[order] = folds(labels[order], self.validation)
-        rows = Rows(x, observed, torch.as_tensor(labels) if num_classes > 1 else None, parts)
+        rows = Rows(x, observed, torch.as_tensor(labels) if num_classes > 1 else None, parts, columns.constant)
         training = Training(
             epochs=_integer(self.epochs),
             patience=_integer(self.patience),
@@ -147,10 +150,12 @@ class _EinetEstimator(BaseEstimator):
             f.min_variance for f, own in columns.families.items() if isinstance(f, Normal) and set(own) & set(reals)
         ]
         most = BUDGETS[self.budget] if self.num_sums == "auto" else _integer(self.num_sums)
-        kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), most)
+        kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), x.shape[1], most)
         if self.num_sums != "auto":
             kinds = [ladder[-1:] for ladder in kinds]
         model, history, self.measured_ = selected(kinds, rows, training)
+        for network in networks_of(model):
+            columns.warn_of_floor(network.leaves)
         return model, history
 
     def _as_asked(self, columns, x, observed, labels, num_classes, order, seed) -> tuple[Einet, History]:
@@ -174,6 +179,9 @@ class _EinetEstimator(BaseEstimator):
     def _check_settings(self) -> None:
         """Raise a `ValueError` for settings out of range, whether or not this table needs them."""
         check_integers(epochs=_integer(self.epochs))
+        as_number("lr", self.lr, "within (0, 1]", lambda number: 0 < number <= 1)
+        if self.budget not in BUDGETS:
+            raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {self.budget!r}")
         check_integers(optional=True, batch_size=_integer(self.batch_size), patience=_integer(self.patience))
         for name in ("pseudocount", "leaf_pseudocount"):
             as_pseudocount(name, getattr(self, name))
@@ -199,7 +207,7 @@ class _EinetEstimator(BaseEstimator):
         share = several / (several + 1)  # the initial density of a leaf, of variance 1, counts as one row more
         start = {"rows": several, "share": share, "keep": 1 - share, "distinct": False, "seed": seed}
         start_leaves(model, data[0][rows], data[1][rows], **start)
-        _fix_constant_columns(model, columns.constant)
+        fix_constant_columns(model, columns.constant)
         batch_size = _integer(self.batch_size)
         steps = steps_of_epoch(len(rows), batch_size)  # each gets an equal part of the pseudocounts
         history = fit(
@@ -286,6 +294,8 @@ class EinetDensity(DensityMixin, _EinetEstimator):
 
     Source: Section 3 and 4.1
     """
+
+    selects = True
 
     def fit(self, X: Any, y: Any = None) -> EinetDensity:
         """Learn from the rows of X (B, D); `y` is ignored."""
@@ -375,14 +385,6 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
         """The most probable class of each row: (B,)."""
         best = self.predict_log_proba(X).argmax(1)
         return self.classes_[best]
-
-
-def _fix_constant_columns(model: Einet, constant: list[int]) -> None:
-    """Make the leaves of constant columns, which no row trains, sure of the one category there is."""
-    for part in model.leaves.parts:
-        here = torch.isin(part.pairs, torch.tensor(constant))
-        if here.any():
-            part.phi.data[:, here] = part.family.project(torch.zeros_like(part.phi[:, here]))
 
 
 def _integer(value: Any) -> Any:

@@ -45,6 +45,7 @@ class Rows:
         observed: (B, D).
         labels: (B,), or None for a single class.
         parts: the part of each row that is held out together, -1 for rows that never are: (B,).
+        constant: columns of a single value.
 
     Source: not in the paper
     """
@@ -53,6 +54,7 @@ class Rows:
     observed: Tensor
     labels: Tensor | None
     parts: np.ndarray
+    constant: list[int]
 
     def select(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         index = torch.as_tensor(rows)
@@ -102,7 +104,7 @@ class Measured:
     score: float = field(init=False)
 
     def __post_init__(self):
-        self.score = float(self.log_densities.mean())
+        self.score = float(self.log_densities.mean()) if len(self.log_densities) else float("nan")
 
 
 def trained(
@@ -129,6 +131,7 @@ def trained(
         seed=training.seed + candidate.start,
     ).double()
     start_leaves(model, x, observed, distinct=False, seed=training.seed + candidate.start)
+    fix_constant_columns(model, rows.constant)
     with warnings.catch_warnings():  # that a single component does not move is no news
         warnings.filterwarnings("ignore", "training ended", UserWarning)
         history = fit(
@@ -204,13 +207,27 @@ def selected(ladders: list[list[Candidate]], rows: Rows, training: Training) -> 
 
     Source: not in the paper
     """
+    everything = np.arange(len(rows.parts))
+    if rows.parts.max() < 0:  # nothing is held out
+        smallest = ladders[0][0]
+        return *trained(smallest, rows, everything, training), [Measured(smallest, np.zeros(0), training.epochs)]
     found = best(ladders, rows, training)
     kept, weights = found[:1], np.ones(1)
     if rows.labels is None:
         weights = weights_of(found)
         kept = [each for each, weight in zip(found, weights, strict=True) if weight >= MIN_WEIGHT]
         weights = weights_of(kept)
-    everything = np.arange(len(rows.parts))
     models = [trained(each.candidate, rows, everything, training, epochs=each.epochs) for each in kept]
     model, history = models[int(weights.argmax())]
     return (model if len(models) == 1 else Mixture([m for m, _ in models], weights.tolist()).double()), history, found
+
+
+def fix_constant_columns(model: Einet, constant: list[int]) -> None:
+    """Make the leaves of constant columns, which no row trains, sure of the one category there is.
+
+    Source: not in the paper
+    """
+    for part in model.leaves.parts:
+        here = torch.isin(part.pairs, torch.tensor(constant))
+        if here.any():
+            part.phi.data[:, here] = part.family.project(torch.zeros_like(part.phi[:, here]))

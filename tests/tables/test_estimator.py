@@ -201,8 +201,8 @@ def test_mixed_columns_have_mass_one():
     random = np.random.RandomState(0)
     kind = random.randint(0, 3, 300)
     X = np.c_[10 * kind + random.randn(300), kind]
-    density = EinetDensity(**SMALL | {"epochs": 40}).fit(X)
-    assert {type(family) for family in density.model_.families} == {Normal, Categorical}
+    density = EinetDensity(random_state=0).fit(X)
+    assert {type(family) for family in density.columns_.families} == {Normal, Categorical}
     grid = np.linspace(-60, 80, 20001)
     curves = [np.exp(density.score_samples(np.c_[grid, np.full(len(grid), k)])) for k in range(3)]
     assert sum(np.trapezoid(curve, grid) for curve in curves) == pytest.approx(1, abs=1e-4)
@@ -366,7 +366,7 @@ def test_names_that_scikit_learn_would_not_compare_are_refused():
     for names in ([0, 2, 1], [2000, 2001, 2002], ["a", 1, 2]):
         with pytest.raises(ValueError, match=r"names of text, or 0, 1, \.\.\., got \["):
             density.score_samples(table.set_axis(names, axis=1))
-        with pytest.raises(ValueError, match="names of text"):
+        with pytest.raises(ValueError, match="names of text|must be those of the training data"):
             density.columns_.encode(table.set_axis(names, axis=1))
 
 
