@@ -1,0 +1,93 @@
+"""Learned trees on the twenty sets: what a recipe is, which ones each set tries, and what one costs.
+
+Every recipe here was found on training and validation rows. Few rows want larger pseudocounts and fewer states, sets
+whose columns form chains want few trees with many states, and sets of kinds of rows want many trees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from experiments.debd.search import Size
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model: trees below one root, states a variable, and how it is trained. Pseudocounts are those of a step."""
+
+    num_trees: int = 8
+    num_sums: int = 16
+    pseudocount: float = 0.001
+    leaf_pseudocount: float = 0.0
+    batch_size: int = 500
+    epochs: int = 25
+    lr: float = 0.8
+    last_lr: float = 0.05
+    concentration: float = 0.03
+    patience: int = 6
+    seed: int = 0
+    bagged: bool = False  # whether all trees are those of rows drawn with replacement, not the first one's of all rows
+    depth: int = 0  # of random binary trees in the place of learned ones, with full layers: members of mixtures alone
+
+
+CHAINS = Recipe(num_trees=4)
+KINDS = Recipe(num_sums=8, pseudocount=0.03, leaf_pseudocount=0.03)
+FEW_ROWS = Recipe(num_sums=8, pseudocount=0.1, leaf_pseudocount=0.1, epochs=40, lr=0.9, last_lr=0.1)
+
+# The first of a set is what `--quick` trains.
+RECIPES: dict[str, tuple[Recipe, ...]] = {
+    "nltcs": (
+        Recipe(num_sums=32, pseudocount=0.0003, epochs=15, lr=0.5),
+        Recipe(pseudocount=0.03),
+    ),
+    "msnbc": (replace(CHAINS, epochs=8, batch_size=2000),),
+    "kdd": (replace(CHAINS, num_sums=8, leaf_pseudocount=0.01, batch_size=2000, epochs=8),),
+    "plants": (
+        Recipe(batch_size=200),
+        Recipe(num_sums=24, pseudocount=0.0005, epochs=20, lr=0.7, concentration=0.02),
+    ),
+    "jester": (KINDS, replace(KINDS, num_sums=16, epochs=35)),
+    "baudio": (replace(KINDS, num_sums=16),),
+    "bnetflix": (replace(KINDS, num_sums=16),),
+    "accidents": (replace(CHAINS, pseudocount=0.003),),
+    "tretail": (replace(CHAINS, num_sums=8, leaf_pseudocount=0.01, batch_size=1000, epochs=15),),
+    "pumsb_star": (replace(CHAINS, epochs=30),),
+    "dna": (
+        Recipe(num_sums=8, pseudocount=0.1, epochs=40),
+        Recipe(num_sums=8, pseudocount=0.05, epochs=40),
+    ),
+    "kosarek": (replace(CHAINS, pseudocount=0.0003, leaf_pseudocount=0.01, batch_size=1000),),
+    "msweb": (replace(CHAINS, num_sums=8, leaf_pseudocount=0.01, batch_size=1000, epochs=15),),
+    "book": (replace(KINDS, num_trees=4, batch_size=1000),),
+    "tmovie": (
+        replace(KINDS, num_trees=4, batch_size=1000),
+        replace(FEW_ROWS, batch_size=1000),
+    ),
+    "cwebkb": (replace(FEW_ROWS, num_trees=4, batch_size=1000),),
+    "cr52": (replace(FEW_ROWS, num_trees=4, batch_size=1000, epochs=25),),
+    "c20ng": (replace(FEW_ROWS, num_trees=4, batch_size=1000, epochs=25),),
+    "bbc": (replace(FEW_ROWS, num_trees=4, batch_size=1000),),
+    "ad": (Recipe(num_trees=1, pseudocount=0.0003, leaf_pseudocount=0.01, batch_size=820, lr=0.9, last_lr=0.2),),
+}
+# Whom a set's mixture takes in beside these.
+MEMBERS: dict[str, tuple[Recipe, ...]] = {}
+
+
+def recipes_of(name: str, learner: str, quick: bool = False) -> tuple[Recipe, ...]:
+    """What a learner trains on a set; of `ensemble`, what `learned` does and its other members."""
+    if quick:
+        return RECIPES[name][:1]
+    return RECIPES[name] + (MEMBERS.get(name, ()) if learner == "ensemble" else ())
+
+
+def again(recipe: Recipe, *seeds: int) -> tuple[Recipe, ...]:
+    """The same, with trees of rows drawn with replacement, once for each seed."""
+    return tuple(replace(recipe, seed=seed, bagged=True) for seed in seeds)
+
+
+def cost_of(recipe: Recipe, size: Size) -> float:
+    """Seconds of a training to its last epoch on one core, by a model fitted to measured ones (within 2x)."""
+    cells = size.variables * recipe.num_trees * recipe.num_sums
+    products = recipe.depth and recipe.num_trees * recipe.num_sums**2
+    steps = -(-size.rows // recipe.batch_size)
+    return recipe.epochs * ((size.rows + size.valid_rows / 3) * (1e-8 * cells + 2e-9 * products) + 0.01 * steps)
