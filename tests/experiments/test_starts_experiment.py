@@ -1,11 +1,9 @@
-"""experiments/starts.py and experiments/learned.py: each training once, compared and chosen by validation rows."""
-
-import json
+"""experiments/starts.py: each training once, compared by validation rows."""
 
 import pytest
 import torch
 
-from experiments import learned, starts
+from experiments import starts
 from experiments.records import read_records
 
 
@@ -50,18 +48,3 @@ def test_networks_of_structures(structure):
     flat, around = (starts.network("dna", structure, start, x, 0) for start in ("flat", "0.1+rows"))
     assert flat.sum_product == ("tucker" if structure == "rat-2" else "cp")
     assert not torch.equal(flat.leaves.parts[0].phi, around.leaves.parts[0].phi) and around(x).isfinite().all()
-
-
-def test_the_best_by_validation_is_asked_for_the_test_rows(tmp_path, monkeypatch):
-    splits = {name: torch.randint(2, (30, 4), dtype=torch.uint8) for name in ("train", "valid", "test")}
-    asked = []
-    monkeypatch.setattr(learned, "debd", lambda name, split: asked.append(split) or splits[split])
-    monkeypatch.setattr(learned, "RUNS", tmp_path)
-    recipes = [learned.Recipe(num_trees=1, num_sums=2, epochs=2, seed=seed) for seed in (0, 1)]
-    found = learned.record("dna", recipes)
-    valid = [each["validation_log_likelihood"] for each in found["tried"]]
-    assert found["validation_log_likelihood"] == max(valid) and asked.count("test") == 1
-    assert found["recipe"] == found["tried"][valid.index(max(valid))]["recipe"]
-    assert learned.record("dna", recipes)["test_log_likelihood"] == found["test_log_likelihood"]
-    assert asked.count("train") == 2, "a recipe is trained once"
-    json.dumps(found)
