@@ -39,7 +39,7 @@ from einet.datasets import debd, debd_sources
 from einet.mixture import Mixture
 from einet.network import Einet
 from experiments.debd.learned import Trees, ensemble, learned
-from experiments.debd.recipes import cost_of, recipes_of
+from experiments.debd.recipes import AGAIN, MEMBERS, cost_of, recipes_of
 from experiments.debd.search import Candidate, Result, Size, best, cost, einet, rat_spn
 from experiments.debd.table import RESULTS, paired_t_test, read_rows, table, write_rows
 from experiments.debd.training import OutOfTime, Search
@@ -47,7 +47,7 @@ from experiments.provenance import provenance
 from experiments.records import ROOT, command_line, read_records, say, write_records
 
 RUNS = ROOT / "data" / "runs"
-ON_RANDOM_TREES, ON_LEARNED_TREES = ("rat-spn", "einet", "best"), {"learned": learned, "ensemble": ensemble}
+ON_RANDOM_TREES, ON_LEARNED_TREES = ("rat-spn", "einet", "best"), ("learned", "ensemble")
 LEARNERS = (*ON_RANDOM_TREES, *ON_LEARNED_TREES)
 # Whose rows a learner's are compared with, pair by pair, where these are there.
 RIVALS = {"einet": "rat-spn", "learned": "best", "ensemble": "learned"}
@@ -110,8 +110,11 @@ def on_learned_trees(name: str, learner: str, options: argparse.Namespace) -> tu
     """The model that the validation rows choose of a set's recipes, or a mixture; and what its record says of it."""
     train, valid = (debd(name, split).to(options.device) for split in ("train", "valid"))
     trees = Trees(name, options.runs / "debd" / name, train, valid, options.deadline)
-    tried = [replace(recipe, seed=recipe.seed + options.seed) for recipe in recipes_of(name, learner, options.quick)]
-    model, told = ON_LEARNED_TREES[learner](trees, tried)
+    tried, more = (
+        [replace(recipe, seed=recipe.seed + options.seed) for recipe in recipes]
+        for recipes in (recipes_of(name, options.recipes), MEMBERS.get(name, ()))
+    )
+    model, told = learned(trees, tried) if learner == "learned" else ensemble(trees, tried, more, options.again)
     return model, told | {"settings": told["settings"] | called(options)}
 
 
@@ -183,7 +186,9 @@ def planned_seconds(name: str, learner: str = "best", quick: bool = False, likel
     """
     size, seen = size_of(name), {}
     if learner in ON_LEARNED_TREES:
-        return sum(cost_of(recipe, size) for recipe in recipes_of(name, learner, quick))
+        costs = [cost_of(recipe, size) for recipe in recipes_of(name, 1 if quick else None)]
+        more = [cost_of(recipe, size) for recipe in MEMBERS.get(name, ())] + [max(costs)] * AGAIN
+        return sum(costs) + (learner == "ensemble") * sum(more)
 
     def run(candidates: list[Candidate]) -> list[Result]:
         seen.update((candidate, cost(candidate, size)) for candidate in candidates)
@@ -226,6 +231,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--only", help=f"some of the sets {','.join(names)}")
     add("--learners", help=f"some of {','.join(LEARNERS)}")
+    add("--recipes", type=int, help="of learned trees, the first so many of a set; by default all")
+    add("--again", type=int, default=AGAIN, help="an ensemble trains the best recipe so many times more")
     add("--hours", type=float, default=float("inf"), help="stop cleanly after so long")
     add("--workers", type=int, default=2, help="processes, each with one thread")
     add("--device", default="cpu", help="cpu or cuda")
@@ -239,6 +246,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = set(options.names) - set(names) | set(options.learners) - set(LEARNERS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    options.recipes = options.recipes or (1 if options.quick else None)
     options.deadline = time.time() + 3600 * options.hours
     options.command = command_line(arguments, "debd.py")
     if options.quick:

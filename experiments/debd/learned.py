@@ -1,8 +1,9 @@
 """The fourth and the fifth learner of Table 1: trees learned from rows, as one model, and as a mixture of several.
 
 Every recipe of a set (`recipes`) is trained once and kept in data/runs/debd, which git ignores. One model: the recipe
-whose validation rows have the best log-likelihood. Several: all models of the set under one root, `einet.Mixture`,
-whose weights, and nothing else, are fitted to the validation rows by EM. So it is a circuit with exact marginals, too.
+whose validation rows have the best log-likelihood. Several: all these, and the best recipe with other seeds,
+under one root, `einet.Mixture`, whose weights, and nothing else, are fitted to the validation rows by EM. So it is a
+circuit with exact marginals, too.
 
 Source: not in the paper
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 import einet
-from experiments.debd.recipes import Recipe
+from experiments.debd.recipes import Recipe, again
 from experiments.debd.training import OutOfTime
 from experiments.records import say, write_whole
 
@@ -97,7 +99,7 @@ def initial(recipe: Recipe, train: Tensor) -> einet.Einet:
 # The two learners: a model, and what its record says of it
 
 
-def learned(trees: Trees, recipes: list[Recipe]) -> tuple[einet.Einet, dict]:
+def learned(trees: Trees, recipes: Sequence[Recipe]) -> tuple[einet.Einet, dict]:
     """The recipe that the validation rows like best."""
     results = [trees.result_of(recipe) for recipe in recipes]
     best = max(results, key=lambda result: result.valid)
@@ -110,10 +112,11 @@ def learned(trees: Trees, recipes: list[Recipe]) -> tuple[einet.Einet, dict]:
     return trees.model_of(best.recipe), told
 
 
-def ensemble(trees: Trees, recipes: list[Recipe]) -> tuple[einet.Mixture, dict]:
-    """All recipes as one mixture, with weights that the validation rows choose."""
-    results = [trees.result_of(recipe) for recipe in recipes]
-    models = [trees.model_of(recipe) for recipe in recipes]
+def ensemble(trees: Trees, recipes: Sequence[Recipe], more: Sequence[Recipe], times: int) -> tuple[einet.Mixture, dict]:
+    """All recipes, and the best of `recipes` some times more, as a mixture whose weights the validation rows choose."""
+    best = max(map(trees.result_of, recipes), key=lambda result: result.valid)
+    results = [trees.result_of(recipe) for recipe in (*recipes, *again(best.recipe, times), *more)]
+    models = [trees.model_of(result.recipe) for result in results]
     rows = torch.stack([einet.log_density(model, trees.valid) for model in models], 1).double()
     weights = fitted_weights(rows)
     kept = [place for place, weight in enumerate(weights.tolist()) if weight >= LEAST_WEIGHT]

@@ -69,20 +69,31 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     "bbc": (replace(FEW_ROWS, num_trees=4, batch_size=1000),),
     "ad": (Recipe(num_trees=1, pseudocount=0.0003, leaf_pseudocount=0.01, batch_size=820, lr=0.9, last_lr=0.2),),
 }
-# Whom a set's mixture takes in beside these.
-MEMBERS: dict[str, tuple[Recipe, ...]] = {}
+# What a set's mixture takes in beside its own recipes: random trees, where rows fall into kinds.
+KINDS_OF_ROWS = Recipe(num_trees=10, num_sums=20, pseudocount=0.01, leaf_pseudocount=0.1, concentration=0.1, depth=1)
+MEMBERS = dict.fromkeys(("jester", "baudio", "bnetflix", "c20ng", "bbc"), (KINDS_OF_ROWS,))
+# How often it takes in the best recipe once more.
+AGAIN = 4
 
 
-def recipes_of(name: str, learner: str, quick: bool = False) -> tuple[Recipe, ...]:
-    """What a learner trains on a set; of `ensemble`, what `learned` does and its other members."""
-    if quick:
-        return RECIPES[name][:1]
-    return RECIPES[name] + (MEMBERS.get(name, ()) if learner == "ensemble" else ())
+def recipes_of(name: str, most: int | None = None) -> tuple[Recipe, ...]:
+    """What a set tries, at most the first so many."""
+    return tuple(dict.fromkeys((*RECIPES[name], *around(RECIPES[name][0]))))[:most]
 
 
-def again(recipe: Recipe, *seeds: int) -> tuple[Recipe, ...]:
-    """The same, with trees of rows drawn with replacement, once for each seed."""
-    return tuple(replace(recipe, seed=seed, bagged=True) for seed in seeds)
+def around(recipe: Recipe) -> tuple[Recipe, ...]:
+    """Twice the states; larger pseudocounts, smaller ones; twice the trees."""
+    return (
+        replace(recipe, num_sums=2 * recipe.num_sums),
+        replace(recipe, pseudocount=3 * recipe.pseudocount, leaf_pseudocount=3 * (recipe.leaf_pseudocount or 0.01)),
+        replace(recipe, pseudocount=recipe.pseudocount / 3, leaf_pseudocount=recipe.leaf_pseudocount / 3),
+        replace(recipe, num_trees=2 * recipe.num_trees),
+    )
+
+
+def again(recipe: Recipe, times: int) -> tuple[Recipe, ...]:
+    """The same with other seeds, and with trees of rows drawn with replacement."""
+    return tuple(replace(recipe, seed=recipe.seed + 1 + time, bagged=True) for time in range(times))
 
 
 def cost_of(recipe: Recipe, size: Size) -> float:

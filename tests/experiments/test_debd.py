@@ -23,7 +23,7 @@ from experiments.debd import recipes as debd_recipes
 from experiments.debd import search as debd_search
 from experiments.debd import table as debd_table
 from experiments.debd import training as debd_training
-from experiments.debd.recipes import Recipe, again
+from experiments.debd.recipes import Recipe
 from experiments.debd.search import Candidate, Result, Size
 from experiments.records import ROOT
 
@@ -57,7 +57,10 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setattr(debd_search, "FULL_BATCH_EPOCHS", 30)
     small = Recipe(num_trees=2, num_sums=2, epochs=6, batch_size=20)
     monkeypatch.setattr(debd_recipes, "RECIPES", dict.fromkeys(("toy", "twin"), (small, replace(small, num_sums=3))))
-    monkeypatch.setattr(debd_recipes, "MEMBERS", {"toy": again(small, 1)})
+    random = replace(small, depth=1, num_sums=4)
+    for module in (debd, debd_recipes):
+        monkeypatch.setattr(module, "MEMBERS", {"toy": (random,)})
+    monkeypatch.setattr(debd_recipes, "around", lambda recipe: (recipe,))
     monkeypatch.setattr(debd, "ProcessPoolExecutor", lambda workers, context: ThreadPoolExecutor(workers))
     return debd.parse_arguments(
         ["--only", "toy", "--workers", "1", "--output", f"{tmp_path}/made.json", "--runs", f"{tmp_path}/runs"]
@@ -111,13 +114,10 @@ def test_records(made):
     assert records[1]["t_test"] == debd_table.paired_t_test(rows["einet"], rows["rat-spn"])
     assert [record.get("t_test", {}).get("against") for record in records] == [None, "rat-spn", None, "best", "learned"]
     assert records[4]["t_test"] == debd_table.paired_t_test(rows["ensemble"], rows["learned"], "learned")
-    assert [result["valid"] for result in one["tried"]].count(one["validation_log_likelihood"]) >= 1
-    assert (
-        one["validation_log_likelihood"] == max(result["valid"] for result in one["tried"]) and len(one["tried"]) == 2
-    )
-    assert several["tried"] == 3 and sum(member["weight"] for member in several["members"]) == pytest.approx(
-        1, abs=1e-4
-    )
+    tried = [result["valid"] for result in one["tried"]]
+    assert one["validation_log_likelihood"] == max(tried) and len(tried) == 2
+    assert several["tried"] == 2 + 1 + 4  # the recipes, the other member, and the best of the recipes again
+    assert sum(member["weight"] for member in several["members"]) == pytest.approx(1, abs=1e-4)
     assert several["validation_log_likelihood"] >= one["validation_log_likelihood"] - 1e-4
     for setting in ("epochs", "best_epoch", "pseudocount", "decay", "num_rows", "seed"):
         assert setting in best
@@ -309,11 +309,12 @@ def test_every_set_has_recipes():
     names = {name for name, _ in binary.debd_sources()}
     assert set(debd_recipes.RECIPES) == names >= set(debd_recipes.MEMBERS)
     for name in names:
-        tried = debd_recipes.recipes_of(name, "ensemble")
-        assert (
-            len(set(tried)) == len(tried) > 1 and tried[: len(debd_recipes.RECIPES[name])] == debd_recipes.RECIPES[name]
-        )
-        assert debd_recipes.recipes_of(name, "learned", quick=True) == tried[:1]
+        tried = debd_recipes.recipes_of(name)
+        assert len(set(tried)) == len(tried) >= 4 and tried[0] == debd_recipes.RECIPES[name][0]
+        assert debd_recipes.recipes_of(name, 1) == tried[:1]
+        assert not any(recipe.depth for recipe in tried), "a single model has a learned structure"
+        members = {*tried, *debd_recipes.again(tried[0], 4), *debd_recipes.MEMBERS.get(name, ())}
+        assert len(members) == len(tried) + 4 + len(debd_recipes.MEMBERS.get(name, ()))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -329,7 +330,8 @@ def test_weights_of_a_mixture_against_a_grid(seed):
 def test_an_ensemble_is_one_density_with_exact_marginals(made):
     parts = (binary.debd("toy", split) for split in ("train", "valid"))
     trees = debd_learned.Trees("toy", made.runs / "one", *parts)
-    mixture, told = debd_learned.ensemble(trees, debd_recipes.recipes_of("toy", "ensemble"))
+    recipes, more = debd_recipes.recipes_of("toy"), debd.MEMBERS["toy"]
+    mixture, told = debd_learned.ensemble(trees, recipes, more, times=1)
     members = [trees.model_of(Recipe(**member["recipe"])) for member in told["settings"]["members"]]
     weights = [member["weight"] for member in told["settings"]["members"]]
     by_hand = sum(w * model(trees.valid).exp() for w, model in zip(weights, members, strict=True)).log()
