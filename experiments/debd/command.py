@@ -39,7 +39,7 @@ from einet.datasets import debd, debd_sources
 from einet.mixture import Mixture
 from einet.network import Einet
 from experiments.debd.learned import Trees, ensemble, learned
-from experiments.debd.recipes import AGAIN, MEMBERS, cost_of, recipes_of
+from experiments.debd.recipes import AGAIN, MEMBERS, RECIPES, around, cost_of
 from experiments.debd.search import Candidate, Result, Size, best, cost, einet, rat_spn
 from experiments.debd.table import RESULTS, paired_t_test, read_rows, table, write_rows
 from experiments.debd.training import OutOfTime, Search
@@ -110,11 +110,14 @@ def on_learned_trees(name: str, learner: str, options: argparse.Namespace) -> tu
     """The model that the validation rows choose of a set's recipes, or a mixture; and what its record says of it."""
     train, valid = (debd(name, split).to(options.device) for split in ("train", "valid"))
     trees = Trees(name, options.runs / "debd" / name, train, valid, options.deadline)
-    tried, more = (
-        [replace(recipe, seed=recipe.seed + options.seed) for recipe in recipes]
-        for recipes in (recipes_of(name, options.recipes), MEMBERS.get(name, ()))
+    recipes, more = (
+        [replace(recipe, seed=recipe.seed + options.seed) for recipe in some]
+        for some in (RECIPES[name][: 1 if options.quick else None], MEMBERS.get(name, ()))
     )
-    model, told = learned(trees, tried) if learner == "learned" else ensemble(trees, tried, more, options.again)
+    if learner == "learned":
+        model, told = learned(trees, recipes, options.around)
+    else:
+        model, told = ensemble(trees, recipes, options.around, more, options.again)
     return model, told | {"settings": told["settings"] | called(options)}
 
 
@@ -186,7 +189,8 @@ def planned_seconds(name: str, learner: str = "best", quick: bool = False, likel
     """
     size, seen = size_of(name), {}
     if learner in ON_LEARNED_TREES:
-        costs = [cost_of(recipe, size) for recipe in recipes_of(name, 1 if quick else None)]
+        recipes = RECIPES[name][:1] if quick else [*RECIPES[name], *around(RECIPES[name][0])]
+        costs = [cost_of(recipe, size) for recipe in recipes]
         more = [cost_of(recipe, size) for recipe in MEMBERS.get(name, ())] + [max(costs)] * AGAIN
         return sum(costs) + (learner == "ensemble") * sum(more)
 
@@ -231,7 +235,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--only", help=f"some of the sets {','.join(names)}")
     add("--learners", help=f"some of {','.join(LEARNERS)}")
-    add("--recipes", type=int, help="of learned trees, the first so many of a set; by default all")
+    how = {"action": argparse.BooleanOptionalAction, "default": True}
+    add("--around", **how, help="try variations of a set's best recipe, too; not with --quick")
     add("--again", type=int, default=AGAIN, help="an ensemble trains the best recipe so many times more")
     add("--hours", type=float, default=float("inf"), help="stop cleanly after so long")
     add("--workers", type=int, default=2, help="processes, each with one thread")
@@ -246,7 +251,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = set(options.names) - set(names) | set(options.learners) - set(LEARNERS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    options.recipes = options.recipes or (1 if options.quick else None)
+    options.around = options.around and not options.quick
     options.deadline = time.time() + 3600 * options.hours
     options.command = command_line(arguments, "debd.py")
     if options.quick:

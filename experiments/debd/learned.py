@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import einet
-from experiments.debd.recipes import Recipe, again
+from experiments.debd.recipes import Recipe, again, around
 from experiments.debd.training import OutOfTime
 from experiments.records import say, write_whole
 
@@ -99,10 +99,10 @@ def initial(recipe: Recipe, train: Tensor) -> einet.Einet:
 # The two learners: a model, and what its record says of it
 
 
-def learned(trees: Trees, recipes: Sequence[Recipe]) -> tuple[einet.Einet, dict]:
-    """The recipe that the validation rows like best."""
-    results = [trees.result_of(recipe) for recipe in recipes]
-    best = max(results, key=lambda result: result.valid)
+def learned(trees: Trees, recipes: Sequence[Recipe], wide: bool) -> tuple[einet.Einet, dict]:
+    """The recipe that the validation rows like best; `wide`: of variations of the best one, too."""
+    results = tried(trees, recipes, wide)
+    best = best_of(results)
     settings = asdict(best.recipe) | {
         "best_epoch": best.best_epoch,
         "validation_log_likelihood": best.valid,
@@ -112,10 +112,12 @@ def learned(trees: Trees, recipes: Sequence[Recipe]) -> tuple[einet.Einet, dict]
     return trees.model_of(best.recipe), told
 
 
-def ensemble(trees: Trees, recipes: Sequence[Recipe], more: Sequence[Recipe], times: int) -> tuple[einet.Mixture, dict]:
-    """All recipes, and the best of `recipes` some times more, as a mixture whose weights the validation rows choose."""
-    best = max(map(trees.result_of, recipes), key=lambda result: result.valid)
-    results = [trees.result_of(recipe) for recipe in (*recipes, *again(best.recipe, times), *more)]
+def ensemble(
+    trees: Trees, recipes: Sequence[Recipe], wide: bool, more: Sequence[Recipe], times: int
+) -> tuple[einet.Mixture, dict]:
+    """All that `learned` tries, and its best some times more, as a mixture whose weights the validation rows choose."""
+    results = tried(trees, recipes, wide)
+    results += [trees.result_of(recipe) for recipe in (*again(best_of(results).recipe, times), *more)]
     models = [trees.model_of(result.recipe) for result in results]
     rows = torch.stack([einet.log_density(model, trees.valid) for model in models], 1).double()
     weights = fitted_weights(rows)
@@ -133,6 +135,16 @@ def ensemble(trees: Trees, recipes: Sequence[Recipe], more: Sequence[Recipe], ti
     }
     parameters = sum(parameter.numel() for parameter in mixture.parameters())
     return mixture, {"settings": settings, "parameters": parameters, "seconds": _seconds(results)}
+
+
+def tried(trees: Trees, recipes: Sequence[Recipe], wide: bool) -> list[Trained]:
+    results = [trees.result_of(recipe) for recipe in recipes]
+    variations = around(best_of(results).recipe) if wide else ()
+    return results + [trees.result_of(recipe) for recipe in variations if recipe not in recipes]
+
+
+def best_of(results: Sequence[Trained]) -> Trained:
+    return max(results, key=lambda result: result.valid)
 
 
 def fitted_weights(log_densities: Tensor) -> Tensor:
