@@ -33,6 +33,8 @@ class Recipe:
 CHAINS = Recipe(num_trees=4)
 KINDS = Recipe(num_sums=8, pseudocount=0.003, leaf_pseudocount=0.01)
 FEW_ROWS = Recipe(num_sums=8, pseudocount=0.1, leaf_pseudocount=0.1, epochs=40, lr=0.9, last_lr=0.1)
+# Small steps and few states: where rows are few and columns many, large ones learn the rows by heart.
+SLOW = Recipe(num_sums=4, pseudocount=0.05, leaf_pseudocount=0.05, batch_size=200, lr=0.3, last_lr=0.03)
 
 # The first of a set is what `--quick` trains; variations of the best one follow (`around`).
 RECIPES: dict[str, tuple[Recipe, ...]] = {
@@ -68,10 +70,17 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         replace(KINDS, num_trees=4, pseudocount=0.03, leaf_pseudocount=0.03, batch_size=1000),
         replace(FEW_ROWS, batch_size=1000),
     ),
-    "cwebkb": (replace(FEW_ROWS, num_trees=4, batch_size=1000),),
-    "cr52": (replace(FEW_ROWS, num_trees=4, batch_size=1000, epochs=20),),
+    "cwebkb": (replace(FEW_ROWS, num_trees=4, batch_size=1000), SLOW),
+    "cr52": (
+        replace(FEW_ROWS, num_trees=4, batch_size=1000, epochs=20),
+        replace(SLOW, pseudocount=0.03, leaf_pseudocount=0.03, epochs=20),
+    ),
     "c20ng": (replace(FEW_ROWS, num_trees=4, pseudocount=0.03, batch_size=1000, epochs=12),),
-    "bbc": (replace(FEW_ROWS, num_trees=4, batch_size=1000),),
+    "bbc": (
+        replace(SLOW, epochs=40),
+        replace(SLOW, epochs=20),
+        replace(FEW_ROWS, num_trees=4, batch_size=1000),
+    ),
     "ad": (Recipe(num_trees=1, pseudocount=0.0003, leaf_pseudocount=0.01, batch_size=820, lr=0.9, last_lr=0.2),),
 }
 # What a set's mixture takes in beside its own recipes: random trees, where rows fall into kinds.

@@ -125,8 +125,8 @@ def reaches(ours: float, printed: str) -> bool:
 
 
 def best_of_all(records: list[dict]) -> dict[str, dict]:
-    """Of each set that has an ensemble, the record of any learner whose validation rows have the best likelihood."""
-    complete = {record["dataset"] for record in records if record["learner"] == "ensemble"}
+    """Of each set that has learned trees, the record of any learner whose validation rows have the best likelihood."""
+    complete = {record["dataset"] for record in records if record["learner"] == "learned"}
     best: dict[str, dict] = {}
     for record in sorted(records, key=lambda record: record["settings"]["validation_log_likelihood"]):
         if record["dataset"] in complete:
