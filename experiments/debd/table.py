@@ -156,12 +156,15 @@ def published_table(records: list[dict]) -> str:
         lines.append(f"{name:11}" + "".join(cells) + "".join(f"{test:>11}" for test in tests))
     table = np.array([list(row.values()) for row in columns.values()])  # (20, columns)
     lines.append(f"{'mean':11}" + "".join(f"{mean:11.3f}" for mean in table.mean(0)))
-    complete = table[~np.isnan(table).any(1)]
+    ranked = [place for place, title in enumerate(head[: table.shape[1]]) if title != "ensemble"]  # which is in (e)
+    complete = table[:, ranked][~np.isnan(table[:, ranked]).any(1)]
     if len(complete):
         better = (complete[:, None, :] > complete[:, :, None]).sum(2)
         equal = (complete[:, None, :] == complete[:, :, None]).sum(2)
         ranks = (better + (equal + 1) / 2).mean(0)
-        lines.append(f"{'rank':11}" + "".join(f"{rank:11.2f}" for rank in ranks) + f"  over {len(complete)} sets")
+        shown = dict(zip(ranked, (f"{rank:11.2f}" for rank in ranks), strict=True))
+        cells = [shown.get(place, f"{'':11}") for place in range(table.shape[1])]
+        lines.append(f"{'rank':11}" + "".join(cells) + f"  over {len(complete)} sets")
     return "\n".join([*lines, *bars(values)])
 
 
