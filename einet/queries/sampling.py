@@ -9,14 +9,17 @@ Source: Section 2
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
-from einet.family import ExponentialFamily
 from einet.inputs import check_integers
+from einet.leaves.part import LeafPart, LeafVisits, Values
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.passes import (
+    Evidence,
     as_evidence,
     as_labels,
     check_evidence,
@@ -147,13 +150,14 @@ def _draw_rows(
     column: Tensor | None = None,
 ) -> Tensor:
     """(N, D, C): a draw for each of `column` (N,), columns of x (D, C, B), from the roots `labels` (B,)."""
-    up = None
-    if x is not None:
+    up = given = None
+    if x is not None and observed is not None:
+        given = Evidence(x, observed)
         up = upward(network, network.leaves(x, observed))
         check_evidence(up.outputs[-1].value[0].T.gather(1, labels[:, None])[:, 0].log())
         labels = labels[column]
     visits = descend(network, labels, draw, up, column)
-    return values(network, visits, len(labels), draw.value)
+    return values(network, visits, len(labels), draw.value, given, column)
 
 
 def _log_density(network: Einet, x: Tensor, observed: Tensor) -> Tensor:
@@ -170,10 +174,13 @@ class _Draw:
             generator.seed()
         self.generator, self.noise = generator, noise
 
-    def value(self, family: ExponentialFamily, phi: Tensor) -> Tensor:
-        """A value for each leaf entry. Without noise one is drawn all the same, so that later choices stay equal."""
-        drawn = family.sample(phi, self.generator)
-        return drawn if self.noise else family.mode(phi)
+    def value(self, part: LeafPart, visits: LeafVisits) -> Values:
+        """Values at leaf entries. Without noise some are drawn all the same, so that later choices stay equal."""
+        drawn = part.draws(visits, self.generator)
+        if self.noise:
+            return drawn
+        deque(drawn, maxlen=0)
+        return part.modes(visits)
 
     def __call__(self, odds: Tensor, which: Tensor) -> Tensor:
         num_rows, width = odds.shape

@@ -10,6 +10,7 @@ Source: not in the paper
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Sequence
@@ -68,10 +69,16 @@ class Trees:
             raise OutOfTime(self.name)
         began, model = time.perf_counter(), initial(recipe, self.train)
         how = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr, "last_lr": recipe.last_lr}
-        how |= {"pseudocount": recipe.pseudocount, "leaf_pseudocount": recipe.leaf_pseudocount}
-        how |= {"patience": recipe.patience, "seed": recipe.seed}
-        history = einet.fit(model, self.train, valid=self.valid, progress=False, **how)
-        best, seconds = max(history.valid), round(time.perf_counter() - began, 1)
+        how |= {"momentum": recipe.momentum}
+        always = {"pseudocount": recipe.pseudocount, "leaf_pseudocount": recipe.leaf_pseudocount}
+        always |= {"valid": self.valid, "seed": recipe.seed, "progress": False}
+        history = einet.fit(model, self.train, patience=recipe.patience, **how, **always)
+        best = max(history.valid)
+        if recipe.full_batches:
+            before = copy.deepcopy(model)
+            end = einet.fit(model, self.train, epochs=recipe.full_batches, batch_size=None, lr=1.0, **always)
+            model, best = (model, max(end.valid)) if max(end.valid) > best else (before, best)
+        seconds = round(time.perf_counter() - began, 1)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         found = Trained(recipe, round(best, 5), history.best_epoch + 1, len(history.valid), parameters, seconds)
         self.folder.mkdir(parents=True, exist_ok=True)

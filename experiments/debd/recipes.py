@@ -28,6 +28,8 @@ class Recipe:
     seed: int = 0
     bagged: bool = False  # whether all trees are those of rows drawn with replacement, not the first one's of all rows
     depth: int = 0  # of random binary trees in the place of learned ones, with full layers: members of mixtures alone
+    momentum: float = 0.0
+    full_batches: int = 0  # at most so many steps of size 1 of all rows at the end, where validation rows gain
 
 
 CHAINS = Recipe(num_trees=4)

@@ -346,6 +346,23 @@ def test_an_ensemble_is_one_density_with_exact_marginals(made):
     )
 
 
+def test_full_batches_at_the_end_are_kept_where_validation_rows_gain(tmp_path, monkeypatch):
+    x = (torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) < 0.2).to(torch.uint8)
+    plain = Recipe(num_trees=1, num_sums=2, epochs=2, lr=0.1, momentum=0.5)
+    fit = einet.fit
+    for ruined in (False, True):
+        trees, end = debd_learned.Trees("toy", tmp_path / str(ruined), x, x), (1 - x) if ruined else x
+        monkeypatch.setattr(
+            einet, "fit", lambda model, x, end=end, **more: fit(model, end if more["lr"] == 1 else x, **more)
+        )
+        longer = replace(plain, full_batches=3)
+        without, ended = trees.model_of(plain), trees.model_of(longer)
+        told = einet.log_density(ended, x).double().mean().item()
+        assert told == pytest.approx(trees.result_of(longer).valid, abs=1e-4)
+        assert (told > trees.result_of(plain).valid + 0.1) == (not ruined)
+        assert all(map(torch.equal, ended.parameters(), without.parameters())) == ruined
+
+
 # Test rows
 
 
