@@ -104,7 +104,8 @@ class ExponentialFamily:
     def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
         """log P(low <= x <= high) in nats, of the closed interval; -inf where it holds no value, as of low > high.
 
-        Both ends may be infinite, and both tails keep their digits: P(x >= 40) of a standard normal variable is e^-804.6.
+        Both ends may be infinite, and both tails keep their digits: P(x >= 40) of a standard normal variable is
+        e^-804.6.
 
         Args:
             low: broadcasts against phi[0].
@@ -231,6 +232,7 @@ class ExponentialFamily:
 def _together(low: Tensor, high: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The ends and the parameters in one shape, beside the axis of statistics."""
     shape = torch.broadcast_shapes(low.shape, high.shape, phi.shape[1:])
+    phi = phi.view(len(phi), *[1] * (len(shape) - phi.dim() + 1), *phi.shape[1:])
     return low.expand(shape), high.expand(shape), phi.expand(-1, *shape)
 
 

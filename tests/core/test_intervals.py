@@ -124,7 +124,9 @@ def test_far_and_narrow_intervals_of_a_normal(low, high):
 
 
 @pytest.mark.parametrize(
-    "shape, t", [(0.05, 700.0), (0.6, 1e4), (30.0, 1e-12), (30.0, 900.0), (400.0, 10.0), (1e4, 5e3), (1e4, 2e4), (1e6, 1.1e6), (1e6, 9e5)]
+    "shape, t",
+    [(0.05, 700.0), (0.6, 1e4), (30.0, 1e-12), (30.0, 900.0), (400.0, 10.0), (1e4, 5e3), (1e4, 2e4), (1e6, 1.1e6),
+     (1e6, 9e5)],
 )  # fmt: skip
 def test_far_tails_of_a_gamma(shape, t):
     upper = t > shape
@@ -137,7 +139,9 @@ def test_far_tails_of_a_gamma(shape, t):
 
 
 def test_far_tails_of_counts():
-    assert log_probability(Poisson(), [2.5], 300, inf).item() == pytest.approx(_log_sum(stats.poisson(2.5), 300), rel=1e-12)
+    assert log_probability(Poisson(), [2.5], 300, inf).item() == pytest.approx(
+        _log_sum(stats.poisson(2.5), 300), rel=1e-12
+    )
     assert log_probability(Poisson(), [3e4], -inf, 20_000).item() == pytest.approx(
         _log_sum(stats.poisson(3e4), 20_000, -1), rel=1e-11
     )
