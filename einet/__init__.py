@@ -11,7 +11,7 @@ Modules, each using only those above it (import-linter holds it, by the contract
     intervals    probabilities of intervals, and draws from them
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     layers       the sum layers, each in one operation: the paper's einsum, products entry by entry, mixing
-    leaves       the leaf layer: densities of all leaf regions as grouped matrix products
+    leaves       the leaf layer: densities of all leaf regions, factorised or jointly normal
     inputs, identity    the checks of arguments; which model a state belongs to
     network      Einet, a graph compiled into layers
     em, mixture, reparametrize    EM as an optimizer; several networks as one density; other optimizers
@@ -22,7 +22,8 @@ Modules, each using only those above it (import-linter holds it, by the contract
 and packages, named for what they are for, the last three of which are imported by name, as in
 `from einet.tables import EinetClassifier`, since they need more than torch:
 
-    families     Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal, Exponential, Gamma
+    families     Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal,
+                 MultivariateNormal, LogNormal, Exponential, Gamma
     gpu          fused kernels and training steps as CUDA graphs
     storage      models and training runs on disk
     clustered    mixtures that begin with k-means
@@ -48,7 +49,7 @@ Source: Peharz et al. (2020), "Einsum Networks: Fast and Scalable Learning of Tr
 from einet.clustered.mixtures import fit_mixture
 from einet.data import log_density
 from einet.em import EM
-from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
+from einet.families.continuous import Exponential, Gamma, LogNormal, MultivariateNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
 from einet.family import ExponentialFamily
 from einet.former import find_former_modules
@@ -100,6 +101,7 @@ __all__ = [
     "LogNormal",
     "Marginals",
     "Mixture",
+    "MultivariateNormal",
     "Normal",
     "Partition",
     "Poisson",

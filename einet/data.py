@@ -18,7 +18,7 @@ from einet.em import EM
 from einet.gpu.graphed_step import GraphedStep
 from einet.inputs import as_mask, check_integers
 from einet.layers.scratch import slices
-from einet.leaves import MAX_ONE_HOT, FamilyLeaves
+from einet.leaves.part import LeafPart
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.passes import check_model
@@ -77,7 +77,7 @@ class CheckedData:
         A mean is as fine as its type, and x^2 as float64 is: x^2 / variance is right where x < 10^7 deviations.
         """
         dtype, leaves = next(self.model.parameters()).dtype, self.model.modules()
-        if not any(part.family.cancels for part in leaves if isinstance(part, FamilyLeaves)):
+        if not any(part.family.cancels for part in leaves if isinstance(part, LeafPart)):
             return
         found = []
         for rows in slices(len(self.x), INFERENCE_ROWS):
@@ -177,8 +177,8 @@ def graphed_step(data: CheckedData, optimizer: torch.optim.Optimizer, batch_size
         raise ValueError(f"cuda_graph=True needs the model on a CUDA device, got {device}")
     if not isinstance(optimizer, EM) or batch_size is None:
         raise ValueError(f"cuda_graph=True needs EM and a batch_size, got {type(optimizer).__name__}, {batch_size}")
-    parts = [part for part in data.model.modules() if isinstance(part, FamilyLeaves)]
-    if any(part.uses_table(part.phi) for part in parts):
-        raise ValueError(f"cuda_graph=True needs at most {MAX_ONE_HOT} categories a variable, got more")
+    parts = [part for part in data.model.modules() if isinstance(part, LeafPart)]
+    for why in filter(None, (part.waits(part.phi) for part in parts)):
+        raise ValueError(f"cuda_graph=True needs {why}")
     data.move(device)
     return GraphedStep(partial(step, data, optimizer), lambda: optimizer.param_groups[0]["lr"], device)

@@ -34,11 +34,9 @@ from torch.nn.utils import parametrize
 from einet.inputs import as_number, as_parts, as_pseudocount
 from einet.layers.scratch import CACHE_NUMEL, node_slices
 from einet.layers.sums import WEIGHT_FLOOR, SumLayer, Weighted
-from einet.leaves import FamilyLeaves
+from einet.leaves.part import MIN_COUNT
 from einet.network import Einet
 
-# Expected counts below this are 0: dividing by them would return rounding errors.
-MIN_COUNT = 1e-20
 # The share of the last step in a root's usual number of visits, a moving average over some twenty steps.
 LAST_STEP = 0.05
 NO_GRADIENT = "there is no gradient: call model(x).sum().backward() before step()"
@@ -134,7 +132,7 @@ class EM(torch.optim.Optimizer):
             for part in network.leaves.parts:
                 total = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()]) + pseudocount
                 column = self.state[part.phi].get("column")
-                _move_leaves(part, total, rate, column, leaf_pseudocount)
+                part.move(total, rate, column, leaf_pseudocount)
         together: dict[tuple, list[Tensor]] = {}  # weights that are moved alike
         for layer in self.weighted:
             weights = layer.weights
@@ -270,21 +268,3 @@ def _move_weights(weights: Tensor, rate: Tensor, dim: int, pseudocount: float, f
         total = counts.sum(dim, keepdim=True)
         used = (total > fewest).to(total.dtype).mul_(rate)  # a node that nobody uses stays as it is
         old.lerp_(counts.div_(total.clamp_min_(fewest)), used).clamp_min_(floor)
-
-
-def _move_leaves(
-    part: FamilyLeaves, uses: Tensor, rate: Tensor, column: Tensor | None, leaf_pseudocount: float
-) -> None:
-    """The M-step of one family, Eq. (9): `uses` (L, K) are those of its regions, in the order of its groups."""
-    family, uses, gradient = part.family, uses + leaf_pseudocount, cast(Tensor, part.phi.grad)
-    rate = torch.where(uses > MIN_COUNT, rate / uses.clamp_min(MIN_COUNT), 0)  # unused, it stays
-    groups = [(len(rows), variables.shape[1]) for rows, _, variables in part.groups()]
-    of_regions = rate.split([count for count, _ in groups])
-    of_pairs = [own.repeat_interleave(size, 0) for own, (_, size) in zip(of_regions, groups, strict=True)]
-    rate = torch.cat(of_pairs)[:, None]  # (P, 1, K)
-    for pairs in node_slices(part.phi.shape[1], part.phi[:, 0].numel(), part.phi):
-        phi = part.phi[:, pairs]
-        direction = family.natural_gradient(phi, gradient[:, pairs])
-        if column is not None and leaf_pseudocount:
-            direction += leaf_pseudocount * family.towards(column[:, pairs], phi)
-        phi.copy_(family.project(family.step(phi, direction * rate[pairs])))

@@ -27,8 +27,42 @@ DENSITY_METHODS = {"statistics", "log_base", "natural", "log_normalizer", "log_d
 
 
 @dataclass(frozen=True)
-class ExponentialFamily:
-    """The contract of a leaf family, as a frozen dataclass.
+class LeafFamily:
+    """What a model and its queries ask of any family of leaves, as a frozen dataclass.
+
+    Args:
+        channels: independent values that make up one variable, such as the colours of a pixel; at least 1.
+
+    Source: Section 3.4
+    """
+
+    channels: int = field(default=1, kw_only=True)
+
+    # The variables of one leaf region depend on each other; else a leaf is a product over its variables.
+    joint: ClassVar[bool] = False
+    # T(x) . theta - A(theta) cancels so much that it needs float64.
+    cancels: ClassVar[bool] = False
+    # a x + b is of this family wherever x is, so the columns of a table may be standardised.
+    location_scale: ClassVar[bool] = False
+    # The number of values 0, 1, ...; None where they are not finitely many.
+    num_values: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        check_integers(channels=self.channels)
+
+    def check(self, x: Tensor) -> None:
+        """Raise a `ValueError` with value and limit where an entry of `x` is outside the support."""
+        raise NotImplementedError
+
+    @property
+    def alone(self) -> ExponentialFamily:
+        """The family that each variable by itself is of."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ExponentialFamily(LeafFamily):
+    """The contract of a family whose variables are independent within a leaf, as a frozen dataclass.
 
     Args:
         channels: independent values that make up one variable, such as the colours of a pixel; at least 1.
@@ -36,18 +70,10 @@ class ExponentialFamily:
     Source: Section 3.4, Eq. (7) and (9)
     """
 
-    channels: int = field(default=1, kw_only=True)
-
     # |T|. A property where it depends on a field, as `num_values` may be.
     num_statistics: ClassVar[int] = 1
-    # T(x) . theta - A(theta) cancels so much that it needs float64.
-    cancels: ClassVar[bool] = False
     # T(x) is the one-hot vector of one of |T| values, so T(x) . theta is a look-up.
     indicator: ClassVar[bool] = False
-    # a x + b is of this family wherever x is, so the columns of a table may be standardised.
-    location_scale: ClassVar[bool] = False
-    # The number of values 0, 1, ...; None where they are not finitely many.
-    num_values: ClassVar[int | None] = None
     # A value of the support. The leaf layer puts it in place of a missing one, whose statistics might be infinite.
     placeholder: ClassVar[float] = 0.0
 
@@ -57,16 +83,13 @@ class ExponentialFamily:
         for name in ("entropy", "location_scale", "log_probability", "draw_between"):
             above = takewhile(lambda owner, name=name: name not in vars(owner), cls.__mro__)
             if any(DENSITY_METHODS & vars(owner).keys() for owner in above):
-                setattr(cls, name, vars(ExponentialFamily)[name])
+                setattr(cls, name, getattr(ExponentialFamily, name))
 
-    def __post_init__(self) -> None:
-        check_integers(channels=self.channels)
+    @property
+    def alone(self) -> ExponentialFamily:
+        return self
 
     # The density
-
-    def check(self, x: Tensor) -> None:
-        """Raise a `ValueError` with value and limit where an entry of `x` is outside the support."""
-        raise NotImplementedError
 
     def statistics(self, x: Tensor) -> Tensor:
         """T(x)."""

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from einet.family import ExponentialFamily
+from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
 
 KEY = "identity"
@@ -28,7 +28,7 @@ REMEDY = (
 )
 
 
-def identity(graph: RegionGraph, families: Mapping[ExponentialFamily, Sequence[int]], **settings: int | str) -> dict:
+def identity(graph: RegionGraph, families: Mapping[LeafFamily, Sequence[int]], **settings: int | str) -> dict:
     """What two models of one class must share to be the same density with the same parameters.
 
     A grid's shape is not part of it, nor are fields of a family that have their default value.
@@ -65,7 +65,7 @@ def _content(tensor: Tensor) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _family_text(family: ExponentialFamily) -> str:
+def _family_text(family: LeafFamily) -> str:
     """The repr without default values, so that a field that a later version adds changes no identity."""
     fields = [(f.name, _json(getattr(family, f.name)), _json(f.default)) for f in dataclasses.fields(family)]
     changed = [f"{name}={value}" for name, value, default in fields if value != default]

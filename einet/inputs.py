@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from einet.family import ExponentialFamily
+from einet.family import LeafFamily
 from einet.graph.regions import check_integers as check_integers  # defined there, below torch
 from einet.layers.derivatives import ordinary
 
@@ -22,9 +22,9 @@ FLOATS = (torch.float16, torch.bfloat16, *MODEL_DTYPES)
 WHOLE = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def checked_families(leaf: Any, num_variables: int) -> dict[ExponentialFamily, tuple[int, ...]]:
+def checked_families(leaf: Any, num_variables: int) -> dict[LeafFamily, tuple[int, ...]]:
     for family in leaf if isinstance(leaf, dict) else [leaf]:  # before `leaf` is a key: a list has no hash
-        if not isinstance(family, ExponentialFamily):
+        if not isinstance(family, LeafFamily):
             raise ValueError(f"leaf must be a family such as einet.Normal(), or a dict of them, got {family!r}")
     families = leaf if isinstance(leaf, dict) else {leaf: range(num_variables)}
     families = {family: tuple(sorted(variables)) for family, variables in families.items()}

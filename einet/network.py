@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from einet.family import ExponentialFamily, raise_where
+from einet.family import LeafFamily, raise_where
 from einet.graph.plan import by_lengths, of_one_layer, plan
 from einet.graph.regions import RegionGraph
 from einet.identity import KEY, as_tensor, check_identity, identity
@@ -38,7 +38,7 @@ from einet.layers.scaled import LogScaled, Scaled
 from einet.layers.scratch import CHUNK_NUMEL
 from einet.layers.stack import ThinStack
 from einet.layers.sums import SUM_PRODUCTS, CPLayer, EinsumLayer, MixingLayer, SumLayer, normalized_
-from einet.leaves import LeafLayer
+from einet.leaves.layer import LeafLayer
 
 
 class Einet(nn.Module):
@@ -79,7 +79,7 @@ class Einet(nn.Module):
     def __init__(
         self,
         graph: RegionGraph,
-        leaf: ExponentialFamily | dict[ExponentialFamily, Sequence[int]],
+        leaf: LeafFamily | dict[LeafFamily, Sequence[int]],
         num_sums: int = 10,
         num_leaves: int | None = None,
         num_classes: int = 1,
@@ -125,7 +125,7 @@ class Einet(nn.Module):
         generator.seed() if seed is None else generator.manual_seed(seed)
         with torch.no_grad(), torch.device("cpu"):
             for part in self.leaves.parts:
-                part.phi.copy_(part.family.initial(tuple(part.phi.shape[1:]), generator))
+                part.reset(generator)
             for level in self.levels:
                 for layer in (*level.einsums, *level.mixings):
                     # Concentration makes entries differ. The root has no other, and partitions differ anyway.

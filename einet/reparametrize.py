@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from einet.family import ExponentialFamily
 from einet.layers.sums import WEIGHT_FLOOR
+from einet.leaves.part import Coordinates
 from einet.network import Einet
 
 
@@ -37,7 +37,7 @@ def unconstrained(model: Einet) -> Einet:
     for layer in model.sum_layers():
         parametrize.register_parametrization(layer, "weights", _Softmax(layer.weight_dim))
     for part in model.leaves.parts:
-        parametrize.register_parametrization(part, "phi", _Constrain(part.family))
+        parametrize.register_parametrization(part, "phi", _Constrain(part.coordinates()))
     return model
 
 
@@ -72,14 +72,14 @@ class _Softmax(nn.Module):
 
 
 class _Constrain(nn.Module):
-    """A family's phi as a function of free numbers."""
+    """The leaves' phi as a function of free numbers."""
 
-    def __init__(self, family: ExponentialFamily):
+    def __init__(self, coordinates: Coordinates):
         super().__init__()
-        self.family = family
+        self.coordinates = coordinates
 
     def forward(self, raw: Tensor) -> Tensor:
-        return self.family.constrain(raw)
+        return self.coordinates.constrain(raw)
 
     def right_inverse(self, phi: Tensor) -> Tensor:
-        return self.family.unconstrain(phi)
+        return self.coordinates.unconstrain(phi)

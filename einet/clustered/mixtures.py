@@ -23,7 +23,7 @@ from torch import Tensor
 from einet.clustered.kmeans import clusters_of
 from einet.data import CheckedData
 from einet.em import EM
-from einet.family import ExponentialFamily
+from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
 from einet.inputs import as_concentration, check_integers
 from einet.mixture import Mixture
@@ -37,7 +37,7 @@ def fit_mixture(
     x: Tensor,
     num_components: int,
     structure: Structure | None = None,
-    leaf: ExponentialFamily | dict[ExponentialFamily, Sequence[int]] | None = None,
+    leaf: LeafFamily | dict[LeafFamily, Sequence[int]] | None = None,
     observed: Tensor | None = None,
     *,
     graph: RegionGraph | None = None,

@@ -1,4 +1,4 @@
-"""The exponential families of the package, by name: `einet.load` finds them here.
+"""The families of the package, by name: `einet.load` finds them here.
 
 A family of your own is one more frozen dataclass with the methods of `ExponentialFamily`; the contract is in
 `tests/contract.py`, and an exercise of the chapter writes one.
@@ -8,11 +8,14 @@ Source: Section 3.4
 
 from __future__ import annotations
 
-from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
+from einet.families.continuous import Exponential, Gamma, LogNormal, MultivariateNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
-from einet.family import ExponentialFamily
+from einet.family import LeafFamily
 
-FAMILIES: dict[str, type[ExponentialFamily]] = {
+FAMILIES: dict[str, type[LeafFamily]] = {
     family.__name__: family
-    for family in (Normal, Bernoulli, Binomial, Categorical, Poisson, Exponential, Gamma, LogNormal, Geometric)
+    for family in (
+        *(Normal, MultivariateNormal, Exponential, Gamma, LogNormal),
+        *(Bernoulli, Binomial, Categorical, Poisson, Geometric),
+    )
 }

@@ -1,4 +1,4 @@
-"""Families of densities over real numbers: `Normal`, `LogNormal`, `Exponential` and `Gamma`.
+"""Densities over real numbers: `Normal`, `MultivariateNormal`, `LogNormal`, `Exponential` and `Gamma`.
 
 Source: Section 3.4
 """
@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from einet.family import ExponentialFamily, check_bounds, raise_where
+from einet.family import ExponentialFamily, LeafFamily, check_bounds, raise_where
 from einet.intervals import draw_normal, log_gamma_between, log_normal_between, uniform
 
 # In place of a positive number below the range of float32: 0 would be outside the support.
@@ -118,6 +118,42 @@ class Normal(ExponentialFamily):
 
     def entropy(self, phi: Tensor) -> Tensor:
         return 0.5 * torch.log(2 * math.pi * math.e * phi[1])  # exact where the general formula cancels
+
+
+@dataclass(frozen=True)
+class MultivariateNormal(LeafFamily):
+    """The normal density of all variables of this family in a leaf region together, with a full covariance.
+
+    Over a graph of one region the network is a Gaussian mixture. Missing values are integrated out exactly, whichever
+    they are. The model keeps the mean and the Cholesky factor of the covariance (`leaves.joint_normal`).
+
+    Args:
+        min_variance: lower bound on the smallest eigenvalue of every covariance, positive.
+
+    Raises:
+        ValueError: more than one channel, or a bound that is not positive and finite.
+
+    Source: not in the paper; Section 3.4 for exponential families
+    """
+
+    min_variance: float = 1e-6
+
+    joint: ClassVar[bool] = True
+    cancels: ClassVar[bool] = True
+    location_scale: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels != 1:
+            raise ValueError(f"channels of a MultivariateNormal must be 1, got {self.channels}")
+        check_bounds(min_variance=self.min_variance)
+
+    def check(self, x: Tensor) -> None:
+        self.alone.check(x)
+
+    @property
+    def alone(self) -> Normal:
+        return Normal(min_variance=self.min_variance)
 
 
 class Positive(ExponentialFamily):

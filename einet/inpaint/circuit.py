@@ -25,10 +25,10 @@ import torch
 
 from einet.families.continuous import Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical
-from einet.family import ExponentialFamily
+from einet.family import LeafFamily
 from einet.layers.children import Children
 from einet.layers.sums import WEIGHT_FLOOR
-from einet.leaves import FamilyLeaves
+from einet.leaves.part import LeafPart
 from einet.mixture import Mixture
 from einet.network import Einet, Level
 from einet.queries.passes import networks_of
@@ -97,7 +97,7 @@ def check_images(model: Einet | Mixture, value_range: Range | None = None) -> Ra
     return _checked_range(families, value_range)
 
 
-def _checked_range(families: Iterable[ExponentialFamily], value_range: Range | None) -> Range:
+def _checked_range(families: Iterable[LeafFamily], value_range: Range | None) -> Range:
     if value_range is None:
         tops = {(family.num_values or 2) - 1 for family in families}
         if len(tops) > 1:
@@ -122,7 +122,7 @@ def circuit(network: Einet) -> dict:
     return {"leaves": [_pairs(part) for part in network.leaves.parts], "levels": levels}
 
 
-def _pairs(part: FamilyLeaves) -> dict:
+def _pairs(part: LeafPart) -> dict:
     """A leaf region and a variable for each pair of a family's parameters."""
     regions = [regions.repeat_interleave(variables.shape[1]) for regions, _, variables in part.groups()]
     return {"regions": torch.cat(regions).tolist(), "variables": part.pairs.tolist()}

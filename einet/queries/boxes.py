@@ -10,31 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from einet.family import ExponentialFamily
 from einet.inputs import as_mask
-from einet.intervals import draw_among, log_total
-from einet.layers.scaled import Scaled
-from einet.layers.scratch import CHUNK_NUMEL
-from einet.leaves import FamilyLeaves
+from einet.leaves.evidence import Evidence
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.passes import (
-    Visits,
     as_evidence,
     as_labels,
     check_evidence,
     check_model,
     chunks,
     log_evidence,
-    log_vectors,
     networks_of,
-    regions_of_pairs,
+    vectors_of,
 )
 
 # What a call takes for a bound or a set: `low`, `high`, `among`.
@@ -57,6 +51,10 @@ def log_probability(
     continuous variable has probability 0, whose logarithm is -inf. See `log_conditional_probability` for a
     probability given what is observed.
 
+    Exact but for boxes in several variables of one `MultivariateNormal` leaf: their integrals, for each row and entry,
+    are SciPy's, with relative errors of about 1e-6, of more than some five variables or far tails 1e-4. They take from
+    a fifth of a millisecond, for two variables, to some tenths of a second, for ten. Variables without bounds cost nothing.
+
     Args:
         model: the density.
         low: one number, a row (D,), or rows (B, D), each in the shapes of `x`.
@@ -73,6 +71,7 @@ def log_probability(
     Raises:
         ValueError: as `Einet.forward` does; a bound is NaN, `low` is above `high`, a value is none of its family's, or
             a family has no `log_probability`.
+        ImportError: SciPy is needed, and not installed.
 
     Source: not in the paper; marginals as in Section 2
     """
@@ -118,161 +117,10 @@ def _log_joint(model: Einet | Mixture, evidence: Evidence) -> Tensor:
     result = []
     for rows, _, _ in chunks(model, evidence.x, evidence.observed):
         own = evidence.rows(rows)
-        result.append(log_evidence(model, [own.leaves(network) for network in networks_of(model)], own.x, own.observed))
+        result.append(
+            log_evidence(model, [vectors_of(network, own) for network in networks_of(model)], own.x, own.observed)
+        )
     return torch.cat(result, 1)
-
-
-# What is known of rows
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Observed entries, and boxes that the others lie in. Without `low` and `high` there are no boxes.
-
-    Attributes:
-        x: (D, C, B).
-        observed: (D, B) or (D, 1).
-        low: (D, C, B) or (D, C, 1), float64.
-        high: as `low`.
-        among: for some variables which values they may have, (V, B) or (V, 1).
-        first: the number of the first row, for messages.
-    """
-
-    x: Tensor
-    observed: Tensor
-    low: Tensor | None = None
-    high: Tensor | None = None
-    among: Mapping[int, Tensor] = field(default_factory=dict)
-    first: int = 0
-
-    def rows(self, rows: slice | Tensor) -> Evidence:
-        """The evidence of some rows."""
-
-        def of(tensor: Any) -> Any:
-            return tensor if tensor is None or tensor.shape[-1] == 1 else tensor[..., rows]
-
-        among = {variable: of(table) for variable, table in self.among.items()}
-        first = self.first + (rows.start or 0 if isinstance(rows, slice) else 0)
-        x = self.x[..., rows]
-        return Evidence(x, of(self.observed), of(self.low), of(self.high), among, first)
-
-    def bounded(self) -> Tensor:
-        """The variables of which something is known that is no value, (D, B) or (D, 1)."""
-        if self.low is None or self.high is None:
-            return torch.zeros_like(self.observed)
-        bounded = ((self.low > -math.inf) | (self.high < math.inf)).any(1)
-        bounded[list(self.among)] = True
-        return bounded & ~self.observed
-
-    def leaves(self, network: Einet) -> Scaled:
-        """The vectors of the leaf regions: densities of what is observed times probabilities of boxes."""
-        if self.low is None:
-            return network.leaves(self.x, self.observed)
-        total, bounded = log_vectors(network, self.x, self.observed), self.bounded()
-        for part in network.leaves.parts:
-            self._add_boxes(part, total, bounded[part.pairs])
-        return network.leaves.kind.from_log(total, part.phi.dtype)
-
-    def _add_boxes(self, part: FamilyLeaves, total: Tensor, bounded: Tensor) -> None:
-        """Add the log-probabilities of a part's pairs (P,) of which `bounded` (P, B) is true to those of regions."""
-        region, numel = regions_of_pairs(part), part.phi[0, 0].numel() * total.shape[2] * (part.family.num_values or 8)
-        asked = bounded.any(1).nonzero()[:, 0]
-        for pairs in asked.split(max(1, CHUNK_NUMEL // numel)) if len(asked) else ():
-            each = self._log_probabilities(part.family, part.phi[:, pairs].double(), part.pairs[pairs])
-            each = torch.where(bounded[pairs, None], each, 0).expand(-1, -1, total.shape[2])
-            total.index_add_(0, region[pairs], each)
-
-    def _log_probabilities(self, family: ExponentialFamily, phi: Tensor, variables: Tensor) -> Tensor:
-        """log P(box) of the entries of phi (|T|, p, C, K) for these variables (p,): (p, K, B) or (p, K, 1)."""
-        low, high = self.ends(variables)
-        if family.num_values is None:
-            return family.log_probability(low[:, :, None], high[:, :, None], phi[..., None]).sum(1)
-        return log_total(family.log_probabilities(phi), self._allowed(family, variables, low, high)).sum(1)
-
-    def ends(self, variables: Tensor, column: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """low and high of variables (p,): (p, C, B), or (p, C) of a column (p,) each."""
-        low, high = cast(Tensor, self.low)[variables], cast(Tensor, self.high)[variables]
-        return (low, high) if column is None else (_at(low, column), _at(high, column))
-
-    def _allowed(
-        self, family: ExponentialFamily, variables: Tensor, low: Tensor, high: Tensor, column: Tensor | None = None
-    ) -> Tensor:
-        """Which of a family's values lie in the box: (V, p, C, B), or (V, p, C) where each has a `column` (p,)."""
-        allowed = family.allowed(low, high)
-        for variable, table in self.among.items():
-            own = (variables == variable).nonzero()[:, 0]
-            if len(own):
-                values = table[: len(allowed)]
-                within = values[:, None, None] if column is None else values[:, _column(table, column[own]), None]
-                allowed = allowed.expand(*allowed.shape[:-1], max(allowed.shape[-1], within.shape[-1])).clone()
-                allowed[:, own] &= within
-        return allowed
-
-    # Draws
-
-    def redraw(
-        self,
-        network: Einet,
-        visits: Visits,
-        column: Tensor,
-        drawn: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Draws (N, D, C), those of variables in boxes drawn anew, within, from the leaf entries that samples use.
-
-        Args:
-            network: the circuit.
-            visits: to its leaf regions.
-            column: each sample's row, (N,).
-            drawn: what leaves answered without boxes.
-            generator: for what is drawn.
-        """
-        drawn, bounded = drawn.double(), self.bounded()
-        for part in network.leaves.parts:
-            for regions, pairs, variables in part.groups():
-                node_of = regions.new_full((network.leaves.num_nodes,), -1)
-                node_of[regions] = torch.arange(len(regions), device=regions.device)
-                own = visits.select((node_of[visits.node] >= 0).nonzero()[:, 0])
-                node = node_of[own.node]
-                place = _column(bounded, column[own.sample])[:, None].expand(-1, variables.shape[1])
-                visit, which = bounded[variables[node], place].nonzero(as_tuple=True)
-                pair = pairs.start + node * variables.shape[1]
-                step = max(1, CHUNK_NUMEL // ((part.family.num_values or len(part.phi)) * network.channels))
-                for a, i in zip(visit.split(step), which.split(step), strict=True) if len(visit) else ():
-                    variable, sample = variables[node[a], i], own.sample[a]
-                    phi = part.phi[:, pair[a] + i, :, own.entry[a]].movedim(0, 1).double()  # (T, A, C)
-                    drawn[sample, variable] = self._draws(part.family, phi, variable, column[sample], generator)
-        return drawn
-
-    def _draws(
-        self, family: ExponentialFamily, phi: Tensor, variables: Tensor, column: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        low, high = self.ends(variables, column)
-        if family.num_values is None:
-            return family.draw_between(low, high, phi, generator)
-        allowed = self._allowed(family, variables, low, high, column)
-        return draw_among(family.log_probabilities(phi), allowed, generator)
-
-    def rounded(self, drawn: Tensor, dtype: torch.dtype) -> Tensor:
-        """Draws (N, B, D, C) in a dtype, whose rounding takes none out of its box that has another number inside."""
-        result = drawn.to(dtype)
-        if self.low is None or self.high is None or not dtype.is_floating_point:
-            return result
-        low, high = (end.permute(2, 0, 1) for end in (self.low, self.high))
-        inside = self.bounded().T[..., None]
-        above, below = inside & (result.double() > high), inside & (result.double() < low)
-        result = torch.where(above, torch.nextafter(result, torch.full_like(result, -math.inf)), result)
-        return torch.where(below, torch.nextafter(result, torch.full_like(result, math.inf)), result)
-
-
-def _column(tensor: Tensor, column: Tensor) -> Tensor:
-    """The columns of a tensor's last axis, which may be one for all."""
-    return column if tensor.shape[-1] > 1 else torch.zeros_like(column)
-
-
-def _at(ends: Tensor, column: Tensor) -> Tensor:
-    """(p, C, B) or (p, C, 1) at a column (p,) each: (p, C)."""
-    return ends[torch.arange(len(ends), device=ends.device), :, _column(ends, column)]
 
 
 # From arguments

@@ -15,10 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from einet.family import ExponentialFamily
 from einet.inputs import check_integers
 from einet.layers.scaled import Gathered, Scaled, fetched
-from einet.layers.scratch import CHUNK_NUMEL
 from einet.layers.sums import SumLayer
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -129,9 +127,8 @@ def _entropies(network: Einet) -> Tensor:
     """H(x | z) and H(x, z): the two columns of an upward pass whose values are entropies."""
     entropies = network.leaves.parts[0].phi.new_zeros(network.leaves.num_nodes, network.num_leaves, dtype=torch.float64)
     for part in network.leaves.parts:
-        of_pairs = _entropy_of(part.family, part.phi.double()).sum(1)  # (P, K)
-        for regions, pairs, variables in part.groups():
-            entropies.index_add_(0, regions, of_pairs[pairs].unflatten(0, variables.shape).sum(1))
+        for regions, of_regions in part.entropies():
+            entropies.index_add_(0, regions, of_regions)
     leaves = Scaled(entropies[..., None].repeat(1, 1, 2), entropies.new_zeros(len(entropies), 2))
     return upward(network, leaves, _entropies_of).outputs[-1].value[0, 0]
 
@@ -140,12 +137,6 @@ def _entropies_of(layer: SumLayer, *inputs: Scaled | Gathered) -> Scaled:
     """The operation of a pass of entropies, which stand where densities do and have no scale."""
     entropies = layer.entropies(*(vectors.value for vectors in fetched(inputs)))
     return Scaled(entropies, entropies.new_zeros(len(entropies), 2))
-
-
-def _entropy_of(family: ExponentialFamily, phi: Tensor) -> Tensor:
-    """The entropy of each density of a family, phi (|T|, P, C, K) -> (P, C, K), in bounded memory."""
-    step = max(1, CHUNK_NUMEL // ((family.num_values or 1) * phi[0, 0].numel()))
-    return torch.cat([family.entropy(chunk) for chunk in phi.split(step, 1)])
 
 
 def _max_entropy(variance: Tensor, real: bool) -> Tensor:

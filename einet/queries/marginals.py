@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from einet.family import ExponentialFamily
 from einet.layers.derivatives import ordinary
 from einet.layers.scratch import CHUNK_NUMEL, slices
+from einet.leaves.part import LeafPart
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.passes import as_evidence, as_labels, check_evidence, check_model, chunks, log_evidence, networks_of
@@ -98,13 +98,13 @@ class Marginals:
     @torch.no_grad()
     def mean(self) -> Tensor:
         """E[x_d | evidence]; the value itself where observed."""
-        mean = self._expected(lambda family, phi: family.mean(phi)[None], 1)[:, 0]
+        mean = self._moments(1)[:, 0]
         return self._shaped(torch.where(self.observed[:, None], self.x.to(mean.dtype), mean))
 
     @torch.no_grad()
     def variance(self) -> Tensor:
         """Var[x_d | evidence] = E[var + mean^2] - E[mean]^2 over the leaf entries; 0 where observed."""
-        mean, square = self._expected(_mean_and_square, 2).unbind(1)
+        mean, square = self._moments(2).unbind(1)
         return self._shaped(torch.where(self.observed[:, None], 0, (square - mean**2).clamp_min(0)))
 
     @torch.no_grad()
@@ -116,7 +116,7 @@ class Marginals:
         num_values = max(family.num_values or 0 for network in self.networks for family in network.families)
         if not num_values:
             raise ValueError("probabilities are those of discrete variables, and this model has none; see log_density")
-        probabilities = self._expected(lambda family, phi: _table(family, phi, num_values), num_values)  # (D, V, C, B)
+        probabilities = self._expected(lambda part, used: part.tables(used, num_values), num_values)  # (D, V, C, B)
         value = torch.arange(num_values, device=self.x.device)[:, None, None]
         point = (self.x[:, None] == value).to(probabilities.dtype)
         point = torch.where(probabilities.isnan(), probabilities, point)
@@ -142,7 +142,7 @@ class Marginals:
         parts = [part for network in self.networks for part in network.leaves.parts]
         for part in parts:
             part.family.check(at[part.variables])
-        numel = sum(part.phi[0].numel() * (1 if part.family.indicator else len(part.phi)) for part in parts)
+        numel = sum(part.numel_at() for part in parts)
         log_density = [self._log_density(at[..., rows], rows) for rows in slices(batch, CHUNK_NUMEL // numel)]
         point = torch.where((at == self.x).all(1), 0.0, -torch.inf)
         return torch.where(self.observed, point, torch.cat(log_density, 1)).T.to(self.dtype)
@@ -169,10 +169,11 @@ class Marginals:
         if levels.dim() > 1 or not levels.numel() or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"q must be a number within (0, 1) or several, got {q}")
         wanted, finite = ~self.observed.all(1), self._finite()
-        found = quantiles(self.networks, self.responsibilities, levels.reshape(-1), wanted & ~finite)
+        known = self.x, self.observed
+        found = quantiles(self.networks, self.responsibilities, levels.reshape(-1), wanted & ~finite, *known)
         if (wanted & finite).any():
             num_values = max(family.num_values or 0 for network in self.networks for family in network.families)
-            table = self._expected(lambda family, phi: _table(family, phi, num_values), num_values)[finite]
+            table = self._expected(lambda part, used: part.tables(used, num_values), num_values)[finite]
             below = table.cumsum(1)
             found[:, finite] = torch.stack([(below < q * below[:, -1:]).sum(1).double() for q in levels.reshape(-1)])
         found = torch.where(self.observed[:, None], self.x.double(), found)
@@ -191,14 +192,13 @@ class Marginals:
     def _log_density(self, at: Tensor, rows: slice) -> Tensor:
         """log sum over a variable's leaf entries of responsibility * density, of some rows at (D, C, b): (D, b)."""
         variable, logs = [], []
+        seen = self.observed if self.observed.shape[1] == 1 else self.observed[:, rows]
         for network, responsibilities in zip(self.networks, self.responsibilities, strict=True):
             for part in network.leaves.parts:
-                for regions, pairs, variables in part.groups():
-                    phi = part.phi[:, pairs].unflatten(1, variables.shape)[..., None].double()  # (T, L, s, C, K, 1)
-                    of_entries = part.family.log_density(at[variables][:, :, :, None], phi).sum(2)  # (L, s, K, b)
-                    weights = torch.log(responsibilities[regions, None, :, rows].double())
-                    logs.append(torch.logsumexp(of_entries + weights, 2).flatten(0, 1))
-                    variable.append(variables.flatten())
+                answer = part.log_densities_at(at, responsibilities[..., rows], self.x[..., rows], seen)
+                for variables, of_variables in answer:
+                    variable.append(variables)
+                    logs.append(of_variables)
         # log-sum-exp over the leaf regions of each variable.
         logs, variable = torch.cat(logs), torch.cat(variable)
         peak = logs.new_full((len(at), logs.shape[1]), -torch.inf)
@@ -206,44 +206,25 @@ class Marginals:
         peak = peak.clamp_min(torch.finfo(peak.dtype).min)
         return peak + torch.zeros_like(peak).index_add_(0, variable, torch.exp(logs - peak[variable])).log()
 
-    def _expected(self, function: Callable[[ExponentialFamily, Tensor], Tensor], width: int) -> Tensor:
-        """E[f | evidence] of every variable, (D, width, C, B) in float64, in bounded memory.
+    def _moments(self, order: int) -> Tensor:
+        """E[x_d | evidence], and for order 2 E[x_d^2 | evidence], (D, order, C, B)."""
+        return self._expected(lambda part, used: part.moments(used, self.x, self.observed, order), order)
 
-        `function(family, phi)` is f (width, ...) of the leaf entries of parameters phi (|T|, ...).
+    def _expected(self, sums: Callable[[LeafPart, Tensor], Iterator[tuple[Tensor, Tensor]]], width: int) -> Tensor:
+        """An expectation given the evidence of every variable, (D, width, C, B) in float64.
+
+        `sums(part, responsibilities)` are those of `LeafPart.moments` or `tables`: the last is of responsibilities.
         """
         num_variables, channels, batch = self.x.shape
         total = self.x.new_zeros(num_variables, width + 1, channels, batch, dtype=torch.float64)
         for network, responsibilities in zip(self.networks, self.responsibilities, strict=True):
             for part in network.leaves.parts:
-                numel = max(width + 1, len(part.phi)) * channels * max(part.phi.shape[-1], batch)
-                for regions, pairs, variables in part.groups():
-                    phi = part.phi[:, pairs].unflatten(1, variables.shape)  # (T, L, s, C, K)
-                    size = variables.shape[1]
-                    for nodes in slices(len(regions), CHUNK_NUMEL // (numel * size)):
-                        weights = responsibilities[regions[nodes]].double()
-                        for d in slices(size, CHUNK_NUMEL // numel):
-                            values = function(part.family, phi[:, nodes, d].double())
-                            values = torch.cat((values, torch.ones_like(values[:1])))  # the last sums responsibilities
-                            values = values.movedim(0, 2)  # (L, s, width + 1, C, K)
-                            sums = (values.flatten(1, 3) @ weights).unflatten(1, values.shape[1:4])
-                            total.index_add_(0, variables[nodes, d].flatten(), sums.flatten(0, 1))
+                for variables, of_variables in sums(part, responsibilities):
+                    total.index_add_(0, variables, of_variables)
         return total[:, :-1] / total[:, -1:]
 
     def _shaped(self, result: Tensor) -> Tensor:
         return result.permute(2, 0, 1).reshape(self.shape).to(self.dtype)
-
-
-def _table(family: ExponentialFamily, phi: Tensor, width: int) -> Tensor:
-    """P(x = v) for v < width, (width, ...): 0 beyond the support, NaN of a family with infinitely many values."""
-    if family.num_values is None:
-        return phi.new_full((width, *phi.shape[1:]), torch.nan)
-    table = torch.exp(family.log_probabilities(phi))
-    return torch.cat((table, table.new_zeros(width - len(table), *table.shape[1:])))
-
-
-def _mean_and_square(family: ExponentialFamily, phi: Tensor) -> Tensor:
-    mean = family.mean(phi)
-    return torch.stack((mean, family.variance(phi) + mean**2))
 
 
 def conditional_marginals(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from einet.layers.scaled import Gathered, Scaled
 from einet.layers.sums import SumLayer
+from einet.leaves.evidence import Evidence
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.passes import (
@@ -75,6 +76,7 @@ class _Component(NamedTuple):
     """A network of the model, and its sum pass of B columns with the evidence, then B with `modes`."""
 
     network: Einet
+    given: Evidence
     log_weight: float
     modes: Scaled  # the leaves' vectors where every missing variable has its mode
     up: UpwardPass
@@ -85,11 +87,11 @@ class _Component(NamedTuple):
 
 def _component(network: Einet, log_weight: float, x: Tensor, observed: Tensor, labels: Tensor) -> _Component:
     leaves = network.leaves(x, observed)
-    modes = _with_modes(network, leaves, observed)
+    modes = _with_modes(network, leaves, x, observed)
     up = upward(network, Scaled.joined([leaves, modes], -1))
     base = network.leaves.log_base(x, observed) + log_weight
     evidence, bound = _at_root(up, labels.repeat(2)).chunk(2)
-    return _Component(network, log_weight, modes, up, base, evidence + base, bound + base)
+    return _Component(network, Evidence(x, observed), log_weight, modes, up, base, evidence + base, bound + base)
 
 
 def _explained(
@@ -130,7 +132,8 @@ def _by_maxima(components: list[_Component], labels: Tensor) -> Tensor:
         of_tree = _at_root(up, labels) + component.base
         rows = (of_tree > best).nonzero()[:, 0]
         if len(rows):
-            best[rows], result[rows] = of_tree[rows], _decoded(component.network, up, labels[rows], rows)
+            best[rows] = of_tree[rows]
+            result[rows] = _decoded(component.network, up, labels[rows], rows, component.given)
     return result
 
 
@@ -140,7 +143,8 @@ def _by_sums(components: list[_Component], labels: Tensor) -> Tensor:
     result = _empty(components, labels)
     for number in chosen.unique().tolist():
         rows = (chosen == number).nonzero()[:, 0]
-        result[rows] = _decoded(components[number].network, components[number].up, labels[rows], rows)
+        component = components[number]
+        result[rows] = _decoded(component.network, component.up, labels[rows], rows, component.given)
     return result
 
 
@@ -167,19 +171,16 @@ def _at_root(up: UpwardPass, labels: Tensor) -> Tensor:
     return up.outputs[-1].log()[0].gather(0, labels[None])[0]
 
 
-def _with_modes(network: Einet, leaves: Scaled, observed: Tensor) -> Scaled:
+def _with_modes(network: Einet, leaves: Scaled, x: Tensor, observed: Tensor) -> Scaled:
     """The leaves' vectors when every missing variable has its mode in each entry, base measure included."""
     total = leaves.log()
     for part in network.leaves.parts:
-        phi = part.phi.double()
-        at_mode = part.family.log_density(part.family.mode(phi), phi).sum(1)  # (P, K)
-        for regions, pairs, variables in part.groups():
-            of_regions = at_mode[pairs].unflatten(0, variables.shape).transpose(1, 2)  # (L, K, s)
-            total.index_add_(0, regions, (of_regions @ (~observed[variables]).double()).expand(-1, -1, total.shape[2]))
+        for regions, log_densities in part.at_modes(x, observed):
+            total.index_add_(0, regions, log_densities)
     return type(leaves).from_log(total, leaves.value.dtype)
 
 
-def _decoded(network: Einet, up: UpwardPass, labels: Tensor, column: Tensor) -> Tensor:
+def _decoded(network: Einet, up: UpwardPass, labels: Tensor, column: Tensor, given: Evidence | None = None) -> Tensor:
     """The modes of the leaves of the tree that follows the largest odds, in these columns of a pass: (N, D, C)."""
     visits = descend(network, labels, lambda odds, which: odds.argmax(1)[which], up, column)
-    return values(network, visits, len(labels), lambda family, phi: family.mode(phi))
+    return values(network, visits, len(labels), lambda part, at: part.modes(at), given, column)

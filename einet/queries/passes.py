@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from einet.family import ExponentialFamily
 from einet.layers.children import Children
 from einet.layers.scaled import Scaled
 from einet.layers.scratch import CHUNK_NUMEL, slices
 from einet.layers.sums import SumLayer
-from einet.leaves import FamilyLeaves
+from einet.leaves.evidence import Evidence
+from einet.leaves.part import LeafPart, LeafVisits, Values
 from einet.mixture import Mixture
 from einet.network import Einet
 
@@ -89,9 +89,15 @@ def log_vectors(network: Einet, x: Tensor, observed: Tensor) -> Tensor:
     return total
 
 
-def regions_of_pairs(part: FamilyLeaves) -> Tensor:
-    """The leaf region of each pair of a region and a variable, (P,)."""
-    return torch.cat([regions.repeat_interleave(variables.shape[1]) for regions, _, variables in part.groups()])
+def vectors_of(network: Einet, given: Evidence) -> Scaled:
+    """The vectors of the leaf regions: densities of what is observed times probabilities of boxes."""
+    if given.low is None:
+        return network.leaves(given.x, given.observed)
+    total = log_vectors(network, given.x, given.observed)
+    for part in network.leaves.parts:
+        for regions, log_probability in part.log_boxes(given):
+            total.index_add_(0, regions, log_probability.expand(-1, -1, total.shape[2]))
+    return network.leaves.kind.from_log(total, network.leaves.parts[0].phi.dtype)
 
 
 def log_maxima(logs: Tensor, group: Tensor, num_groups: int) -> Tensor:
@@ -211,23 +217,34 @@ class _Descent:
 
 
 def values(
-    network: Einet, visits: Visits, num_samples: int, value: Callable[[ExponentialFamily, Tensor], Tensor]
+    network: Einet,
+    visits: Visits,
+    num_samples: int,
+    value: Callable[[LeafPart, LeafVisits], Values],
+    given: Evidence | None = None,
+    column: Tensor | None = None,
 ) -> Tensor:
-    """`value(family, phi)` of every variable, (N, D, C), phi (|T|, ...) being that of the leaf entry a sample uses."""
+    """`value(part, visits)` of every variable, (N, D, C), such as the modes of the leaf entries that a sample uses.
+
+    Args:
+        network: the circuit.
+        visits: to its leaf regions.
+        num_samples: N.
+        value: answers for a family.
+        given: evidence, if there is any. Draws within its boxes are in float64, which no rounding takes out of them.
+        column: each sample's column of it, (N,).
+    """
     num_variables = network.graph.num_variables
-    result = network.leaves.parts[0].phi.new_empty(num_samples * num_variables, network.channels)
+    phi = network.leaves.parts[0].phi
+    dtype = phi.dtype if given is None or given.low is None else torch.float64
+    result = phi.new_empty(num_samples * num_variables, network.channels, dtype=dtype)
+    at = LeafVisits(visits.node, visits.entry)
+    if given is not None and column is not None:
+        at = at._replace(given=given, column=column[visits.sample])
     for part in network.leaves.parts:
-        for regions, pairs, variables in part.groups():
-            phi = part.phi[:, pairs].unflatten(1, (len(regions), -1))  # (T, L, s, C, K)
-            table = phi.permute(1, 4, 0, 2, 3).flatten(0, 1)  # (L * K, T, s, C)
-            node_of = regions.new_full((network.leaves.num_nodes,), -1)
-            node_of[regions] = torch.arange(len(regions), device=regions.device)
-            inside = (node_of[visits.node] >= 0).nonzero()[:, 0]
-            for own in map(visits.select, inside.split(max(1, CHUNK_NUMEL // table[0].numel()))):
-                node = node_of[own.node]
-                of_visits = value(part.family, table[node * network.num_leaves + own.entry].movedim(1, 0))  # (A, s, C)
-                places = own.sample[:, None] * num_variables + variables[node]
-                result[places.flatten()] = of_visits.flatten(0, 1)
+        for which, variables, of_visits in value(part, at):
+            places = visits.sample[which, None] * num_variables + variables
+            result[places.flatten()] = of_visits.flatten(0, 1).to(result.dtype)
     return result.view(num_samples, -1, network.channels)
 
 

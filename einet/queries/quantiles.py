@@ -5,20 +5,29 @@ Source: not in the paper; leaves as in Section 3.4
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from einet.intervals import smallest
-from einet.layers.scratch import CHUNK_NUMEL
+from einet.layers.scratch import CHUNK_NUMEL, slices
 from einet.network import Einet
-from einet.queries.passes import regions_of_pairs
 
 INFINITY = torch.inf
+# What `LeafPart.distributions` returns.
+Distribution: TypeAlias = Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]]
 
 
-def quantiles(networks: Sequence[Einet], responsibilities: Sequence[Tensor], levels: Tensor, wanted: Tensor) -> Tensor:
+def quantiles(
+    networks: Sequence[Einet],
+    responsibilities: Sequence[Tensor],
+    levels: Tensor,
+    wanted: Tensor,
+    x: Tensor,
+    observed: Tensor,
+) -> Tensor:
     """The least x with P(x_d <= x) at least a level (Q,), for each variable, channel and row: (Q, D, C, B) in float64.
 
     By bisection of the doubles, to the last bit; of a discrete variable the result is a value that it has.
@@ -28,32 +37,38 @@ def quantiles(networks: Sequence[Einet], responsibilities: Sequence[Tensor], lev
         responsibilities: for each of them how often a row uses each leaf entry, (L, K, B).
         levels: within (0, 1).
         wanted: the variables (D,) that are needed; the others' results are any.
+        x: (D, C, B).
+        observed: (D, B) or (D, 1).
     """
-    network = networks[0]
-    num_variables, batch = network.graph.num_variables, responsibilities[0].shape[2]
-    nothing = levels.new_zeros(len(levels), num_variables, network.channels, batch)
-    total = _below(networks, responsibilities, nothing[:1] + INFINITY, wanted)
-    target = levels[:, None, None, None] * total
+    numel = sum(part.numel_at() for network in networks for part in network.leaves.parts)
+    found = []
+    for rows in slices(x.shape[2], CHUNK_NUMEL // numel):
+        seen = observed if observed.shape[1] == 1 else observed[:, rows]
+        functions = [
+            part.distributions(used[..., rows], x[..., rows], seen, wanted)
+            for network, used in zip(networks, responsibilities, strict=True)
+            for part in network.leaves.parts
+        ]
+        found.append(
+            _inverse(functions, x.new_zeros(len(levels), *x[..., rows].shape, dtype=torch.float64), levels, wanted)
+        )
+    return torch.cat(found, 3)
+
+
+def _inverse(functions: Sequence[Distribution], nothing: Tensor, levels: Tensor, wanted: Tensor) -> Tensor:
+    """Where the sum of `functions` reaches the levels (Q,) of its value at infinity: as `nothing`, (Q, D, C, B)."""
+    target = levels[:, None, None, None] * _below(functions, nothing[:1] + INFINITY)
 
     def reached(at: Tensor) -> Tensor:
-        below = _below(networks, responsibilities, at, wanted)
-        return (below >= target) | ~wanted[:, None, None]
+        return (_below(functions, at) >= target) | ~wanted[:, None, None]
 
     return smallest(reached, nothing - INFINITY, nothing + INFINITY)
 
 
-def _below(networks: Sequence[Einet], responsibilities: Sequence[Tensor], at: Tensor, wanted: Tensor) -> Tensor:
+def _below(functions: Sequence[Distribution], at: Tensor) -> Tensor:
     """sum over the leaf entries of a variable of responsibility * P(x_d <= at), of (Q, D, C, B)."""
     result = torch.zeros_like(at)
-    for network, uses in zip(networks, responsibilities, strict=True):
-        for part in network.leaves.parts:
-            family, region = part.family, regions_of_pairs(part)
-            numel = len(at) * part.phi[0, 0].numel() * at.shape[3] * (family.num_values or 8)
-            asked = wanted[part.pairs].nonzero()[:, 0]
-            for pairs in asked.split(max(1, CHUNK_NUMEL // numel)) if len(asked) else ():
-                ends = at[:, part.pairs[pairs], :, None]  # (Q, p, C, 1, B)
-                phi = part.phi[:, pairs, ..., None].double()  # (T, p, C, K, 1)
-                below = family.log_probability(torch.full_like(ends, -INFINITY), ends, phi).exp()
-                sums = (below * uses[region[pairs], None].double()).sum(3)
-                result.index_add_(1, part.pairs[pairs], sums)
+    for function in functions:
+        for variables, sums in function(at):
+            result.index_add_(1, variables, sums)
     return result

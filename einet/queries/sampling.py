@@ -9,14 +9,17 @@ Source: Section 2
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
-from einet.family import ExponentialFamily
 from einet.inputs import check_integers
+from einet.leaves.evidence import Evidence
+from einet.leaves.part import LeafPart, LeafVisits, Values
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.queries.boxes import Evidence, Sets, as_boxes
+from einet.queries.boxes import Sets, as_boxes
 from einet.queries.passes import (
     as_labels,
     check_evidence,
@@ -27,6 +30,7 @@ from einet.queries.passes import (
     result_dtype,
     upward,
     values,
+    vectors_of,
 )
 
 
@@ -77,6 +81,7 @@ def sample_conditional(
     """Draws of every row's missing entries, x_missing ~ p(x_missing | x_observed): (num_samples, *x.shape).
 
     A mixture's component is drawn for each sample, with its posterior probability given the row's observed entries.
+    Within boxes, the variables of a `MultivariateNormal` leaf are drawn by rejection, which is exact.
     Observed entries come back bit for bit, in the dtype of `x`; integers that cannot hold draws come back as floats.
 
     Args:
@@ -92,7 +97,9 @@ def sample_conditional(
 
     Raises:
         ValueError: as `Einet.forward` and `log_probability` do, and for evidence of density 0, or that leaves a box of
-            probability 0.
+            probability 0. A box in several variables of one `MultivariateNormal` leaf is so improbable that no try was
+            within it.
+        ImportError: as `log_probability` does.
 
     Source: Section 2, Eq. (1)
     """
@@ -150,20 +157,19 @@ def _draw_rows(
     column: Tensor | None = None,
 ) -> Tensor:
     """(N, D, C): a draw for each of `column` (N,), rows of the evidence, from the roots `labels` (B,)."""
-    if evidence is None or column is None:
-        return values(network, descend(network, labels, draw), len(labels), draw.value)
-    up = upward(network, evidence.leaves(network))
-    check_evidence(up.outputs[-1].value[0].T.gather(1, labels[:, None])[:, 0].log(), evidence.first)
-    labels = labels[column]
+    up = None
+    if evidence is not None and column is not None:
+        up = upward(network, vectors_of(network, evidence))
+        check_evidence(up.outputs[-1].value[0].T.gather(1, labels[:, None])[:, 0].log(), evidence.first)
+        labels = labels[column]
     visits = descend(network, labels, draw, up, column)
-    drawn = values(network, visits, len(labels), draw.value)
-    return drawn if evidence.low is None else evidence.redraw(network, visits, column, drawn, draw.generator)
+    return values(network, visits, len(labels), draw.value, evidence, column)
 
 
 def _log_density(network: Einet, evidence: Evidence) -> Tensor:
     """log p(x_observed) times the probability of the box, (B,), in float64."""
     base = network.leaves.log_base(evidence.x, evidence.observed)
-    return network.root(evidence.leaves(network)).log()[0, 0] + base
+    return network.root(vectors_of(network, evidence)).log()[0, 0] + base
 
 
 class _Draw:
@@ -175,10 +181,13 @@ class _Draw:
             generator.seed()
         self.generator, self.noise = generator, noise
 
-    def value(self, family: ExponentialFamily, phi: Tensor) -> Tensor:
-        """A value for each leaf entry. Without noise one is drawn all the same, so that later choices stay equal."""
-        drawn = family.sample(phi, self.generator)
-        return drawn if self.noise else family.mode(phi)
+    def value(self, part: LeafPart, visits: LeafVisits) -> Values:
+        """Values at leaf entries. Without noise some are drawn all the same, so that later choices stay equal."""
+        drawn = part.draws(visits, self.generator)
+        if self.noise:
+            return drawn
+        deque(drawn, maxlen=0)
+        return part.modes(visits)
 
     def __call__(self, odds: Tensor, which: Tensor) -> Tensor:
         num_rows, width = odds.shape

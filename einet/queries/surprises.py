@@ -1,9 +1,9 @@
 """How much each cell of a row surprises, given the rest of the row: all cells from one backward pass.
 
 A tree ends in one leaf entry k of the regions that hold variable d. With r_k, the probability given the row that it is
-this one, and its density p_k(x_d),
+this one, and its density p_k(x_d | rest of the region), which is p_k(x_d) where variables are independent in a leaf,
 
-    p(x without d) / p(x) = sum_k r_k / p_k(x_d)
+    p(x without d) / p(x) = sum_k r_k / p_k(x_d | rest of the region)
 
 Source: not in the paper; Section 3.5, Eq. (6), for r_k
 """
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from einet.layers.derivatives import ordinary
 from einet.layers.scaled import LogScaled, Scaled
-from einet.layers.scratch import CHUNK_NUMEL, slices
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.passes import (
@@ -31,7 +30,6 @@ from einet.queries.passes import (
     log_sums,
     log_vectors,
     networks_of,
-    regions_of_pairs,
 )
 
 # A gradient below e^-600 may have lost digits in float64, or itself, on its way from the root.
@@ -90,7 +88,7 @@ def _surprises(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tens
     check_evidence(log_density, first)
     gradients = torch.autograd.grad(log_density.sum(), [own.value for own in leaves])
     with torch.no_grad():
-        terms = [_terms(*each, x) for each in zip(networks_of(model), leaves, logs, gradients, strict=True)]
+        terms = [_terms(*each, x, observed) for each in zip(networks_of(model), leaves, logs, gradients, strict=True)]
         variables, uses, lost = (torch.cat(each) for each in zip(*terms, strict=True))
         result = log_sums(uses, variables, len(x))
         unsafe = ((log_maxima(lost, variables, len(x)) - result > NEGLIGIBLE) & observed).nonzero()
@@ -101,8 +99,10 @@ def _surprises(model: Einet | Mixture, x: Tensor, observed: Tensor, labels: Tens
     return result
 
 
-def _terms(network: Einet, leaves: Scaled, logs: Tensor, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each pair of a region and a variable the variable, log sum_k r_k / p_k(x_d), and how much may be lost of it.
+def _terms(
+    network: Einet, leaves: Scaled, logs: Tensor, gradient: Tensor, x: Tensor, observed: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The variable of each pair of a region and a variable, log sum_k r_k / p_k(x_d | rest), and what may be lost.
 
     log r_k is taken apart: log of the gradient, and of the density as it is scaled, which may be too small for a
     double. Where the scaled densities are logarithms, the gradient is r_k itself.
@@ -110,12 +110,9 @@ def _terms(network: Einet, leaves: Scaled, logs: Tensor, gradient: Tensor, x: Te
     scaled = torch.zeros_like(logs) if isinstance(leaves, LogScaled) else logs - leaves.log_scale[:, None]
     gradient, variables, terms, lost = torch.log(gradient), [], [], []
     for part in network.leaves.parts:
-        region, numel = regions_of_pairs(part), max(2, len(part.phi)) * part.phi[0, 0].numel() * x.shape[2]
-        for pairs in slices(len(region), CHUNK_NUMEL // numel):
-            own, d = region[pairs], part.pairs[pairs]
-            density = part.family.log_density(x[d][:, :, None], part.phi[:, pairs, ..., None]).sum(1)  # (p, K, B)
-            rest = torch.where(density > -math.inf, scaled[own] - density, math.inf)
-            known = torch.where(density > -math.inf, gradient[own] + rest, -math.inf)
+        for regions, d, density in part.log_rests(x, observed):
+            rest = torch.where(density > -math.inf, scaled[regions] - density, math.inf)
+            known = torch.where(density > -math.inf, gradient[regions] + rest, -math.inf)
             terms.append(torch.logsumexp(known, 1))
             lost.append(LOST + rest.amax(1))
             variables.append(d)

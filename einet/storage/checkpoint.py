@@ -24,10 +24,10 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from einet.families import FAMILIES
-from einet.family import ExponentialFamily
+from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
 from einet.layers.sums import WEIGHT_FLOOR, Weighted
-from einet.leaves import FamilyLeaves
+from einet.leaves.part import LeafPart
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.storage.archive import as_value_error, read, write
@@ -38,7 +38,7 @@ TOLERANCE = 1e-3
 # Names of tensors in a file that are not parameters of its model.
 NON_MODEL_PREFIXES = ("optimizer.", "training.")
 
-Families = Iterable[type[ExponentialFamily]]
+Families = Iterable[type[LeafFamily]]
 
 
 def save(
@@ -144,7 +144,7 @@ def _described(network: Einet, known: dict[str, type]) -> dict:
     return json.loads(json.dumps({"graph": json.loads(network.graph.to_json()), "leaf": leaf, **network.settings}))
 
 
-def _described_family(family: ExponentialFamily, known: dict[str, type]) -> dict:
+def _described_family(family: LeafFamily, known: dict[str, type]) -> dict:
     name = type(family).__name__
     if known.get(name) is not type(family):
         raise ValueError(f"{name} is not one of {sorted(known)}: pass families=({name},), to save and to load")
@@ -278,9 +278,8 @@ def _check_parameters(model: Einet | Mixture) -> None:
             off = (module.weights.sum(module.weight_dim) - 1).abs().max()
             if not (module.weights >= 0).all() or not off <= TOLERANCE:
                 raise ValueError(f"the weights of {name or 'the mixture'} are negative, or off a sum of 1 by {off}")
-        elif isinstance(module, FamilyLeaves):
-            off = (module.family.project(module.phi) - module.phi).abs()
-            if not (off <= TOLERANCE * module.phi.abs()).all() or not module.phi.isfinite().all():
+        elif isinstance(module, LeafPart):
+            if not module.is_valid(TOLERANCE):
                 raise ValueError(f"the parameters of {name} are outside what {module.family} allows")
 
 
@@ -290,8 +289,8 @@ def _normalize(model: Einet | Mixture) -> None:
     for module in model.modules():
         if isinstance(module, Weighted):
             module.weights.clamp_min_(WEIGHT_FLOOR).div_(module.weights.sum(module.weight_dim, keepdim=True))
-        elif isinstance(module, FamilyLeaves):
-            module.phi.copy_(module.family.project(module.phi))
+        elif isinstance(module, LeafPart):
+            module.project_()
 
 
 # Optimizers

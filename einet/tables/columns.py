@@ -22,7 +22,7 @@ from torch import Tensor
 
 from einet.families.continuous import Normal
 from einet.families.discrete import Bernoulli, Categorical
-from einet.family import ExponentialFamily
+from einet.family import LeafFamily
 from einet.leaves import LeafLayer
 from einet.tables.cells import floats, names_of
 
@@ -75,7 +75,7 @@ class Columns:
     def __init__(
         self,
         X: np.ndarray,
-        leaf: str | ExponentialFamily | dict[ExponentialFamily, Any] = "auto",
+        leaf: str | LeafFamily | dict[LeafFamily, Any] = "auto",
         names: Sequence[str] | None = None,
     ):
         self.names = None if names is None else list(names)
@@ -162,7 +162,7 @@ class Columns:
         if len(wrong):
             raise ValueError(f"{self._label(d)} has categories 0, 1, ... in the network's rows, got {wrong[0]:g}")
 
-    def _warn_of_outliers(self, d: int, column: np.ndarray, family: ExponentialFamily) -> None:
+    def _warn_of_outliers(self, d: int, column: np.ndarray, family: LeafFamily) -> None:
         bulk, narrowest = _bulk_deviation(column), _min_deviation(family) * self.scale[d]
         if bulk < narrowest:
             self._blurred.add(d)
@@ -180,7 +180,7 @@ class Columns:
             if not part.family.location_scale:
                 continue
             narrowest = _min_deviation(part.family)
-            variance = part.family.variance(part.phi.detach())  # (P, C, K), of standardised columns
+            variance = part.family.alone.variance(part.alone().detach())  # (P, C, K), of standardised columns
             used = variance < UNUSED_VARIANCE
             narrow = variance <= 1.2 * narrowest**2  # shrinkage keeps them off the bound itself
             for d in part.variables.tolist():
@@ -194,19 +194,19 @@ class Columns:
                     )
                     self._warn(problem, d, part.family, narrowest)
 
-    def _warn(self, problem: str, d: int, family: ExponentialFamily, spread: float) -> None:
+    def _warn(self, problem: str, d: int, family: LeafFamily, spread: float) -> None:
         """A warning that shows how to allow leaves of a tenth of `spread`, in standardised units."""
         name = d if self.names is None else self.names[d]
         bound = f"leaf={{einet.{type(family).__name__}(min_variance={(spread / 10) ** 2:.1g}): [{name!r}]}}"
         warnings.warn(f"{problem}, as in {bound}", TableWarning, stacklevel=2)
 
-    def _given_families(self, leaf: Any, num_columns: int) -> dict[ExponentialFamily, list[int]]:
+    def _given_families(self, leaf: Any, num_columns: int) -> dict[LeafFamily, list[int]]:
         """The families that `leaf` names, with columns as numbers."""
         if isinstance(leaf, str) and leaf == "auto":
             return {}
-        if isinstance(leaf, ExponentialFamily):
+        if isinstance(leaf, LeafFamily):
             return {leaf: list(range(num_columns))}
-        if not isinstance(leaf, dict) or not all(isinstance(family, ExponentialFamily) for family in leaf):
+        if not isinstance(leaf, dict) or not all(isinstance(family, LeafFamily) for family in leaf):
             raise ValueError(f'leaf must be "auto", an ExponentialFamily or a dict of them, got {leaf!r}')
         own = {f: c if isinstance(c, Iterable) and not isinstance(c, str) else [c] for f, c in leaf.items()}
         return {family: [self._number(column, num_columns) for column in columns] for family, columns in own.items()}
@@ -232,7 +232,7 @@ class Columns:
             raise ValueError(f"X must have the {len(self.values)} columns of the training data, got {X.shape[1]}")
         return X
 
-    def _check_support(self, family: ExponentialFamily, own: list[int], z: Tensor, observed: Tensor) -> None:
+    def _check_support(self, family: LeafFamily, own: list[int], z: Tensor, observed: Tensor) -> None:
         """As the network would, but with the name of the first wrong column."""
         try:
             family.check(z[:, own][observed[:, own]])
@@ -252,7 +252,7 @@ def _categories(column: np.ndarray) -> np.ndarray | None:
     return values if few and (values == np.round(values)).all() else None
 
 
-def _family(values: np.ndarray | None) -> ExponentialFamily:
+def _family(values: np.ndarray | None) -> LeafFamily:
     if values is None:
         return Normal(min_variance=MIN_VARIANCE)
     return Bernoulli() if len(values) <= 2 else Categorical(categories=len(values))
@@ -288,7 +288,8 @@ def _bulk_deviation(column: np.ndarray) -> float:
     return (high - low) / 1.349
 
 
-def _min_deviation(family: ExponentialFamily) -> float:
+def _min_deviation(family: LeafFamily) -> float:
     """The smallest standard deviation of a leaf: that of parameters 0 after `project`."""
-    nothing = torch.zeros(family.num_statistics, 1, dtype=torch.float64)
-    return family.variance(family.project(nothing)).sqrt().item()
+    alone = family.alone
+    nothing = torch.zeros(alone.num_statistics, 1, dtype=torch.float64)
+    return alone.variance(alone.project(nothing)).sqrt().item()

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from einet.data import log_density, steps_of_epoch
-from einet.family import ExponentialFamily
+from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
 from einet.inputs import as_pseudocount, check_integers
 from einet.layers.scratch import slices
@@ -55,7 +55,7 @@ class _EinetEstimator(BaseEstimator):
 
     def __init__(
         self,
-        leaf: str | ExponentialFamily | dict = "auto",
+        leaf: str | LeafFamily | dict = "auto",
         depth: int | str = "auto",
         num_replicas: int = 10,
         num_sums: int = 10,

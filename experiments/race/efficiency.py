@@ -124,6 +124,7 @@ class Contestant:
     """A worker process, and what it has said so far. Once anything goes wrong, it is asked no more: see `status`."""
 
     race = "rat"  # which contestants the worker knows
+    script = "efficiency.py"  # of experiments/, for the records
 
     @staticmethod
     def of_point(point: Point) -> dict:
@@ -143,7 +144,7 @@ class Contestant:
             "threads": options.threads,
             "num_samples": NUM_SAMPLES,
             "batch_size": BATCH_SIZE,
-            "command": command_line(script="efficiency.py"),
+            "command": command_line(script=self.script),
         }
         python, self.status = environment(name, options.no_venv)
         self.errors = tempfile.TemporaryFile("w+")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from experiments.race import efficiency
 from experiments.race.efficiency import MEASURES, number, ratios, say, take_turns, warnings_of
-from experiments.records import write_records
+from experiments.records import read_records, write_records
 
 NAMES = ("einet", "libcirkit", "libcirkit-compiled", "spflow", "sparc-pc")
 BARS = {"libcirkit-compiled": (1.5, 1.5, 2)}  # training, inference, memory; the others:
@@ -46,6 +46,7 @@ class Contestant(efficiency.Contestant):
     """A worker with a contestant of learned_contestants.py."""
 
     race = "learned"
+    script = "race/learned.py"
 
     @staticmethod
     def of_point(point: LearnedPoint) -> dict:
@@ -131,15 +132,15 @@ def main() -> None:
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(NAMES)
     given = [text.split("/") for text in options.points.split(",")] if options.points else POINTS
-    found = []
     for data, num_sums in given:
         point = LearnedPoint(data, int(num_sums))
         records = race(point, names, options)
         bounds = floor(point, options)
         report(point, records, bounds, options.rounds)
-        found += [{**record, "floor": bounds} for record in records]
-        if options.output:
-            write_records(options.output, found)
+        if options.output:  # records of other points stay
+            of_point = asdict(point).items()
+            others = [each for each in read_records(options.output) if not of_point <= each.items()]
+            write_records(options.output, [*others, *({**record, "floor": bounds} for record in records)])
 
 
 if __name__ == "__main__":

@@ -210,8 +210,8 @@ def test_portions_change_nothing(monkeypatch):
         return log_probability(model, low, high, x, observed, among={1: [0, 2]}), drawn.shape
 
     whole = ask()
-    for module in ("passes", "boxes"):
-        monkeypatch.setattr(f"einet.queries.{module}.CHUNK_NUMEL", 50)
+    for module in ("queries.passes", "leaves.factorised", "leaves.part"):
+        monkeypatch.setattr(f"einet.{module}.CHUNK_NUMEL", 50)
     torch.testing.assert_close(ask()[0], whole[0], **CLOSE)
     assert ask()[1] == whole[1]
 

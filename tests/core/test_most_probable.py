@@ -149,7 +149,7 @@ def test_better_than_either_decoding_alone():
     _, log_density, _ = mpe(model, x, observed)
     usual = argmax_of_the_sum_pass(model, x, observed)
     inside, mask = model.as_input(x, observed)
-    modes = most_probable._with_modes(model, model.leaves(inside, mask), mask)
+    modes = most_probable._with_modes(model, model.leaves(inside, mask), inside, mask)
     passed = passes.upward(model, modes, most_probable.maximum)
     by_maxima = torch.where(observed, x, decoded(model, passed, torch.zeros(64).long()))
     assert (log_density >= model(by_maxima) - 1e-12).all()

@@ -156,7 +156,7 @@ def test_leaf_layers_of_many_shapes():
 
 def test_probabilities(monkeypatch):
     """Beside the answer there is a portion of the leaf parameters: no table of values x values, nor all at once."""
-    monkeypatch.setattr("einet.queries.marginals.CHUNK_NUMEL", 2**10)
+    monkeypatch.setattr("einet.leaves.factorised.CHUNK_NUMEL", 2**10)
     many_leaves, one_leaf = einet.random_binary_trees(8, 1, 4, seed=0), einet.random_binary_trees(64, 0, 1)
     for family, graph in ((einet.Categorical, many_leaves), (lambda values: einet.Binomial(values - 1), one_leaf)):
         for values in (12, 24, 48):

@@ -254,6 +254,7 @@ def test_portions_change_nothing(monkeypatch):
     whole = conditional_mean(model, x, observed), conditional_marginals(model, x, observed).log_density(1.0)
     monkeypatch.setattr(passes, "CHUNK_NUMEL", 50)
     monkeypatch.setattr("einet.queries.marginals.CHUNK_NUMEL", 50)
+    monkeypatch.setattr("einet.leaves.factorised.CHUNK_NUMEL", 50)
     parts = conditional_mean(model, x, observed), conditional_marginals(model, x, observed).log_density(1.0)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)

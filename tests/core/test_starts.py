@@ -162,7 +162,7 @@ def test_a_variable_without_values_keeps_its_parameters_and_weights_stay():
 def test_in_slices_of_pairs_it_is_the_same(monkeypatch):
     starts = []
     for numel in (2**22, 7):
-        monkeypatch.setattr("einet.leaves.CHUNK_NUMEL", numel)
+        monkeypatch.setattr("einet.leaves.part.CHUNK_NUMEL", numel)
         model, x = mixed()
         einet.start_leaves(model, x, rows=2)
         starts.append(torch.cat([part.phi.detach().flatten() for part in model.leaves.parts]))

@@ -280,7 +280,7 @@ def test_the_columns_own_density_in_portions(monkeypatch):
     (part,) = model.leaves.parts
     rows, observed = model.as_input(x, torch.rand(60, 4, generator=torch.Generator().manual_seed(1)) < 0.5)
     whole = part.column_parameters(rows, observed)
-    monkeypatch.setattr("einet.leaves.CHUNK_NUMEL", 100)
+    monkeypatch.setattr("einet.leaves.part.CHUNK_NUMEL", 100)
     torch.testing.assert_close(part.column_parameters(rows, observed), whole)
     mean = torch.where(observed, rows[:, 0], 0).sum(1) / observed.sum(1)
     torch.testing.assert_close(whole[0, :, 0, 0], mean[part.pairs])

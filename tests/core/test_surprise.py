@@ -127,7 +127,7 @@ def test_portions_change_nothing(monkeypatch):
     x[2, 1] = 1e4
     whole = surprise(model, x)
     monkeypatch.setattr("einet.queries.passes.CHUNK_NUMEL", 50)
-    monkeypatch.setattr("einet.queries.surprises.CHUNK_NUMEL", 50)
+    monkeypatch.setattr("einet.leaves.factorised.CHUNK_NUMEL", 50)
     assert_same(surprise(model, x), whole)
 
 
