@@ -19,12 +19,18 @@ a usual one,
 
 which is Eq. (8) and (9) for n = m, and 1 for lr = 1: classical EM has nothing to remember.
 
-Source: Section 3.5
+With `momentum` the counts of a step are averages over the last ones, c, for sums and leaves alike:
+
+    C <- momentum C + (1 - momentum) w * grad_w,    c = C / (1 - momentum^t) in step t
+
+Source: Section 3.5; for momentum, "Anemone", arXiv 2505.19982
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -34,7 +40,7 @@ from torch.nn.utils import parametrize
 from einet.inputs import as_number, as_parts, as_pseudocount
 from einet.layers.scratch import CACHE_NUMEL, node_slices
 from einet.layers.sums import WEIGHT_FLOOR, SumLayer, Weighted
-from einet.leaves.part import MIN_COUNT
+from einet.leaves.part import MIN_COUNT, LeafStep, begun
 from einet.network import Einet
 
 # The share of the last step in a root's usual number of visits, a moving average over some twenty steps.
@@ -61,6 +67,9 @@ class EM(torch.optim.Optimizer):
         leaf_pseudocount: at least 0, added to the expected count of every leaf entry in each step, as rows whose
             variables are each distributed as in `data`: shrinkage towards the columns' own distributions.
         data: x, (x,) or (x, observed), needed for a `leaf_pseudocount`.
+        momentum: in [0, 1), the share of earlier steps in expected counts, which then are moving averages over about
+            1 / (1 - momentum) steps. Small batches make it worth while: a large `lr` then does not follow their noise.
+            One more number is kept for every parameter; whoever sets parameters by hand makes a new `EM`.
 
     Raises:
         ValueError: a setting is out of range, or the model has nothing that EM could move. `step` raises it, too,
@@ -78,11 +87,13 @@ class EM(torch.optim.Optimizer):
         pseudocount: float = 0.0,
         leaf_pseudocount: float = 0.0,
         data: Tensor | tuple[Tensor, Tensor | None] | None = None,
+        momentum: float = 0.0,
     ):
         settings = {
             "lr": as_number("lr", lr, "within (0, 1]", lambda number: 0 < number <= 1),
             "pseudocount": as_pseudocount("pseudocount", pseudocount),
             "leaf_pseudocount": as_pseudocount("leaf_pseudocount", leaf_pseudocount),
+            "momentum": as_momentum(momentum),
         }
         if leaf_pseudocount and data is None:
             raise ValueError(f"leaf_pseudocount={leaf_pseudocount} needs data: the columns to shrink towards")
@@ -104,10 +115,11 @@ class EM(torch.optim.Optimizer):
         return {**super().__getstate__(), "networks": self.networks, "weighted": self.weighted}
 
     def __setstate__(self, state: dict) -> None:
-        """A state of einet 0.1.0 has no `leaf_pseudocount`."""
+        """A state of einet 0.1.0 has no `leaf_pseudocount` and no `momentum`."""
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("leaf_pseudocount", 0.0)
+            group.setdefault("momentum", 0.0)
 
     @torch.inference_mode(False)  # else what is kept from one step to the next could not be written to outside
     @torch.no_grad()
@@ -117,28 +129,58 @@ class EM(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 value = closure()
-        lr, pseudocount, leaf_pseudocount = self._settings()
+        lr, pseudocount, leaf_pseudocount, momentum = self._settings()
         for network in self.networks:
             _check_gradients(network)
         if any(layer.weights.grad is None for layer in self.weighted):
             raise ValueError(NO_GRADIENT)
         self._follow()
-        uses = [leaf_uses(network) for network in self.networks]  # of the old weights
-        rates = {}  # of the layers, by their weights
-        for network, uses_of_leaves in zip(self.networks, uses, strict=True):
+        rates, of_leaves = self._all_rates(lr)
+        with self._averaged_counts(momentum):
+            uses = [leaf_uses(network) for network in self.networks]  # of the old weights
+            for network, rate, uses_of_leaves in zip(self.networks, of_leaves, uses, strict=True):
+                for part in network.leaves.parts:
+                    own = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()])
+                    part.move(own, LeafStep(rate, pseudocount, leaf_pseudocount, self.state[part.phi], momentum))
+            self._move_sums(rates, pseudocount)
+        return value
+
+    def _all_rates(self, lr: float) -> tuple[dict[Tensor, Tensor], list[Tensor]]:
+        """The step sizes of all weights, and of each network's leaves, from what this step saw."""
+        rates, of_leaves = {}, []
+        for network in self.networks:
             rate, of_roots = _rates(self.state[network.sum_layers()[-1].weights], _top(network)[-1].visits, lr)
             rates |= {layer.weights: rate for layer in network.sum_layers()}
             rates |= {top.weights: top.by_entry(of_roots) for top in _top(network)}
-            for part in network.leaves.parts:
-                total = torch.cat([uses_of_leaves[rows] for rows, _, _ in part.groups()]) + pseudocount
-                column = self.state[part.phi].get("column")
-                part.move(total, rate, column, leaf_pseudocount)
+            of_leaves.append(rate)
+        for layer in self.weighted:
+            if layer.weights not in rates:  # of a mixture, whose visits are those of its components together
+                total = layer.expected_counts.sum()[None]
+                rates[layer.weights], _ = _rates(self.state[layer.weights], total, lr)
+        return rates, of_leaves
+
+    @contextmanager
+    def _averaged_counts(self, momentum: float) -> Iterator[None]:
+        """Until it is left, weight * gradient is the average of the expected counts of the last steps."""
+        if not momentum:
+            yield
+            return
+        own = [layer.weights.grad for layer in self.weighted]
+        try:
+            for layer in self.weighted:
+                kept, counts = self.state[layer.weights], layer.expected_counts
+                share = begun(kept, "counts", counts, momentum)
+                average = kept["counts"].lerp_(counts, 1 - momentum) / share
+                layer.weights.grad = average.div_(layer.weights.clamp_min(WEIGHT_FLOOR))
+            yield
+        finally:
+            for layer, gradient in zip(self.weighted, own, strict=True):
+                layer.weights.grad = gradient
+
+    def _move_sums(self, rates: dict[Tensor, Tensor], pseudocount: float) -> None:
         together: dict[tuple, list[Tensor]] = {}  # weights that are moved alike
         for layer in self.weighted:
             weights = layer.weights
-            if weights not in rates:  # of a mixture, whose visits are those of its components together
-                total = layer.expected_counts.sum()[None]
-                rates[weights], _ = _rates(self.state[weights], total, lr)
             kernels = layer.kernels(weights)
             if kernels is None:
                 alike = weights.shape[1:], layer.weight_dim, weights.dtype, weights.device, id(rates[weights])
@@ -147,22 +189,28 @@ class EM(torch.optim.Optimizer):
                 kernels.move_weights(weights, rates[weights], layer.weight_dim, pseudocount, MIN_COUNT, WEIGHT_FLOOR)
         for (_, dim, *_), several in together.items():
             _move_together(several, rates[several[0]], dim, pseudocount)
-        return value
 
-    def _settings(self) -> tuple[float, float, float]:
-        """lr, pseudocount and leaf_pseudocount of this step: schedulers and users change them."""
+    def _settings(self) -> tuple[float, float, float, float]:
+        """lr, pseudocount, leaf_pseudocount and momentum of this step: schedulers and users change them."""
         group = self.param_groups[0]
         lr = as_number("lr", group["lr"], "within [0, 1]", lambda number: 0 <= number <= 1)
         pseudocount, of_leaves = (as_pseudocount(name, group[name]) for name in ("pseudocount", "leaf_pseudocount"))
         parts = [part for network in self.networks for part in network.leaves.parts]
         if of_leaves and not all("column" in self.state.get(part.phi, {}) for part in parts):
             raise ValueError(f"leaf_pseudocount={of_leaves} needs data when EM is made: the columns to shrink towards")
-        return lr, pseudocount, of_leaves
+        momentum = as_momentum(group["momentum"])
+        if momentum and any(part.family.joint for part in parts):
+            raise ValueError(f"momentum={momentum} is not for joint leaves: {parts[0].family}")
+        return lr, pseudocount, of_leaves, momentum
 
     def _follow(self) -> None:
         """Move what is kept to the parameters' type and device, after `model.double()` or `model.to(device)`."""
         for parameter, kept in self.state.items():
             kept.update({name: tensor.to(parameter) for name, tensor in kept.items()})
+
+
+def as_momentum(value: object) -> float:
+    return as_number("momentum", value, "within [0, 1)", lambda number: 0 <= number < 1)
 
 
 def _top(network: Einet) -> list[SumLayer]:

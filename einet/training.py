@@ -67,6 +67,7 @@ def fit(
     last_lr: float | None = None,
     pseudocount: float = 0.0,
     leaf_pseudocount: float = 0.0,
+    momentum: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     patience: int | None = None,
@@ -89,12 +90,13 @@ def fit(
         epochs: passes over the rows.
         batch_size: most rows a step, in a new random order every epoch. An epoch's batches differ by at most one row in
             size. None is full-batch: one step an epoch.
-        lr: of `EM`, where no `optimizer` is given; so are `pseudocount` and `leaf_pseudocount`.
+        lr: of `EM`, where no `optimizer` is given; so are `pseudocount`, `leaf_pseudocount` and `momentum`.
         last_lr: `lr` falls to it by equal amounts until the last of the `epochs`. None: it stays. A large step finds
             its way, a small one averages over more rows. Only where no `optimizer` is given. A run on disk cannot be
             prolonged by more `epochs` then: its step would have fallen more slowly.
         pseudocount: see `EM`.
         leaf_pseudocount: see `EM`.
+        momentum: see `EM`. 0.9 wants some thirty steps an epoch or more: a smaller `batch_size` where rows are few.
         optimizer: any of torch, made for the model's parameters.
         scheduler: of the `optimizer`, which must be given then; stepped after every epoch.
         patience: stop after this many epochs without a better validation; None never stops early. An epoch of EM in
@@ -129,7 +131,7 @@ def fit(
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     if optimizer is None:
         data = train.select(slice(None)) if leaf_pseudocount else None  # on the model's device
-        optimizer = EM(model, lr, pseudocount, leaf_pseudocount, data)
+        optimizer = EM(model, lr, pseudocount, leaf_pseudocount, data, momentum)
         scheduler = _falling(optimizer, lr, last_lr, epochs) if scheduler is None else scheduler
     elif last_lr is not None:
         raise ValueError(f"last_lr={last_lr} is of the EM that fit makes, and an optimizer is given: use a scheduler")

@@ -18,7 +18,7 @@ from einet.layers.derivatives import transformed
 from einet.layers.scaled import Scaled
 from einet.layers.scratch import CHUNK_NUMEL, node_slices, slices
 from einet.leaves.evidence import Evidence, column_of
-from einet.leaves.part import MIN_COUNT, Coordinates, LeafPart, LeafVisits, Values
+from einet.leaves.part import Coordinates, LeafPart, LeafStep, LeafVisits, Values, begun
 from einet.leaves.products import Factors, densities
 
 # embedding_bag's backward waits for the CPU. Up to this many categories, a GPU is faster by a one-hot product.
@@ -153,19 +153,32 @@ class FamilyLeaves(LeafPart):
     def coordinates(self) -> Coordinates:
         return self.family
 
-    def move(self, uses: Tensor, rate: Tensor, column: Tensor | None, leaf_pseudocount: float) -> None:
-        family, uses, gradient = self.family, uses + leaf_pseudocount, cast(Tensor, self.phi.grad)
-        rate = torch.where(uses > MIN_COUNT, rate / uses.clamp_min(MIN_COUNT), 0)  # unused, it stays
-        groups = [(len(rows), variables.shape[1]) for rows, _, variables in self.groups()]
-        of_regions = rate.split([count for count, _ in groups])
-        of_pairs = [own.repeat_interleave(size, 0) for own, (_, size) in zip(of_regions, groups, strict=True)]
-        rate = torch.cat(of_pairs)[:, None]  # (P, 1, K)
+    def move(self, uses: Tensor, step: LeafStep) -> None:
+        """As `LeafPart.move`.
+
+        Of earlier steps `state` keeps the way from E[T(x)] to their statistics, which gets shorter with every step.
+        The statistics themselves may be large, and their difference from E[T(x)] would be lost.
+        """
+        family, gradient, state, momentum = self.family, cast(Tensor, self.phi.grad), step.state, step.momentum
+        column, rates = step.column, self._by_pairs(step.rates(uses))
+        share = begun(state, "way", self.phi, momentum) if momentum else step.rate
+        walked = self._by_pairs(uses * share) if momentum else rates
         for pairs in node_slices(self.phi.shape[1], self.phi[:, 0].numel(), self.phi):
             phi = self.phi[:, pairs]
             direction = family.natural_gradient(phi, gradient[:, pairs])
-            if column is not None and leaf_pseudocount:
-                direction += leaf_pseudocount * family.towards(column[:, pairs], phi)
-            phi.copy_(family.project(family.step(phi, direction * rate[pairs])))
+            if momentum:
+                direction = state["way"][:, pairs].lerp_(direction, 1 - momentum) / share
+            if column is not None:
+                direction += step.leaf_pseudocount * family.towards(column[:, pairs], phi)
+            direction = direction * rates[pairs]
+            if momentum:
+                state["way"][:, pairs] -= direction * walked[pairs]
+            phi.copy_(family.project(family.step(phi, direction)))
+
+    def _by_pairs(self, numbers: Tensor) -> Tensor:
+        """Numbers of regions (R, K) as those of their pairs, (P, 1, K)."""
+        of_groups = zip(numbers.split(self.counts), self.sizes, strict=True)
+        return torch.cat([own.repeat_interleave(size, 0) for own, size in of_groups])[:, None]
 
     @torch.no_grad()
     def start(self, x: Tensor, observed: Tensor | None, chosen: Tensor, share: float, keep: float = 0.0) -> None:

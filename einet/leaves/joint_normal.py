@@ -30,7 +30,7 @@ from einet.layers.scratch import CHUNK_NUMEL, slices
 from einet.leaves import gaussian, normal_boxes
 from einet.leaves.evidence import Evidence, column_of
 from einet.leaves.normal_boxes import Box
-from einet.leaves.part import MIN_COUNT, Coordinates, LeafPart, LeafVisits, Values
+from einet.leaves.part import Coordinates, LeafPart, LeafStep, LeafVisits, Values
 
 # What is left, in free coordinates, of a variance at its lower bound, relative to the bound.
 LEAST_ABOVE_FLOOR = 1e-4
@@ -174,9 +174,8 @@ class JointNormalLeaves(LeafPart):
 
     # Learning
 
-    def move(self, uses: Tensor, rate: Tensor, column: Tensor | None, leaf_pseudocount: float) -> None:
-        uses = (uses + leaf_pseudocount).double()
-        rate = torch.where(uses > MIN_COUNT, rate / uses.clamp_min(MIN_COUNT), 0)[..., None]  # unused, it stays
+    def move(self, uses: Tensor, step: LeafStep) -> None:
+        column, leaf_pseudocount, rate = step.column, step.leaf_pseudocount, step.rates(uses.double())[..., None]
         moved, gradients = [], self.layout.groups(cast(Tensor, self.phi.grad))
         for (_, pairs, variables), (mean, factor), gradient, own in zip(
             self.groups(), self._normals(), gradients, rate.split(self.counts), strict=True
@@ -184,7 +183,7 @@ class JointNormalLeaves(LeafPart):
             shift = (factor.mT @ gradient[0][..., None])[..., 0]  # sum E[z]
             lower = factor.mT @ gradient[1]
             spread = torch.tril(lower) + torch.tril(lower, -1).mT  # sum E[z z'] - 1
-            if column is not None and leaf_pseudocount:
+            if column is not None:
                 target = column[:, pairs, 0].double().unflatten(1, variables.shape).transpose(2, 3)  # (2, L, 1, s)
                 first, second = _in_units_of(mean, factor, target)
                 shift, spread = shift + leaf_pseudocount * first, spread + leaf_pseudocount * second

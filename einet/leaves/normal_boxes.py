@@ -102,10 +102,9 @@ def _log_integrals(mean: Tensor, factor: Tensor, box: Box) -> Tensor:
 def _log_standard(distribution: Any, low: Tensor, high: Tensor, factor: Tensor) -> Tensor:
     """log P(low <= z <= high) of K vectors (K, m) of standard normal variables of correlations F F', F (K, m, m)."""
     largest = log_normal_between(low, high, high - low).amin(1)
-    ends = zip(*(tensor.cpu().numpy() for tensor in (low, high, factor @ factor.mT)), strict=True)
-    found = low.new_tensor(
-        [_integral(distribution, *own, top) for own, top in zip(ends, largest.exp().tolist(), strict=True)]
-    )
+    ends, correlation = (low.cpu().numpy(), high.cpu().numpy()), (factor @ factor.mT).cpu().numpy()
+    numbers = zip(*ends, correlation, largest.exp().tolist(), strict=True)
+    found = low.new_tensor([_integral(distribution, *own) for own in numbers])
     result = torch.log(found)
     if low.shape[1] == 2 and (found < SMALL).any():
         small = found < SMALL

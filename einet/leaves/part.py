@@ -43,6 +43,42 @@ class Coordinates(Protocol):
 Values = Iterator[tuple[Tensor, Tensor, Tensor]]
 
 
+class LeafStep(NamedTuple):
+    """What an M-step of leaves is told.
+
+    Attributes:
+        rate: the step size, a tensor of one number.
+        pseudocount: of rows whose statistics are what an entry expects.
+        leaf_pseudocount: of rows whose variables are independent, each distributed as its column.
+        state: what the optimizer keeps for these leaves: "column", the parameters of `column_parameters`, which a
+            `leaf_pseudocount` needs, and, with momentum, what earlier steps left.
+        momentum: the share of earlier steps in expected counts.
+    """
+
+    rate: Tensor
+    pseudocount: float
+    leaf_pseudocount: float
+    state: dict[str, Tensor]
+    momentum: float = 0.0
+
+    def rates(self, uses: Tensor) -> Tensor:
+        """The step for one expected count of each entry, in the shape of `uses`; 0 for an entry that no row uses."""
+        total = uses + self.pseudocount + self.leaf_pseudocount
+        return torch.where(total > MIN_COUNT, self.rate / total.clamp_min(MIN_COUNT), 0)
+
+    @property
+    def column(self) -> Tensor | None:
+        """The columns' own parameters, where they count."""
+        return self.state.get("column") if self.leaf_pseudocount else None
+
+
+def begun(state: dict[str, Tensor], name: str, like: Tensor, momentum: float) -> Tensor:
+    """By how much the moving average `name` in `state`, which began at 0, is too small in this step: 1 - momentum^t."""
+    if name not in state:
+        state |= {name: torch.zeros_like(like), "share": like.new_zeros(())}
+    return state["share"].mul_(momentum).add_(1 - momentum)
+
+
 class LeafPart(nn.Module):
     """One family's part of the leaf layer: all leaf regions with variables of this family.
 
@@ -156,14 +192,12 @@ class LeafPart(nn.Module):
 
     # Learning
 
-    def move(self, uses: Tensor, rate: Tensor, column: Tensor | None, leaf_pseudocount: float) -> None:
+    def move(self, uses: Tensor, step: LeafStep) -> None:
         """The M-step, Eq. (9), from the gradient of the summed log-densities in `phi.grad`.
 
         Args:
-            uses: expected counts (R, K) of the entries of `regions`, pseudocounts included.
-            rate: the step size.
-            column: of `column_parameters`, needed for a `leaf_pseudocount`.
-            leaf_pseudocount: the count of rows whose variables are independent, each distributed as its column.
+            uses: expected counts (R, K) of the entries of `regions`.
+            step: how far, and what else counts.
         """
         raise NotImplementedError
 

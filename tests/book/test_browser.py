@@ -26,6 +26,12 @@ from einet.inpaint.pages import page_name
 HTML, BOOK = (ROOT / name for name in ("_build/html", "book"))
 PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
 
+# What scrolls sideways without the fade of scroll.js: the first words of each.
+CUT = """[...document.querySelectorAll("article *")]
+    .filter(box => box.scrollWidth > box.clientWidth + 2 && box.clientWidth && box.dataset.more != "right")
+    .filter(box => ["auto", "scroll"].includes(getComputedStyle(box).overflowX) && !box.closest("mjx-container"))
+    .map(box => `${box.tagName}.${box.className}: ${box.textContent.trim().slice(0, 40)}`)"""
+
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))
 
 if not PAGES:
@@ -103,6 +109,10 @@ def test_page(browser, server, page, scheme):
         troubles.append("an image without alt text")
     if tab.evaluate("[...document.querySelectorAll('article section')].filter(s => s.children.length < 2).length"):
         troubles.append("a heading without content")
+    if tab.evaluate(count, ".tag_solution:not(details.sd-dropdown *)"):
+        troubles.append("the code of a solution, outside the fold of its text")
+    if cut := tab.evaluate(CUT):
+        troubles.append(f"cut on the right, and nothing says so: {cut}")
     if (width := tab.evaluate("document.documentElement.scrollWidth")) > 400:
         troubles.append(f"a screen of 400 px has to scroll sideways to {width} px")
     context.close()

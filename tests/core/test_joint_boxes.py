@@ -101,6 +101,7 @@ def by_scipy(model, low, high, x, seen):
     return total
 
 
+@pytest.mark.slow
 def test_boxes_in_any_variables_of_a_mixture_by_scipy():
     model, (x, observed) = gaussian_mixture(4, 2), rows(10, 4, 0.6)
     observed[0, 3] = True
@@ -202,6 +203,23 @@ def test_many_variables_are_those_of_independent_ones():
     assert found == pytest.approx(one**4 * others, rel=1e-4)
 
 
+@pytest.mark.parametrize("size, end, error", [(3, -1.0, 1e-5), (3, 2.0, 1e-3), (3, 8.0, 1e-2), (5, 0.5, 1e-4)])
+def test_tails_of_three_and_five_variables_are_as_good_as_they_say(size, end, error):
+    """Equal correlations of 1/2: given one normal number the variables are independent."""
+    model = normalized(Einet(RegionGraph([range(size)]), MultivariateNormal(), num_sums=1, seed=0))
+    (part,) = model.leaves.parts
+    factor = torch.linalg.cholesky(0.5 * torch.eye(size).double() + 0.5)
+    part.phi.data.copy_(part.layout.packed([(torch.zeros(1, 1, size).double(), factor[None, None])]))
+
+    def log_integrand(u):
+        return norm.logpdf(u) + size * norm.logcdf(u - end * math.sqrt(2))
+
+    at = np.linspace(-10, 40, 5001)
+    peak = log_integrand(at).max()
+    expected = peak + math.log(np.trapezoid(np.exp(log_integrand(at) - peak), at))
+    assert log_probability(model, torch.full((size,), end)).item() == pytest.approx(expected, rel=0, abs=error)
+
+
 def test_regions_of_one_variable_answer_as_normal_leaves():
     graph = RegionGraph([[0], [1], [0, 1]], [(2, 0, 1)])
     ours, theirs = (
@@ -265,6 +283,7 @@ def uniform_p_values(model, drawn, low, high, x, observed, order, free):
     return result
 
 
+@pytest.mark.slow
 @every_kind
 def test_draws_are_uniform_after_their_distribution_function(kind):
     """Two jointly normal variables in a box, and one real that is not in it."""

@@ -16,6 +16,7 @@ COMMANDS = {
     "efficiency": "experiments.race.efficiency",
     "floor": "experiments.race.floor",
     "gpu": "experiments.race.gpu",
+    "tables": "experiments.tables.command",
 }
 
 
@@ -26,7 +27,7 @@ def test_a_command_line_calls_its_folder(name):
 
 
 def test_commands_that_the_records_tell_are_there():
-    told = {record["provenance"]["command"].split()[1] for file in ("debd", "efficiency", "floor", "images")
+    told = {record["provenance"]["command"].split()[1] for file in ("debd", "efficiency", "floor", "images", "tables")
             for record in records.read_records(ROOT / f"book/results/{file}.json")}  # fmt: skip
     assert told and [script for script in told if not (ROOT / script).is_file()] == []
 

@@ -30,6 +30,10 @@ def by_em(model, **arguments):
     return model, {"batch_size": 20, "lr": 0.3, **arguments}
 
 
+def by_averaged_em(model, **arguments):
+    return by_em(model, momentum=0.9, **arguments)
+
+
 def by_scheduled_em(model, **arguments):
     em = EM(model, lr=0.8)
     return model, {"optimizer": em, "scheduler": torch.optim.lr_scheduler.MultiStepLR(em, [2, 3], 0.5), **arguments}
@@ -55,7 +59,7 @@ def train(how, epochs, checkpoint=None, model=None, x=X, **arguments):
 # Resume
 
 
-@pytest.mark.parametrize("how", [by_em, by_scheduled_em, by_adam, by_momentum])
+@pytest.mark.parametrize("how", [by_em, by_averaged_em, by_scheduled_em, by_adam, by_momentum])
 @pytest.mark.parametrize("settings", [
     {}, {"valid": HELD_OUT, "patience": 2}, {"batch_size": None, "observed": X > -1, "seed": 5},
 ], ids=("plain", "validated", "full-batch"))  # fmt: skip
@@ -146,6 +150,7 @@ def test_a_family_of_the_users_own(tmp_path):
     ({"patience": 3, "valid": HELD_OUT}, "patience was None, and is 3"),
     ({"lr": 0.31}, "optimizer was"),
     ({"pseudocount": 0.1}, "optimizer was"),
+    ({"momentum": 0.1}, "optimizer was"),
     ({"x": X + 1}, "rows was"),
     ({"x": X[:-1]}, "rows was"),
     ({"x": X.double()}, "rows was"),
