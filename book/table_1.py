@@ -4,11 +4,13 @@
     table.paper, table.ours, table.errors    # nats, a row for each data set; NaN where it has not been run yet
     table.gains                              # ours minus the paper's, in percent of the paper's
     table.rows("nltcs", "einet")             # log-likelihoods of the test rows
+    table.trees, table.tree_errors           # nats of the learned trees, one model and an ensemble
+    table.published                          # HCLT, the best single circuit, the best tractable model; and by whom
     table.to_html()                          # what _static/debd.js turns into a table that answers
     table.summary(), table.picture(), table.to_markdown()   # the table in short, for the intro and the README
 
 In short: our best learner beside the better one of the paper's two columns. The paper's values are in table_1.tsv,
-which experiments/debd/table.py reads, too.
+which experiments/debd/table.py reads, too; the best published ones in table_1_published.tsv, with their sources.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import pandas as pd
 
 from book import figures, origin
 
-PAPER = Path(__file__).resolve().parent / "table_1.tsv"
+PAPER, PUBLISHED = (Path(__file__).resolve().parent / f"{name}.tsv" for name in ("table_1", "table_1_published"))
+TREES = {"learned": "learned trees", "ensemble": "ensemble of them"}
 LEARNERS = {"rat-spn": "full batch", "einet": "stochastic", "best": "best"}
 # Which of the paper's columns a learner is held against: EiNet's, and the better one of the two.
 AGAINST = {"einet": "EiNet", "best": "better"}
@@ -33,20 +36,22 @@ class Table:
     """The paper's values and ours, by data set (in the paper's order) and learner."""
 
     def __init__(self, records: list[dict]):
-        self.records = records
+        self.records = [record for record in records if record["learner"] in LEARNERS]
+        self.tree_records = [record for record in records if record["learner"] in TREES]
         self.paper = pd.read_csv(PAPER, sep="\t", comment="#", index_col="dataset")
         self.paper["better"] = self.paper[["RAT-SPN", "EiNet"]].max(axis=1)
-        self.ours = self._frame("test_log_likelihood")
-        self.errors = self._frame("standard_error")
+        self.published = pd.read_csv(PUBLISHED, sep="\t", comment="#", index_col="dataset")
+        self.ours, self.errors = map(self._frame, ("test_log_likelihood", "standard_error"))
+        self.trees, self.tree_errors = (self._frame(of, TREES) for of in ("test_log_likelihood", "standard_error"))
         theirs = pd.DataFrame({learner: self.paper[column] for learner, column in AGAINST.items()})
         self.gains = 100 * (self.ours[list(AGAINST)] - theirs) / theirs.abs()
-        tests = {record["dataset"]: record["t_test"]["verdict"] for record in records if "t_test" in record}
+        tests = {record["dataset"]: record["t_test"]["verdict"] for record in self.records if "t_test" in record}
         self.verdicts = pd.Series(tests, dtype=object).reindex(self.paper.index).fillna(GAP)
 
-    def _frame(self, value: str) -> pd.DataFrame:
-        found = {(record["dataset"], record["learner"]): record[value] for record in self.records}
-        cells = [[found.get((name, learner), np.nan) for learner in LEARNERS] for name in self.paper.index]
-        return pd.DataFrame(cells, self.paper.index, list(LEARNERS), dtype=float)
+    def _frame(self, value: str, learners: dict[str, str] = LEARNERS) -> pd.DataFrame:
+        found = {(r["dataset"], r["learner"]): r[value] for r in (*self.records, *self.tree_records)}
+        cells = [[found.get((name, learner), np.nan) for learner in learners] for name in self.paper.index]
+        return pd.DataFrame(cells, self.paper.index, list(learners), dtype=float)
 
     def missing(self) -> list[str]:
         """The paper's names of sets that lack a learner."""

@@ -5,6 +5,7 @@ Source: Section 3.4
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -12,14 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from einet.family import ExponentialFamily
+from einet.intervals import draw_among, log_total
 from einet.layers.derivatives import transformed
 from einet.layers.scaled import Scaled
 from einet.layers.scratch import CHUNK_NUMEL, node_slices, slices
+from einet.leaves.evidence import Evidence, column_of
 from einet.leaves.part import Coordinates, LeafPart, LeafStep, LeafVisits, Values, begun
 from einet.leaves.products import Factors, densities
 
 # embedding_bag's backward waits for the CPU. Up to this many categories, a GPU is faster by a one-hot product.
 MAX_ONE_HOT = 32
+# Temporaries of the probability of an interval, of a family with infinitely many values.
+NUMEL_OF_INTERVAL = 8
 
 
 class FamilyLeaves(LeafPart):
@@ -111,6 +116,20 @@ class FamilyLeaves(LeafPart):
                 sums = _BagFunction.apply(nn.functional.embedding_bag(bags, table, mode="sum"), table, bags)
             yield regions, sums.view(len(regions), -1, entries).transpose(1, 2).contiguous()
 
+    def log_boxes(self, given: Evidence) -> Iterator[tuple[Tensor, Tensor]]:
+        bounded, region = given.bounded()[self.pairs], self.regions_of_pairs()
+        numel = self.phi[0, 0].numel() * given.x.shape[2] * (self.family.num_values or NUMEL_OF_INTERVAL)
+        asked = bounded.any(1).nonzero()[:, 0]
+        for pairs in asked.split(max(1, CHUNK_NUMEL // numel)) if len(asked) else ():
+            low, high = given.ends(self.pairs[pairs])  # (p, C, B or 1)
+            phi = self.phi[:, pairs].double()
+            if self.family.num_values is None:
+                each = self.family.log_probability(low[:, :, None], high[:, :, None], phi[..., None])
+            else:
+                allowed = given.allowed(self.family, self.pairs[pairs], low, high)
+                each = log_total(self.family.log_probabilities(phi), allowed)
+            yield region[pairs], torch.where(bounded[pairs, None], each.sum(1), 0)
+
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
         x, observed = self._select(x, observed)
         base = self.family.log_base(x.double())
@@ -169,13 +188,34 @@ class FamilyLeaves(LeafPart):
     # What a density is asked
 
     def draws(self, visits: LeafVisits, generator: torch.Generator | None) -> Values:
-        return self._of_visits(visits, lambda phi: self.family.sample(phi, generator))
+        given, column = visits.given, visits.column
+        bounded = None if given is None or given.low is None else given.bounded()
+        for which, variables, phi in self._of_visits(visits):
+            drawn = self.family.sample(phi, generator)
+            if given is not None and bounded is not None and column is not None:
+                drawn, columns = drawn.double(), column[which, None].expand_as(variables)
+                inside = bounded[variables, column_of(bounded, columns)].nonzero(as_tuple=True)
+                step = max(1, CHUNK_NUMEL // ((self.family.num_values or len(phi)) * phi.shape[3]))
+                for some in zip(*(index.split(step) for index in inside), strict=True) if len(inside[0]) else ():
+                    own = phi[(slice(None), *some)].double()  # (T, A, C)
+                    drawn[some] = self._draws_within(given, own, variables[some], columns[some], generator)
+            yield which, variables, drawn
+
+    def _draws_within(
+        self, given: Evidence, phi: Tensor, variables: Tensor, column: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Draws (A, C) of variables (A,) of parameters (|T|, A, C), in the boxes of rows `column` (A,)."""
+        low, high = given.ends(variables, column)
+        if self.family.num_values is None:
+            return self.family.draw_between(low, high, phi, generator)
+        allowed = given.allowed(self.family, variables, low, high, column)
+        return draw_among(self.family.log_probabilities(phi), allowed, generator)
 
     def modes(self, visits: LeafVisits) -> Values:
-        return self._of_visits(visits, self.family.mode)
+        return ((which, variables, self.family.mode(phi)) for which, variables, phi in self._of_visits(visits))
 
-    def _of_visits(self, visits: LeafVisits, value: Callable[[Tensor], Tensor]) -> Values:
-        """`value(phi)` of the parameters (|T|, a, s, C) of visits; evidence says nothing of other variables."""
+    def _of_visits(self, visits: LeafVisits) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Parameters (|T|, a, s, C) of visits, as `Values`; evidence says nothing of other variables."""
         num_statistics, _, channels, entries = self.phi.shape
         tables = [
             # (L * K, T, s, C)
@@ -183,8 +223,7 @@ class FamilyLeaves(LeafPart):
             for _, pairs, variables in self.groups()
         ]
         for group, which, place, variables in self.visited(visits, lambda size: num_statistics * size * channels):
-            phi = tables[group][place * entries + visits.entry[which]].movedim(1, 0)
-            yield which, variables, value(phi)
+            yield which, variables, tables[group][place * entries + visits.entry[which]].movedim(1, 0)
 
     def at_modes(self, x: Tensor, observed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         phi = self.phi.double()
@@ -234,6 +273,27 @@ class FamilyLeaves(LeafPart):
             of_entries = self.family.log_density(at[variables][:, :, :, None], phi).sum(2)  # (L, s, K, b)
             weights = torch.log(responsibilities[regions, None].double())
             yield variables.flatten(), torch.logsumexp(of_entries + weights, 2).flatten(0, 1)
+
+    def log_rests(self, x: Tensor, observed: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        region, numel = self.regions_of_pairs(), max(2, len(self.phi)) * self.phi[0, 0].numel() * x.shape[2]
+        for pairs in slices(len(region), CHUNK_NUMEL // numel):
+            own, phi = x[self.pairs[pairs]].double(), self.phi[:, pairs, ..., None].double()
+            yield region[pairs], self.pairs[pairs], self.family.log_density(own[:, :, None], phi).sum(1)
+
+    def distributions(
+        self, responsibilities: Tensor, x: Tensor, observed: Tensor, wanted: Tensor
+    ) -> Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]]:
+        asked, region = wanted[self.pairs].nonzero()[:, 0], self.regions_of_pairs()
+
+        def below(at: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+            numel = len(at) * self.phi[0, 0].numel() * at.shape[3] * (self.family.num_values or NUMEL_OF_INTERVAL)
+            for pairs in asked.split(max(1, CHUNK_NUMEL // numel)) if len(asked) else ():
+                ends = at[:, self.pairs[pairs], :, None]  # (Q, p, C, 1, B)
+                phi = self.phi[:, pairs, ..., None].double()  # (T, p, C, K, 1)
+                of_entries = self.family.log_probability(torch.full_like(ends, -math.inf), ends, phi).exp()
+                yield self.pairs[pairs], (of_entries * responsibilities[region[pairs], None].double()).sum(3)
+
+        return below
 
     def numel_at(self) -> int:
         return self.phi[0].numel() * (1 if self.family.indicator else len(self.phi))

@@ -276,6 +276,19 @@ def conditionals(mean: Tensor, factor: Tensor, x: Tensor, cells: Cells) -> Itera
         yield blocks, mean[region][place][..., None] + explains[place] @ z, variance[place]
 
 
+def rests(mean: Tensor, factor: Tensor, x: Tensor, cells: Cells) -> Iterator[tuple[slice, Tensor]]:
+    """(blocks, log p(x_d | all else that is seen) (n, K, s, w)) of chunks; of a missing variable, anything.
+
+    With P = W' W, the inverse of the covariance of what is seen, x_d has the variance 1 / P_dd and the deviation
+    (P (x - mu))_d / P_dd from its mean.
+    """
+    for blocks, _, place, whitens, z in _whitened(mean, factor, x, cells):
+        precision = whitens.square().sum(-2)[..., None]  # the diagonal of P, (patterns, K, s, 1)
+        precision = torch.where(precision > 0, precision, 1)[place]
+        shift = whitens.mT[place] @ z
+        yield blocks, 0.5 * (torch.log(precision) - LOG_2_PI - shift.square() / precision)
+
+
 def completed(start: Tensor, factor: Tensor, x: Tensor, seen: Tensor, entry: Tensor) -> Tensor:
     """start + F F' W' W (x - start) for starts (n, s), factors (n, s, s) and what is seen (n, s) of x (n, s).
 

@@ -17,7 +17,7 @@ Source: not in the paper; Section 3.5, Eq. (7) and (9), for EM
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,11 +27,15 @@ from torch import Tensor
 from einet.families.continuous import MultivariateNormal
 from einet.layers.derivatives import transformed
 from einet.layers.scratch import CHUNK_NUMEL, slices
-from einet.leaves import gaussian
+from einet.leaves import gaussian, normal_boxes
+from einet.leaves.evidence import Evidence, column_of
+from einet.leaves.normal_boxes import Box
 from einet.leaves.part import Coordinates, LeafPart, LeafStep, LeafVisits, Values
 
 # What is left, in free coordinates, of a variance at its lower bound, relative to the bound.
 LEAST_ABOVE_FLOOR = 1e-4
+# Temporaries of the probability of an interval.
+NUMEL_OF_INTERVAL = 8
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,21 @@ class JointNormalLeaves(LeafPart):
             else:
                 cells = _cells(mean, values, seen)
                 yield regions, cast(Tensor, gaussian.LogDensities.apply(mean, factor, values, seen, cells))
+
+    def log_boxes(self, given: Evidence) -> Iterator[tuple[Tensor, Tensor]]:
+        bounded, num_rows = given.bounded(), given.x.shape[2]
+        for (regions, _, variables), (mean, factor) in zip(self.groups(), self._normals(), strict=True):
+            asked = bounded.any(1)[variables].any(1).nonzero()[:, 0]
+            step = max(1, CHUNK_NUMEL // (NUMEL_OF_INTERVAL * mean[0].numel() * num_rows))
+            for some in asked.split(step) if len(asked) else ():
+                values, seen = _of_group(variables[some], given.x, given.observed)
+                low, high = given.ends(variables[some].flatten())
+                ends = (end[:, 0].unflatten(0, variables[some].shape) for end in (low, high))
+                box = [values, given.observed[variables[some]], *ends, bounded[variables[some]]]
+                box = Box(*(tensor.expand(-1, -1, num_rows).transpose(1, 2).flatten(0, 1) for tensor in box))
+                cells = _cells(mean[some], values, seen)
+                found = normal_boxes.log_probabilities(mean[some], factor[some], values, cells, box)
+                yield regions[some], found.view(len(some), num_rows, -1).transpose(1, 2)
 
     def waits(self, x: Tensor) -> str | None:
         return "leaves that factorise: those of a joint normal density look at what is missing"
@@ -193,11 +212,19 @@ class JointNormalLeaves(LeafPart):
             if noise:
                 drawn = torch.randn(values.shape, generator=generator, dtype=self.phi.dtype, device=values.device)
                 values = values + (own @ drawn.double()[..., None])[..., 0]
-            if visits.x is not None and visits.observed is not None and visits.column is not None:
-                column = visits.column[which, None]
-                x = visits.x[variables, 0, column].double()
-                seen = visits.observed.expand(-1, visits.x.shape[2])[variables, column]
+            if visits.given is not None and visits.column is not None:
+                given, column = visits.given, visits.column[which, None].expand_as(variables)
+                x = given.x[variables, 0, column].double()
+                seen = given.observed[variables, column_of(given.observed, column)]
                 values = gaussian.completed(values, own, x, seen, entry)
+                if noise and given.low is not None:
+                    box = _boxes(given, variables, column, x, seen)
+                    some = box.bounded.any(1).nonzero()[:, 0]
+                    rows = given.first + column[some, 0]
+                    drawn = normal_boxes.draws(
+                        mean[entry[some]], own[some], entry[some], box.select(some), rows, generator
+                    )
+                    values = values.index_copy(0, some, drawn)
             yield which, variables, values[..., None]
 
     def at_modes(self, x: Tensor, observed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -239,6 +266,42 @@ class JointNormalLeaves(LeafPart):
                 weights = torch.log(cells.taken(used, blocks))[:, :, None]
                 cells.put(result, blocks, torch.logsumexp(weights + logs, 1))
             yield variables.flatten(), result.view(len(variables), -1, variables.shape[1]).transpose(1, 2).flatten(0, 1)
+
+    def log_rests(self, x: Tensor, observed: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for (regions, _, variables), (mean, factor) in zip(self.groups(), self._normals(), strict=True):
+            entries, size = mean.shape[1:]
+            for some in slices(len(regions), CHUNK_NUMEL // (mean[0].numel() * x.shape[2])):
+                values, seen = _of_group(variables[some], x, observed)
+                cells = _cells(mean[some], values, seen)
+                result = values.new_empty(len(values) * x.shape[2], entries * size)
+                for blocks, logs in gaussian.rests(mean[some], factor[some], values, cells):
+                    cells.put(result, blocks, logs.flatten(1, 2))
+                result = result.view(len(values), -1, entries, size).permute(0, 3, 2, 1)  # (L, s, K, B)
+                yield regions[some].repeat_interleave(size), variables[some].flatten(), result.flatten(0, 1)
+
+    def distributions(
+        self, responsibilities: Tensor, x: Tensor, observed: Tensor, wanted: Tensor
+    ) -> Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]]:
+        held = [
+            (variables, cells, used, list(conditionals))
+            for variables, cells, used, conditionals in self._conditionals(responsibilities, x, observed)
+            if wanted[variables].any()
+        ]
+
+        def below(at: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+            for variables, cells, used, conditionals in held:
+                of_cells = at[:, variables, 0].transpose(2, 3).flatten(1, 2)  # (Q, cells, s)
+                result = torch.empty_like(of_cells)
+                for blocks, mean, variance in conditionals:
+                    weights = cells.taken(used, blocks)[:, :, None]
+                    deviation = variance.sqrt().clamp_min(gaussian.TINY)[..., None]
+                    for level, own in zip(of_cells, result, strict=True):
+                        z = (cells.taken(level, blocks)[:, None] - mean) / deviation
+                        cells.put(own, blocks, (weights * torch.special.ndtr(z)).sum(1))
+                sums = result.unflatten(1, (len(variables), -1)).transpose(2, 3).flatten(1, 2)  # (Q, n, B)
+                yield variables.flatten(), sums[:, :, None]
+
+        return below
 
     def _conditionals(
         self, responsibilities: Tensor, x: Tensor, observed: Tensor
@@ -298,6 +361,14 @@ class FreeCoordinates:
 def _of_group(variables: Tensor, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """x (L, s, B), in float64, and what is observed of it, (L, s, B or 1), of the variables (L, s) of a group."""
     return x[variables, 0].double(), None if observed is None else observed[variables]
+
+
+def _boxes(given: Evidence, variables: Tensor, column: Tensor, x: Tensor, seen: Tensor) -> Box:
+    """Of visits to variables (a, s) in rows `column` (a, s), of which x (a, s) is `seen` (a, s)."""
+    bounded = given.bounded()
+    low, high = given.ends(variables.flatten(), column.flatten())
+    bounded = bounded[variables, column_of(bounded, column)]
+    return Box(x, seen, low.view(x.shape), high.view(x.shape), bounded)
 
 
 def _cells(mean: Tensor, x: Tensor, seen: Tensor | None) -> gaussian.Cells:

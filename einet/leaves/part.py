@@ -16,24 +16,18 @@ from torch import Tensor, nn
 from einet.family import LeafFamily
 from einet.layers.scaled import Scaled
 from einet.layers.scratch import CHUNK_NUMEL, slices
+from einet.leaves.evidence import Evidence
 
 # Expected counts below this are 0: dividing by them would return rounding errors.
 MIN_COUNT = 1e-20
 
 
 class LeafVisits(NamedTuple):
-    """Visit a: to entry[a] of leaf region node[a], both (A,), given what is observed in column[a] of x.
-
-    Attributes:
-        x: evidence (D, C, B), or None where nothing is observed.
-        observed: (D, B) or (D, 1).
-        column: (A,).
-    """
+    """Visit a: to entry[a] of leaf region node[a], both (A,), given row column[a] (A,) of the evidence, if any."""
 
     node: Tensor
     entry: Tensor
-    x: Tensor | None = None
-    observed: Tensor | None = None
+    given: Evidence | None = None
     column: Tensor | None = None
 
 
@@ -137,6 +131,10 @@ class LeafPart(nn.Module):
             yield regions, pairs, self.pairs[pairs].view(-1, size)
             start = pairs.stop
 
+    def regions_of_pairs(self) -> Tensor:
+        """The leaf region of each pair of a region and a variable, (P,)."""
+        return torch.cat([regions.repeat_interleave(variables.shape[1]) for regions, _, variables in self.groups()])
+
     def alone(self) -> Tensor:
         """Parameters (|T|, P, C, K), of `family.alone`, of the density of each pair's variable by itself."""
         raise NotImplementedError
@@ -156,6 +154,14 @@ class LeafPart(nn.Module):
 
     def log_densities(self, x: Tensor, observed: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """(regions, log-densities (L, K, B)) of each group, to be added to those of other families."""
+        raise NotImplementedError
+
+    def log_boxes(self, given: Evidence) -> Iterator[tuple[Tensor, Tensor]]:
+        """(regions (n,), log P(box | observed) (n, K, B or 1)), to be added to `log_densities`, a region at any times.
+
+        Raises:
+            ValueError: the family knows no probabilities of intervals.
+        """
         raise NotImplementedError
 
     def log_base(self, x: Tensor, observed: Tensor | None) -> Tensor | float:
@@ -244,7 +250,7 @@ class LeafPart(nn.Module):
         """(pairs, their parameters (|T|, p, C, K), each variable by itself) after a `start`."""
         mean, count = self.column_statistics(x, observed)
         family, before = self.family.alone, self.alone()
-        region = torch.cat([regions.repeat_interleave(variables.shape[1]) for regions, _, variables in self.groups()])
+        region = self.regions_of_pairs()
         place = torch.searchsorted(self.variables, self.pairs)
         for pairs in slices(len(self.pairs), CHUNK_NUMEL // (before[:, 0].numel() * chosen.shape[2])):
             # The statistics of the chosen rows of some pairs of a region and a variable, and their means.
@@ -266,7 +272,7 @@ class LeafPart(nn.Module):
     # What a density is asked
 
     def draws(self, visits: LeafVisits, generator: torch.Generator | None) -> Values:
-        """A draw of each visit's variables, jointly, given what is observed; of what is, anything."""
+        """A draw of each visit's variables, jointly, given what is observed, and within boxes; of what is, anything."""
         raise NotImplementedError
 
     def modes(self, visits: LeafVisits) -> Values:
@@ -306,8 +312,26 @@ class LeafPart(nn.Module):
         """
         raise NotImplementedError
 
+    def log_rests(self, x: Tensor, observed: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Regions (n,), variables (n,), and log p(x_d | all else that is observed in the region), (n, K, B) in float64.
+
+        The base measure is included. Of missing variables the densities are anything.
+        """
+        raise NotImplementedError
+
+    def distributions(
+        self, responsibilities: Tensor, x: Tensor, observed: Tensor, wanted: Tensor
+    ) -> Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]]:
+        """A function of `at` (Q, D, C, B): variables (n,), and sums (Q, n, C, B) over entries of a region of
+
+            responsibility * P(x_d <= at_d | observed)
+
+        Only `wanted` (D,) variables are needed. Of observed variables the sums are anything.
+        """
+        raise NotImplementedError
+
     def numel_at(self) -> int:
-        """Numbers in the temporaries of `log_densities_at`, for a row."""
+        """Numbers in the temporaries of `log_densities_at`, and held by `distributions`, for a row."""
         raise NotImplementedError
 
     def entropies(self) -> Iterator[tuple[Tensor, Tensor]]:

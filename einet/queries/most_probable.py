@@ -12,10 +12,10 @@ from torch import Tensor
 
 from einet.layers.scaled import Gathered, Scaled
 from einet.layers.sums import SumLayer
+from einet.leaves.evidence import Evidence
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.passes import (
-    Evidence,
     UpwardPass,
     as_evidence,
     as_labels,

@@ -1,18 +1,21 @@
-"""Table 1: twenty binary data sets, three learners on random binary trees, chosen by validation.
+"""Table 1: twenty binary data sets, three learners on random binary trees and two on learned ones.
 
     python experiments/debd.py --plan              what it will cost, at most
     python experiments/debd.py                     everything, into book/results/debd.json; start it again to go on
     python experiments/debd.py --hours 8           stop cleanly when the time is up
-    python experiments/debd.py --quick             nltcs with a small search, a minute, into data/runs
-    python experiments/debd.py --only dna,ad --learners rat-spn,einet
+    python experiments/debd.py --quick             nltcs and dna with small searches, minutes, into data/runs
+    python experiments/debd.py --only dna,ad --learners learned,ensemble
+    python -m experiments.debd.table               what has been found, beside what is published
 
-The learners, on the same structures (search.py has all that they try):
+The learners, three on the same random structures (search.py has all that they try), two on trees learned from rows:
     rat-spn   full-batch EM, over RAT-SPN's grid of structures
     einet     stochastic EM, over the same grid, with step and batch size
     best      as good as we can: larger structures, pseudocounts, a step size that falls
+    learned   Chow-Liu trees with thin layers (recipes.py has what each set tries), one model
+    ensemble  all models of `learned`, and others of their kind, as one mixture
 
-Structure, settings and epoch are chosen by validation log-likelihood; the test rows are looked at once, by the model
-that was chosen. Their log-likelihoods, row by row, are in book/results/debd_rows/, for the paired t-test.
+Structure, settings, epoch and weights of a mixture are chosen by validation log-likelihood; the test rows are looked at
+once, by the model that was chosen. Their log-likelihoods, row by row, are in book/results/debd_rows/, for paired tests.
 
 What each training came to is kept in data/runs/debd, which git ignores, and never done twice; a long training goes on
 where it was. Nothing but this script writes book/results/debd.json.
@@ -26,13 +29,17 @@ import shutil
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from einet.data import log_density
-from einet.datasets import debd_sources
+from einet.datasets import debd, debd_sources
+from einet.mixture import Mixture
+from einet.network import Einet
+from experiments.debd.learned import Trees, ensemble, learned
+from experiments.debd.recipes import AGAIN, MEMBERS, RECIPES, around, cost_of
 from experiments.debd.search import Candidate, Result, Size, best, cost, einet, rat_spn
 from experiments.debd.table import RESULTS, paired_t_test, read_rows, table, write_rows
 from experiments.debd.training import OutOfTime, Search
@@ -40,7 +47,10 @@ from experiments.provenance import provenance
 from experiments.records import ROOT, command_line, read_records, say, write_records
 
 RUNS = ROOT / "data" / "runs"
-LEARNERS = ("rat-spn", "einet", "best")
+ON_RANDOM_TREES, ON_LEARNED_TREES = ("rat-spn", "einet", "best"), ("learned", "ensemble")
+LEARNERS = (*ON_RANDOM_TREES, *ON_LEARNED_TREES)
+# Whose rows a learner's are compared with, pair by pair, where these are there.
+RIVALS = {"einet": "rat-spn", "learned": "best", "ensemble": "learned"}
 
 
 def walk(learner: str, run, size: Size, quick: bool) -> Result:
@@ -64,28 +74,61 @@ def task(name: str, learner: str, options: argparse.Namespace) -> tuple[dict, li
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     started = time.time()
-    search = Search(name, options.runs / "debd" / name, options.deadline, options.device, options.seed)
-    chosen = walk(learner, search.run, search.size, options.quick)
-    rows = log_density(search.model_of(chosen), search.test).double().cpu()
-    settings = asdict(chosen.candidate) | {
-        "num_rows": chosen.candidate.rows or search.size.rows,
-        "best_epoch": chosen.best_epoch,
-        "validation_log_likelihood": round(chosen.valid, 5),
-        "candidates": len(search.results),
-        "search": "quick" if options.quick else "full",
-        "seed": options.seed,
-    }
+    choose = on_learned_trees if learner in ON_LEARNED_TREES else on_random_trees
+    model, chosen = choose(name, learner, options)
+    rows = of_test_rows(name, model, options.device)
     record = {
         "dataset": name,
         "learner": learner,
         "test_log_likelihood": round(rows.mean().item(), 5),
         "standard_error": round(rows.std().item() / len(rows) ** 0.5, 5),
-        "settings": settings,
-        "parameters": chosen.parameters,
-        "seconds": round(search.seconds, 1),
+        **chosen,
         "provenance": provenance(options.seed, started, device=options.device, command=options.command),
     }
     return record, rows.tolist()
+
+
+def on_random_trees(name: str, learner: str, options: argparse.Namespace) -> tuple[Einet, dict]:
+    """The model that a search over random binary trees chooses, and what its record says of it."""
+    search = Search(name, options.runs / "debd" / name, options.deadline, options.device, options.seed)
+    chosen = walk(learner, search.run, search.size, options.quick)
+    settings = asdict(chosen.candidate) | {
+        "num_rows": chosen.candidate.rows or search.size.rows,
+        "best_epoch": chosen.best_epoch,
+        "validation_log_likelihood": round(chosen.valid, 5),
+        "candidates": len(search.results),
+    }
+    told = {
+        "settings": settings | called(options),
+        "parameters": chosen.parameters,
+        "seconds": round(search.seconds, 1),
+    }
+    return search.model_of(chosen), told
+
+
+def on_learned_trees(name: str, learner: str, options: argparse.Namespace) -> tuple[Einet | Mixture, dict]:
+    """The model that the validation rows choose of a set's recipes, or a mixture; and what its record says of it."""
+    train, valid = (debd(name, split).to(options.device) for split in ("train", "valid"))
+    trees = Trees(name, options.runs / "debd" / name, train, valid, options.deadline)
+    recipes, more = (
+        [replace(recipe, seed=recipe.seed + options.seed) for recipe in some]
+        for some in (RECIPES[name][: 1 if options.quick else None], MEMBERS.get(name, ()))
+    )
+    if learner == "learned":
+        model, told = learned(trees, recipes, options.around)
+    else:
+        model, told = ensemble(trees, recipes, options.around, more, options.again)
+    return model, told | {"settings": told["settings"] | called(options)}
+
+
+def called(options: argparse.Namespace) -> dict:
+    """What a record's settings say of the call."""
+    return {"search": "quick" if options.quick else "full", "seed": options.seed}
+
+
+def of_test_rows(name: str, model: Einet | Mixture, device: str) -> torch.Tensor:
+    """The log-likelihoods of the test rows, float64: nothing else opens these, and `task` does once, at its end."""
+    return log_density(model, debd(name, "test").to(device)).double().cpu()
 
 
 # All tasks
@@ -121,7 +164,7 @@ def run_all(options: argparse.Namespace) -> int:
 
 
 def save(path: Path, record: dict, rows: list[float]) -> None:
-    """The record in the place of an older one, its rows beside it; einet's with the t-test against rat-spn."""
+    """The record in the place of an older one, its rows beside it; with the t-test against its rival."""
     name, learner = record["dataset"], record["learner"]
     write_rows(path, name, learner, rows)
     found = read_rows(path, name)
@@ -129,8 +172,9 @@ def save(path: Path, record: dict, rows: list[float]) -> None:
     order = [name for name, split in debd_sources() if split == "train"]
     records.sort(key=lambda r: (order.index(r["dataset"]), LEARNERS.index(r["learner"])))
     for r in records:
-        if (r["dataset"], r["learner"]) == (name, "einet") and "rat-spn" in found:
-            r["t_test"] = paired_t_test(found["einet"], found["rat-spn"])
+        own, rival = r["learner"], RIVALS.get(r["learner"])
+        if r["dataset"] == name and own in found and rival in found:
+            r["t_test"] = paired_t_test(found[own], found[rival], against=rival)
     write_records(path, records)
     say(f"{name} {learner}: test {record['test_log_likelihood']:.3f} +- {record['standard_error']:.3f}")
 
@@ -144,6 +188,11 @@ def planned_seconds(name: str, learner: str = "best", quick: bool = False, likel
     `likely`: as if the median one won, and stopped at two thirds of its epochs.
     """
     size, seen = size_of(name), {}
+    if learner in ON_LEARNED_TREES:
+        recipes = RECIPES[name][:1] if quick else [*RECIPES[name], *around(RECIPES[name][0])]
+        costs = [cost_of(recipe, size) for recipe in recipes]
+        more = [cost_of(recipe, size) for recipe in MEMBERS.get(name, ())] + [max(costs)] * AGAIN
+        return sum(costs) + (learner == "ensemble") * sum(more)
 
     def run(candidates: list[Candidate]) -> list[Result]:
         seen.update((candidate, cost(candidate, size)) for candidate in candidates)
@@ -156,13 +205,17 @@ def planned_seconds(name: str, learner: str = "best", quick: bool = False, likel
 
 
 def print_plan(options: argparse.Namespace) -> None:
+    """What a run costs; `best` uses what the two before it found, and `ensemble` what `learned` did."""
     say(f"{'core minutes, at most':24}" + "".join(f"{column:>10}" for column in (*LEARNERS, "likely")))
     most = likely = 0.0
     for name in sorted(options.names, key=planned_seconds):
-        cumulated = [planned_seconds(name, learner) for learner in LEARNERS]
-        shares = [*cumulated[:2], cumulated[2] - sum(cumulated[:2]), planned_seconds(name, likely=True)]
-        most, likely = most + cumulated[2], likely + shares[-1]
-        say(f"{name:24}" + "".join(f"{share / 60:10.1f}" for share in shares))
+        shares = {learner: planned_seconds(name, learner) for learner in LEARNERS}
+        grown = shares["ensemble"]
+        shares["best"] -= shares["rat-spn"] + shares["einet"]
+        shares["ensemble"] -= shares["learned"]
+        most, expected = most + sum(shares.values()), planned_seconds(name, likely=True) + grown
+        likely += expected
+        say(f"{name:24}" + "".join(f"{share / 60:10.1f}" for share in (*shares.values(), expected)))
     for total, what in ((most, "at most"), (likely, "likely")):
         say(f"{what}: {total / 3600:.1f} core hours, {total / 3600 / options.workers:.1f} on {options.workers} cores")
 
@@ -175,9 +228,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     names = [name for name, split in debd_sources() if split == "train"]
     add = parser.add_argument
     add("--plan", action="store_true", help="print what a run costs, and run nothing")
-    add("--quick", action="store_true", help="a small search on nltcs, from scratch, beside the results")
+    add(
+        "--quick",
+        action="store_true",
+        help="small searches on nltcs and dna, from scratch, beside the results",
+    )
     add("--only", help=f"some of the sets {','.join(names)}")
-    add("--learners", default=",".join(LEARNERS), help="some of %(default)s")
+    add("--learners", help=f"some of {','.join(LEARNERS)}")
+    how = {"action": argparse.BooleanOptionalAction, "default": True}
+    add("--around", **how, help="try variations of a set's best recipe, too; not with --quick")
+    add("--again", type=int, default=AGAIN, help="an ensemble trains the best recipe so many times more")
     add("--hours", type=float, default=float("inf"), help="stop cleanly after so long")
     add("--workers", type=int, default=2, help="processes, each with one thread")
     add("--device", default="cpu", help="cpu or cuda")
@@ -185,11 +245,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, help=f"results file; by default {RESULTS.relative_to(ROOT)}")
     add("--runs", type=Path, default=RUNS, help="where trainings are kept")
     options = parser.parse_args(arguments)
-    options.names = options.only.split(",") if options.only else ["nltcs"] if options.quick else names
-    options.learners = options.learners.split(",")
+    options.names = options.only.split(",") if options.only else ["nltcs", "dna"] if options.quick else names
+    single = [learner for learner in LEARNERS if learner != "ensemble"]
+    options.learners = options.learners.split(",") if options.learners else single if options.quick else [*LEARNERS]
     unknown = set(options.names) - set(names) | set(options.learners) - set(LEARNERS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    options.around = options.around and not options.quick
     options.deadline = time.time() + 3600 * options.hours
     options.command = command_line(arguments, "debd.py")
     if options.quick:

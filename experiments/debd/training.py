@@ -33,7 +33,7 @@ class Search:
         self.name, self.folder, self.deadline = name, folder / f"v{VERSION}-seed{seed}", deadline
         self.device, self.seed = device, seed
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.train, self.valid, self.test = (debd(name, split).to(device) for split in ("train", "valid", "test"))
+        self.train, self.valid = (debd(name, split).to(device) for split in ("train", "valid"))
         self.size = Size(len(self.train), len(self.valid), self.train.shape[1])
         self.results: dict[Candidate, Result] = {}
 

@@ -52,6 +52,19 @@ def test_values(table):
     assert "nltcs" not in missing and {"ad", "kdd-2k"} <= set(missing) and len(missing) == 19
 
 
+def test_learned_trees_lie_beside(table):
+    """The chapter's three columns stay as they are, whatever the records of learned trees say."""
+    more = [
+        record("nltcs", name, value, t_test=TEST | {"verdict": "better"})
+        for name, value in (("learned", -5.8), ("ensemble", -5.7))
+    ]
+    wider = table_1.Table([*RECORDS, *more])
+    assert wider.records == table.records and wider.to_html() == table.to_html()
+    assert wider.trees.loc["nltcs"].tolist() == [-5.8, -5.7] and wider.tree_errors.loc["nltcs"].tolist() == [0.05, 0.05]
+    assert wider.trees.notna().sum().sum() == 2 and list(wider.published.index) == list(wider.paper.index)
+    assert wider.published.loc["dna", ["hclt", "single", "any_by"]].tolist() == [-79.05, -79.05, "HCLT"]
+
+
 def test_without_any_result():
     table = table_1.Table([])
     assert len(table.missing()) == 20 and table.gains.isna().all(axis=None) and "nan<" not in table.to_html()

@@ -1,13 +1,9 @@
-"""experiments/starts.py and experiments/learned.py: each training once, compared and chosen by validation rows."""
-
-import json
-from dataclasses import replace
+"""experiments/starts.py: each training once, compared by validation rows."""
 
 import pytest
 import torch
 
-import einet
-from experiments import learned, starts
+from experiments import starts
 from experiments.records import read_records
 
 
@@ -52,37 +48,3 @@ def test_networks_of_structures(structure):
     flat, around = (starts.network("dna", structure, start, x, 0) for start in ("flat", "0.1+rows"))
     assert flat.sum_product == ("tucker" if structure == "rat-2" else "cp")
     assert not torch.equal(flat.leaves.parts[0].phi, around.leaves.parts[0].phi) and around(x).isfinite().all()
-
-
-def test_the_best_by_validation_is_asked_for_the_test_rows(tmp_path, monkeypatch):
-    splits = {name: torch.randint(2, (30, 4), dtype=torch.uint8) for name in ("train", "valid", "test")}
-    asked = []
-    monkeypatch.setattr(learned, "debd", lambda name, split: asked.append(split) or splits[split])
-    monkeypatch.setattr(learned, "RUNS", tmp_path)
-    recipes = [learned.Recipe(num_trees=1, num_sums=2, epochs=2, seed=seed) for seed in (0, 1)]
-    found = learned.record("dna", recipes)
-    valid = [each["validation_log_likelihood"] for each in found["tried"]]
-    assert found["validation_log_likelihood"] == max(valid) and asked.count("test") == 1
-    assert found["recipe"] == found["tried"][valid.index(max(valid))]["recipe"]
-    assert learned.record("dna", recipes)["test_log_likelihood"] == found["test_log_likelihood"]
-    assert asked.count("train") == 2, "a recipe is trained once"
-    json.dumps(found)
-
-
-def test_full_batches_at_the_end_are_kept_where_validation_rows_gain(tmp_path, monkeypatch):
-    x = (torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) < 0.2).to(torch.uint8)
-    monkeypatch.setattr(learned, "debd", lambda name, split: x)
-    plain = learned.Recipe(num_trees=1, num_sums=2, epochs=2, lr=0.1, momentum=0.5)
-    fit = einet.fit
-    for ruined in (False, True):
-        monkeypatch.setattr(learned, "RUNS", tmp_path / str(ruined))
-        ends = [(1 - x) if ruined else x]
-        monkeypatch.setattr(
-            einet, "fit", lambda model, x, ends=ends, **more: fit(model, ends[0] if more["lr"] == 1 else x, **more)
-        )
-        without, found = learned.trained("dna", plain)
-        ended, gained = learned.trained("dna", replace(plain, full_batches=3))
-        told = einet.log_density(ended, x).double().mean().item()
-        assert told == pytest.approx(gained["validation_log_likelihood"], abs=1e-5)
-        assert (told > found["validation_log_likelihood"] + 0.1) == (not ruined)
-        assert all(map(torch.equal, ended.parameters(), without.parameters())) == ruined
