@@ -3,7 +3,13 @@
 cells        every cell is looked at before it becomes a float
 columns      what becomes of a column: its family, its scale, and back again
 validation   when to stop: held-out rows, or folds
+weights      rows that count more or less than once
+frames       tables that go out as they came in
+conditions   what a question asks of columns, as boxes of variables
+questions    samples, probabilities, completions, intervals and surprises of a density
 estimator    `EinetDensity` and `EinetClassifier`
+imputer      `EinetImputer`
+regressor    `EinetRegressor`
 """
 
 try:
@@ -13,5 +19,7 @@ except ImportError as error:
 
 from einet.tables.columns import TableWarning
 from einet.tables.estimator import EinetClassifier, EinetDensity
+from einet.tables.imputer import EinetImputer
+from einet.tables.regressor import EinetRegressor
 
-__all__ = ["EinetClassifier", "EinetDensity", "TableWarning"]
+__all__ = ["EinetClassifier", "EinetDensity", "EinetImputer", "EinetRegressor", "TableWarning"]

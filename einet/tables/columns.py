@@ -118,17 +118,22 @@ class Columns:
         Raises:
             ValueError: other columns; or text, an infinity or a value outside its family, with its column.
         """
+        z, observed, offset = self.encode_cells(X)
+        return z, observed, offset.sum(1)
+
+    def encode_cells(self, X: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """`encode`, with the offset of each cell by itself (B, D)."""
         X = self._checked_array(X)
         observed = ~np.isnan(X)
         with np.errstate(over="ignore"):  # the family refuses infinities
             z = (X - self.center) / self.scale
-        offset = -(observed * np.log(self.scale)).sum(1)
+        offset = -(observed * np.log(self.scale))
         for d, values in enumerate(self.values):
             if values is None:
                 continue
             place = np.searchsorted(values, X[:, d]).clip(max=len(values) - 1)
             seen = _is_close(values[place], X[:, d]) if len(values) == 1 else values[place] == X[:, d]
-            offset += np.where(
+            offset[:, d] += np.where(
                 observed[:, d], np.where(seen, math.log1p(-UNSEEN_PROBABILITY), math.log(UNSEEN_PROBABILITY)), 0.0
             )
             observed[:, d] = seen & (len(values) > 1)

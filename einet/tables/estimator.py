@@ -29,25 +29,25 @@ from einet.data import log_density, steps_of_epoch
 from einet.family import ExponentialFamily
 from einet.graph.regions import RegionGraph
 from einet.inputs import as_pseudocount, check_integers
-from einet.layers.scratch import slices
 from einet.network import Einet
-from einet.queries.marginals import conditional_marginals
-from einet.queries.sampling import sample
 from einet.starts import start_leaves
 from einet.structures.learned import Structure, graph_of
 from einet.structures.ready_made import random_binary_trees
 from einet.tables.cells import floats
 from einet.tables.columns import Columns
+from einet.tables.frames import template_of
+from einet.tables.questions import Questions
 from einet.tables.validation import epochs_by_folds, folds
-from einet.training import fit
+from einet.tables.weights import canonical_order, counted, in_proportion, mean
+from einet.training import History, fit
 
 try:
     from sklearn.utils.validation import validate_data
 except ImportError as error:
     raise ImportError(f"einet.tables needs scikit-learn 1.6 or later, this one is {installed}") from error
 
-# Rows that a leaf entry starts around, if these are no more than a quarter of all, and rows that are completed at once.
-ROWS_PER_ENTRY, ROWS_PER_CHUNK = 50, 1000
+# Rows that a leaf entry starts around, if these are no more than a quarter of all.
+ROWS_PER_ENTRY = 50
 
 
 class _EinetEstimator(BaseEstimator):
@@ -69,6 +69,7 @@ class _EinetEstimator(BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         structure: Structure | None = None,
         sum_product: str = "tucker",
+        verbose: int = 0,
     ):
         self.leaf = leaf
         self.depth = depth
@@ -84,6 +85,7 @@ class _EinetEstimator(BaseEstimator):
         self.random_state = random_state
         self.structure = structure
         self.sum_product = sum_product
+        self.verbose = verbose
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -98,19 +100,22 @@ class _EinetEstimator(BaseEstimator):
         validate_data(self, X, skip_check_array=True, reset=reset)
         return checked
 
-    def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
-        """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ..."""
+    def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int, weights: np.ndarray | None = None) -> None:
+        """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ...; `weights` (B,) are of EM alone."""
         self._check_settings()
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
-        columns = Columns(X, self.leaf, getattr(self, "feature_names_in_", None))
+        typical = in_proportion(weights, len(X))
+        columns = Columns(X[typical], self.leaf, getattr(self, "feature_names_in_", None))
         x, observed, _ = columns.encode(X)
         sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes, "sum_product": self.sum_product}
-        model = Einet(self._graph(x, observed, seed), columns.families, **sizes, seed=seed).double()
+        graph = self._graph(x[typical], observed[typical], seed)
+        model = Einet(graph, columns.families, **sizes, seed=seed).double()
 
-        data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
+        data = (x, observed, torch.as_tensor(labels) if num_classes > 1 else None)
+        data += (None if weights is None else torch.as_tensor(weights),)
         network = partial(self._trained, model, columns, data, seed)
-        order = random.permutation(len(X))
+        order = canonical_order(x, observed, labels)[random.permutation(len(X))]
         parts = folds(labels[order], self.validation)
         epochs = _integer(self.epochs)
         if parts.max() > 0:
@@ -149,14 +154,19 @@ class _EinetEstimator(BaseEstimator):
         several = max(1, min(ROWS_PER_ENTRY, len(rows) // 4))
         share = several / (several + 1)  # the initial density of a leaf, of variance 1, counts as one row more
         start = {"rows": several, "share": share, "keep": 1 - share, "distinct": False, "seed": seed}
-        start_leaves(model, data[0][rows], data[1][rows], **start)
+        x, observed, labels, weights = (None if part is None else part[rows] for part in data)
+        typical = in_proportion(None if weights is None else weights.numpy(), len(x))
+        start_leaves(model, x[typical], observed[typical], **start)
         _fix_constant_columns(model, columns.constant)
         batch_size = _integer(self.batch_size)
         steps = steps_of_epoch(len(rows), batch_size)  # each gets an equal part of the pseudocounts
         history = fit(
             model,
-            *(part[rows] for part in data),
-            valid=None if held_out is None else tuple(part[held_out] for part in data),
+            x,
+            observed,
+            labels,
+            weights=weights,
+            valid=None if held_out is None else tuple(None if part is None else part[held_out] for part in data),
             epochs=epochs,
             batch_size=batch_size,
             lr=self.lr,
@@ -164,8 +174,10 @@ class _EinetEstimator(BaseEstimator):
             leaf_pseudocount=self.leaf_pseudocount / steps,
             patience=None if held_out is None else _integer(self.patience),
             seed=seed,
-            progress=False,
+            progress=self.verbose > 1,
         )
+        if self.verbose:
+            print(_told(type(self).__name__, history, len(rows), held_out))
         return model, history
 
     def _log_density(self, X: Any) -> np.ndarray:
@@ -176,7 +188,7 @@ class _EinetEstimator(BaseEstimator):
         return (log_density(self.model_, x, observed).reshape(len(X), -1) + offset[:, None]).numpy()
 
 
-class EinetDensity(DensityMixin, _EinetEstimator):
+class EinetDensity(Questions, DensityMixin, _EinetEstimator):
     """A density over the columns of a table, with exact marginals: NaN is a missing value, in training and in queries.
 
     A table is an array, a DataFrame of pandas or polars, a table of pyarrow, or rows as lists; None, NaT, pandas.NA and
@@ -218,6 +230,7 @@ class EinetDensity(DensityMixin, _EinetEstimator):
             (B, D) as the network sees them and the mask of what is observed; random binary trees by default.
         sum_product: as in `einet.Einet`. "cp" suits regions of more than two parts, as `einet.chow_liu` makes them;
             for "tucker", what a function makes is cut into halves.
+        verbose: 1 prints a line for each training, 2 shows a bar of its epochs, too, where tqdm is installed.
 
     Attributes:
         model_: an `Einet` in float64.
@@ -235,44 +248,27 @@ class EinetDensity(DensityMixin, _EinetEstimator):
     Source: Section 3 and 4.1
     """
 
-    def fit(self, X: Any, y: Any = None) -> EinetDensity:
-        """Learn from the rows of X (B, D); `y` is ignored."""
-        X = self._validated(X, reset=True)
-        self._fit(X, np.zeros(len(X), dtype=np.int64), 1)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> EinetDensity:
+        """Learn from the rows of X (B, D); `y` is ignored.
+
+        Args:
+            X: the table.
+            y: ignored.
+            sample_weight: (B,), how often each row counts: 2 is that row twice, 0 is not there.
+        """
+        cells = self._validated(X, reset=True)
+        rows, weights = counted(sample_weight, len(cells))
+        self._fit(cells[rows], np.zeros(len(rows), dtype=np.int64), 1, weights)
+        self.template_ = template_of(X)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x_observed) of each row, in nats and in the units of the data: (B,). 0 where all is missing."""
         return self._log_density(X)[:, 0]
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean of `score_samples`, for cross-validation and grid search."""
-        return float(self.score_samples(X).mean())
-
-    def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
-        """Draw new rows (n_samples, D), by the estimator's `random_state` where none is given."""
-        check_is_fitted(self, "model_")
-        random = check_random_state(self.random_state if random_state is None else random_state)
-        generator = torch.Generator().manual_seed(random.randint(2**31 - 1))
-        n_samples = _integer(n_samples)
-        check_integers(n_samples=n_samples)
-        return self.columns_.decode(sample(self.model_, n_samples, generator))
-
-    def predict_missing(self, X: Any) -> np.ndarray:
-        """X with every NaN replaced: by the most probable of finitely many values, or else by E[x_d | x_observed]."""
-        check_is_fitted(self, "model_")
-        X = self._validated(X)
-        parts = [self._completed(X[rows]) for rows in slices(len(X), ROWS_PER_CHUNK)]
-        return np.where(np.isnan(X), np.concatenate(parts), X)
-
-    def _completed(self, X: np.ndarray) -> np.ndarray:
-        x, observed, _ = self.columns_.encode(X)
-        marginals = conditional_marginals(self.model_, x, observed)
-        values = marginals.mean()
-        if self.columns_.discrete:
-            probabilities = marginals.probabilities()[:, self.columns_.discrete]
-            values[:, self.columns_.discrete] = probabilities.argmax(2).to(values.dtype)
-        return self.columns_.decode(values)
+        return mean(self.score_samples(X), sample_weight)
 
 
 class EinetClassifier(ClassifierMixin, _EinetEstimator):
@@ -289,13 +285,21 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
     Source: Section 3 and 4.1
     """
 
-    def fit(self, X: Any, y: Any) -> EinetClassifier:
-        """Learn p(x | y) and P(y) from rows X (B, D) and their classes y (B,), numbers or text."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> EinetClassifier:
+        """Learn p(x | y) and P(y).
+
+        Args:
+            X: rows (B, D).
+            y: their classes (B,), numbers or text.
+            sample_weight: (B,), how often each row counts: 2 is that row twice, 0 is not there.
+        """
         X, y = self._validated(X, y, reset=True)
         check_classification_targets(y)
-        self.classes_, labels, counts = np.unique(y, return_inverse=True, return_counts=True)
-        self.class_log_prior_ = np.log(counts / len(y))
-        self._fit(X, labels.astype(np.int64), len(self.classes_))
+        rows, weights = counted(sample_weight, len(X))
+        classes, labels = np.unique(y[rows], return_inverse=True)
+        share = np.bincount(labels, weights)
+        self._fit(X[rows], labels.astype(np.int64), len(classes), weights)
+        self.classes_, self.class_log_prior_ = classes, np.log(share / share.sum())
         return self
 
     def predict_joint_log_proba(self, X: Any) -> np.ndarray:
@@ -317,6 +321,17 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
         """The most probable class of each row: (B,)."""
         best = self.predict_log_proba(X).argmax(1)
         return self.classes_[best]
+
+
+def _told(name: str, history: History, num_rows: int, held_out: np.ndarray | None) -> str:
+    """A line on one training, for `verbose`."""
+    best, seconds = history.best_epoch, sum(history.seconds)
+    told = f"[{name}] {num_rows} rows, {len(history.train)} epochs in {seconds:.1f} s: {history.train[best]:.4g} nats a row"
+    return (
+        told
+        if held_out is None
+        else f"{told}, {history.valid[best]:.4g} on {len(held_out)} held out, best epoch {best + 1}"
+    )
 
 
 def _fix_constant_columns(model: Einet, constant: list[int]) -> None:

@@ -1,0 +1,216 @@
+"""Conditions on the columns of a table, as boxes of the network's variables.
+
+    Conditions(columns, {"age": (30, None), "region": {"north", "east"}, "job": "baker"}).boxes()
+
+Source: not in the paper
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import product
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from einet.tables.columns import UNSEEN_PROBABILITY, Columns
+
+# The number of boxes that one question may take.
+MAX_BOXES = 20_000
+SEEN, UNSEEN = math.log1p(-UNSEEN_PROBABILITY), math.log(UNSEEN_PROBABILITY)
+
+
+class Alternative(NamedTuple):
+    """What one variable may be: `value`, if it is not NaN; between `low` and `high`; one of the `codes`, if any.
+
+    `offset` is added to its log-probability. `kind` tells values of the training data, as a whole, from each that was
+    not in them; it is None where that does not matter.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    value: float = math.nan
+    codes: frozenset[int] | None = None
+    kind: Any = None
+    offset: float = 0.0
+
+
+ANYTHING = Alternative()
+
+
+class Boxes(NamedTuple):
+    """The network's side of a question: N disjoint boxes, whose probabilities are added up.
+
+    Attributes:
+        low: (N, D), -inf where there is no bound.
+        high: (N, D), inf where there is no bound.
+        x: values (N, D), NaN where there is none.
+        observed: (N, D).
+        among: for variables with finitely many values, which are allowed (N, V).
+        offset: added to the log-probability of each, (N,).
+    """
+
+    low: Tensor
+    high: Tensor
+    x: Tensor
+    observed: Tensor
+    among: dict[int, Tensor]
+    offset: Tensor
+
+    def rows(self, chosen: Tensor) -> Boxes:
+        among = {d: allowed[chosen] for d, allowed in self.among.items()}
+        low, high, x, observed = (part[chosen] for part in self[:4])
+        return Boxes(low, high, x, observed, among, self.offset[chosen])
+
+
+class Conditions:
+    """Conditions {column: condition}: a value, a pair of bounds, both included, or a set of values.
+
+    Args:
+        columns: of the table.
+        given: {name or number of a column: a value, (low, high) with None for no bound, or a set}.
+        points: whether one value of a column of numbers is evidence, with a density, in place of an interval.
+        name: of the argument, for errors.
+
+    Attributes:
+        alternatives: for each column that has a condition; none where no value meets it.
+        values: {column: the value}, of columns that are to be one.
+
+    Raises:
+        ValueError: a column is not there, a bound is no number, bounds are the wrong way round or a set is empty.
+    """
+
+    def __init__(self, columns: Columns, given: Mapping[Any, Any] | None, points: bool = True, name: str = "given"):
+        self.columns, self.name = columns, name
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"{name} must be a dict of columns and conditions, got {given!r}")
+        self.alternatives: dict[int, list[Alternative]] = {}
+        self.values: dict[int, Any] = {}
+        for column, condition in (given or {}).items():
+            d = self._number(column)
+            if d in self.alternatives:
+                raise ValueError(f"{name} has column {column!r} twice")
+            self.alternatives[d] = self._alternatives(d, condition, points)
+            if not isinstance(condition, (tuple, set, frozenset)):
+                self.values[d] = condition
+
+    def _number(self, column: Any) -> int:
+        width, names = len(self.columns.values), self.columns.names
+        if names is not None and column in names:
+            return names.index(column)
+        if isinstance(column, Integral) and not isinstance(column, bool) and 0 <= int(column) < width:
+            return int(column)
+        known = f"0 to {width - 1}" if names is None else names
+        raise ValueError(f"{self.name} must name columns of the training data, which are {known}, got {column!r}")
+
+    def _alternatives(self, d: int, condition: Any, points: bool) -> list[Alternative]:
+        label = f"{self.name}: column {d if self.columns.names is None else repr(self.columns.names[d])}"
+        several = isinstance(condition, (set, frozenset))
+        if condition is None or (several and not condition):
+            raise ValueError(f"{label} must be a value, bounds or a set of values, got {condition!r}: leave it out")
+        if isinstance(condition, tuple):
+            low, high = _bounds(condition, label)
+            if low is None and high is None:
+                return [ANYTHING]
+            return self._between(d, low, high, label)
+        known, wanted = self.columns.values[d], list(condition) if several else [condition]
+        if known is None:
+            ends = sorted({self._coordinate(d, value, label) for value in wanted})
+            if points and not several:
+                return [Alternative(value=ends[0])]
+            return [Alternative(low=z, high=z) for z in ends]
+        codes = [np.flatnonzero(np.asarray(known) == value) for value in wanted]
+        unseen = [
+            Alternative(kind=("unseen", v), offset=UNSEEN) for v, c in zip(wanted, codes, strict=True) if not len(c)
+        ]
+        return _known(known, np.concatenate(codes)) + unseen
+
+    def _between(self, d: int, low: Any, high: Any, label: str) -> list[Alternative]:
+        known = self.columns.values[d]
+        if known is None:
+            below = -math.inf if low is None else self._coordinate(d, low, label)
+            return [Alternative(below, math.inf if high is None else self._coordinate(d, high, label))]
+        try:
+            inside = [(low is None or v >= low) and (high is None or v <= high) for v in known]
+        except TypeError:
+            raise ValueError(f"{label} has no order: give a value or a set of values, not bounds {low, high}") from None
+        return _known(known, np.flatnonzero(inside))
+
+    def _coordinate(self, d: int, value: Any, label: str) -> float:
+        """A value of a column of numbers as the network has it."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{label} is of numbers, got {value!r}") from None
+        if math.isnan(number):
+            raise ValueError(f"{label} must be a number, got {value!r}")
+        return (number - float(self.columns.center[d])) / float(self.columns.scale[d])
+
+    def boxes(self, other: Conditions | None = None) -> Boxes | None:
+        """All combinations of alternatives, of `other` too; None where nothing meets them all.
+
+        Raises:
+            ValueError: they are more than MAX_BOXES.
+        """
+        alternatives = dict(self.alternatives)
+        for d, others in ({} if other is None else other.alternatives).items():
+            pairs = product(alternatives.get(d, [ANYTHING]), others)
+            alternatives[d] = [both for one, another in pairs if (both := _both(one, another)) is not None]
+        number = math.prod(len(several) for several in alternatives.values())
+        if number > MAX_BOXES:
+            raise ValueError(f"the sets of numbers have {number} combinations, of which at most {MAX_BOXES} are summed")
+        if not number:
+            return None
+        combinations = [dict(zip(alternatives, chosen, strict=True)) for chosen in product(*alternatives.values())]
+        filled = torch.tensor([*ANYTHING[:3], 0.0], dtype=torch.float64).repeat(number, len(self.columns.values), 1)
+        among = {
+            d: torch.ones(number, len(self.columns.values[d]), dtype=torch.bool)
+            for d, several in alternatives.items()
+            if any(a.codes is not None for a in several)
+        }
+        for row, combination in enumerate(combinations):
+            for d, a in combination.items():
+                filled[row, d] = torch.tensor([*a[:3], a.offset], dtype=torch.float64)
+                if a.codes is not None:
+                    among[d][row] = torch.tensor([code in a.codes for code in range(among[d].shape[1])])
+        low, high, x, offset = filled.unbind(2)
+        return Boxes(low, high, x, ~x.isnan(), among, offset.sum(1))
+
+
+def _bounds(condition: tuple, label: str) -> tuple[Any, Any]:
+    if len(condition) != 2:
+        raise ValueError(f"{label} must have bounds (low, high), got {condition!r}: a set {{...}} has several values")
+    low, high = (None if isinstance(end, float) and math.isinf(end) else end for end in condition)
+    try:
+        wrong = low is not None and high is not None and not low <= high
+    except TypeError:
+        wrong = True
+    if wrong:
+        raise ValueError(f"{label} must have bounds (low, high) with low <= high, got {condition!r}")
+    return low, high
+
+
+def _known(known: Any, codes: np.ndarray) -> list[Alternative]:
+    """Some of the values of a column that has categories, or is constant: then there is no variable to ask."""
+    if not len(codes):
+        return []
+    codes_of_variable = None if len(known) == 1 else frozenset(codes.tolist())
+    return [Alternative(codes=codes_of_variable, kind="seen", offset=SEEN)]
+
+
+def _both(one: Alternative, other: Alternative) -> Alternative | None:
+    """What meets both conditions on a column; None where nothing does."""
+    low, high = max(one.low, other.low), min(one.high, other.high)
+    values = {a.value for a in (one, other) if not math.isnan(a.value)}
+    kinds = {a.kind for a in (one, other) if a.kind is not None}
+    sets = [a.codes for a in (one, other) if a.codes is not None]
+    codes = frozenset.intersection(*sets) if sets else None
+    if low > high or len(values) > 1 or len(kinds) > 1 or (sets and not codes):
+        return None
+    if any(not low <= value <= high for value in values):
+        return None
+    return Alternative(low, high, *(values or {math.nan}), codes, *(kinds or {None}), min(one.offset, other.offset))
