@@ -8,6 +8,7 @@
 Modules, each using only those above it (import-linter holds it, by the contracts in pyproject.toml); four are packages:
 
     graph        regions and partitions: which variables a density is about, and how it is taken apart
+    intervals    probabilities of intervals, and draws from them
     family       what a leaf family answers, for your own; families/ has those that there are, by name
     layers       the sum layers, each in one operation: the paper's einsum, products entry by entry, mixing
     leaves       the leaf layer: densities of all leaf regions as grouped matrix products
@@ -67,11 +68,14 @@ from einet.queries import (
     entropy_bounds,
     kl,
     log_conditional,
+    log_conditional_probability,
     log_marginal,
+    log_probability,
     mpe,
     mutual_information,
     sample,
     sample_conditional,
+    surprise,
 )
 from einet.reparametrize import constrained, unconstrained
 from einet.starts import start_leaves
@@ -114,9 +118,11 @@ __all__ = [
     "load",
     "load_optimizer",
     "log_conditional",
+    "log_conditional_probability",
     "log_density",
     "log_einsum_exp",
     "log_marginal",
+    "log_probability",
     "mpe",
     "mutual_information",
     "pairwise_information",
@@ -128,6 +134,7 @@ __all__ = [
     "save",
     "set_precision",
     "start_leaves",
+    "surprise",
     "unconstrained",
 ]
 

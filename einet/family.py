@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from einet.graph.regions import check_integers
+from einet.intervals import draw_among, log_total, smallest, uniform
 
 DENSITY_METHODS = {"statistics", "log_base", "natural", "log_normalizer", "log_density"}
 
@@ -53,7 +54,7 @@ class ExponentialFamily:
     def __init_subclass__(cls) -> None:
         """A subclass with another density does not inherit what its parent says of its own: it may be wrong there."""
         super().__init_subclass__()
-        for name in ("entropy", "location_scale"):
+        for name in ("entropy", "location_scale", "log_probability", "draw_between"):
             above = takewhile(lambda owner, name=name: name not in vars(owner), cls.__mro__)
             if any(DENSITY_METHODS & vars(owner).keys() for owner in above):
                 setattr(cls, name, vars(ExponentialFamily)[name])
@@ -93,6 +94,33 @@ class ExponentialFamily:
         """log P(x = v) in nats for v = 0, 1, ... of a family with finitely many values: (num_values, ...)."""
         value = torch.arange(cast(int, self.num_values), dtype=phi.dtype, device=phi.device)
         return self.log_density(value.view(-1, *[1] * (phi.dim() - 1)), phi[:, None])
+
+    def allowed(self, low: Tensor, high: Tensor) -> Tensor:
+        """Which of finitely many values lie within [low, high]: (num_values, ...)."""
+        value = torch.arange(cast(int, self.num_values), dtype=low.dtype, device=low.device)
+        value = value.view(-1, *[1] * max(low.dim(), high.dim()))
+        return (value >= low) & (value <= high)
+
+    def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
+        """log P(low <= x <= high) in nats, of the closed interval; -inf where it holds no value, as of low > high.
+
+        Both ends may be infinite, and both tails keep their digits: P(x >= 40) of a standard normal variable is
+        e^-804.6.
+
+        Args:
+            low: broadcasts against phi[0].
+            high: as `low`.
+            phi: (|T|, ...).
+
+        Raises:
+            ValueError: the family has infinitely many values, and no distribution function of its own.
+        """
+        if self.num_values is None:
+            raise ValueError(
+                f"{self} has no `log_probability` of its own, so intervals have no probability that is known"
+            )
+        low, high, phi = _together(low, high, phi)
+        return log_total(self.log_probabilities(phi)[..., None], self.allowed(low, high)[..., None])[..., 0, 0]
 
     # Learning
 
@@ -161,6 +189,17 @@ class ExponentialFamily:
         """One draw for each parameter vector."""
         raise NotImplementedError
 
+    def draw_between(self, low: Tensor, high: Tensor, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One draw within [low, high] for each parameter vector, where `log_probability` is more than -inf.
+
+        The distribution function is inverted at a uniform number, to the last bit.
+        """
+        low, high, phi = _together(low, high, phi)
+        if self.num_values is not None:
+            return draw_among(self.log_probabilities(phi), self.allowed(low, high), generator)
+        target = torch.log(uniform(low, generator)) + self.log_probability(low, high, phi)
+        return smallest(lambda at: self.log_probability(low, at, phi) >= target, low, high).to(phi.dtype)
+
     def mean(self, phi: Tensor) -> Tensor:
         """E[x]."""
         return phi[0]
@@ -188,6 +227,13 @@ class ExponentialFamily:
             log_normalizer = self.log_normalizer(theta)
             (expected,) = torch.autograd.grad(log_normalizer.sum(), theta)
         return (log_normalizer - (expected * theta).sum(0)).detach()
+
+
+def _together(low: Tensor, high: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The ends and the parameters in one shape, beside the axis of statistics."""
+    shape = torch.broadcast_shapes(low.shape, high.shape, phi.shape[1:])
+    phi = phi.view(len(phi), *[1] * (len(shape) - phi.dim() + 1), *phi.shape[1:])
+    return low.expand(shape), high.expand(shape), phi.expand(-1, *shape)
 
 
 def raise_where(outside: Tensor, x: Tensor, rule: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from einet.family import ExponentialFamily, check_bounds, raise_where
+from einet.intervals import draw_normal, log_gamma_between, log_normal_between, uniform
 
 # In place of a positive number below the range of float32: 0 would be outside the support.
 SMALLEST_POSITIVE = torch.finfo(torch.float32).tiny
@@ -100,6 +101,15 @@ class Normal(ExponentialFamily):
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + variance.sqrt() * noise
 
+    def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
+        mean, deviation = phi[0], phi[1].sqrt()
+        return log_normal_between((low - mean) / deviation, (high - mean) / deviation, (high - low) / deviation)
+
+    def draw_between(self, low: Tensor, high: Tensor, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        mean, deviation = phi[0], phi[1].sqrt()
+        z = draw_normal((low - mean) / deviation, (high - mean) / deviation, generator)
+        return within((mean + deviation * z).to(phi.dtype), low, high)
+
     def variance(self, phi: Tensor) -> Tensor:
         return phi[1]
 
@@ -136,6 +146,17 @@ class LogNormal(Positive, Normal):
 
     def sample(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.exp(super().sample(phi, generator)).clamp_min(SMALLEST_POSITIVE)
+
+    def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
+        mean, deviation, low, high = phi[0], phi[1].sqrt(), low.clamp_min(0), high.clamp_min(0)
+        ends = [(torch.log(end) - mean) / deviation for end in (low, high)]
+        log_probability = log_normal_between(*ends, torch.log1p((high - low) / low) / deviation)
+        return torch.where(high > low, log_probability, -math.inf)
+
+    def draw_between(self, low: Tensor, high: Tensor, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        ends = [torch.log(end.clamp_min(0)) for end in (low, high)]
+        drawn = torch.exp(super().draw_between(*ends, phi, generator)).clamp_min(SMALLEST_POSITIVE)
+        return within(drawn, low, high)
 
     def mean(self, phi: Tensor) -> Tensor:
         return torch.exp(phi[0] + phi[1] / 2)
@@ -191,6 +212,17 @@ class Exponential(ExponentialFamily):
 
     def sample(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return phi[0] * torch.empty_like(phi[0]).exponential_(generator=generator)
+
+    def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
+        low = low.clamp_min(0)
+        log_probability = -low / phi[0] + torch.log(-torch.expm1((low - high) / phi[0]))
+        return torch.where(high > low, log_probability, -math.inf)
+
+    def draw_between(self, low: Tensor, high: Tensor, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        low = low.clamp_min(0)
+        share = uniform(low + high + phi[0], generator)
+        rest = torch.log1p(share * torch.expm1((low - high) / phi[0]))
+        return within((low - phi[0] * rest).to(phi.dtype), low, high)
 
     def variance(self, phi: Tensor) -> Tensor:
         return phi[0] ** 2
@@ -251,11 +283,24 @@ class Gamma(Positive):
         unit = torch._standard_gamma(phi[1].contiguous(), generator)  # pyright: ignore[reportPrivateImportUsage]
         return (unit * (phi[0] / phi[1])).clamp_min(SMALLEST_POSITIVE)
 
+    def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
+        mean, shape = phi.double()
+        ends = [end.double().clamp_min(0) * (shape / mean) for end in (low, high)]
+        return torch.where(high > low, log_gamma_between(shape, *ends), -math.inf).to(phi.dtype)
+
+    def draw_between(self, low: Tensor, high: Tensor, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return within(super().draw_between(low, high, phi, generator).clamp_min(SMALLEST_POSITIVE), low, high)
+
     def variance(self, phi: Tensor) -> Tensor:
         return phi[0] * (phi[0] / phi[1])
 
     def mode(self, phi: Tensor) -> Tensor:
         return (phi[0] * (1 - 1 / phi[1])).clamp_min(SMALLEST_POSITIVE)
+
+
+def within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """x, whose rounding may not take it out of [low, high]."""
+    return torch.minimum(torch.maximum(x, low), high)
 
 
 def gap_of(shape: Tensor) -> Tensor:

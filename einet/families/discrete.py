@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from einet.family import ExponentialFamily, check_bounds, raise_where
 from einet.graph.regions import check_integers
+from einet.intervals import log_between, log_gamma_above, log_gamma_below, uniform
 
 # The entropy of a Poisson variable is a sum over this many values up to this rate, and an asymptotic series above it.
 MAX_SUMMED_RATE, NUM_SUMMED_VALUES = 100.0, 260
@@ -223,6 +224,12 @@ class Counts(ExponentialFamily):
         return phi.clamp_min(self.floor)
 
 
+def whole(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the last count within [low, high]; the last is below the first where there is none."""
+    first, last = low.clamp_min(0).ceil(), high.clamp_min(-1).floor()
+    return first, torch.where(torch.isinf(first), -1, last)
+
+
 @dataclass(frozen=True)
 class Poisson(Counts):
     """Numbers of independent events: T(x) = x, phi = E[x] = Var[x], h(x) = 1 / x!, theta = log phi, A(theta) = e^theta.
@@ -250,6 +257,15 @@ class Poisson(Counts):
 
     def sample(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.poisson(phi[0], generator)
+
+    def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
+        # P(x < n) = P(t > mean) and P(x >= n) = P(t < mean), where t, the time of event number n, has a gamma density.
+        mean, (first, last) = phi[0].double(), whole(low.double(), high.double())
+        mean, first, last = torch.broadcast_tensors(mean, first, last)
+        ends = first, last + 1
+        below, above = ([side(end, mean) for end in ends] for side in (log_gamma_above, log_gamma_below))
+        log_probability = log_between((below[0], below[1]), (above[0], above[1]))
+        return torch.where(first <= last, log_probability, -math.inf).to(phi.dtype)
 
     def variance(self, phi: Tensor) -> Tensor:
         return phi[0]
@@ -293,6 +309,17 @@ class Geometric(Counts):
     def sample(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
         # The whole part of an exponential variable is geometric.
         return torch.floor(torch.empty_like(phi[0]).exponential_(generator=generator) / -self.natural(phi)[0])
+
+    def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
+        (first, last), log_failure = whole(low, high), self.natural(phi)[0]
+        log_probability = first * log_failure + torch.log(-torch.expm1((last - first + 1) * log_failure))
+        return torch.where(first <= last, log_probability, -math.inf)
+
+    def draw_between(self, low: Tensor, high: Tensor, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        (first, last), log_failure = whole(low, high), self.natural(phi)[0]
+        share = uniform(first + last + log_failure, generator)
+        more = torch.log1p(share * torch.expm1((last - first + 1) * log_failure)) / log_failure
+        return torch.minimum(first + (more.ceil() - 1).clamp_min(0), last).to(phi.dtype)
 
     def variance(self, phi: Tensor) -> Tensor:
         return phi[0] * (1 + phi[0])

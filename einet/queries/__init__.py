@@ -1,5 +1,7 @@
 """What a density is asked, all by the same three passes.
 
+boxes            probabilities of intervals and sets, by an upward pass
+surprise         which cell of a row is odd, by one backward pass
 passes           upward, downward, and values at leaves: what the questions share
 marginals        log-marginals, conditionals, and their moments and tables, by one backward pass
 sampling         samples, given anything or nothing
@@ -7,6 +9,7 @@ most_probable    the most probable completion
 information      entropy, divergence, mutual information
 """
 
+from einet.queries.boxes import log_conditional_probability, log_probability
 from einet.queries.information import Bounds, Estimate, entropy, entropy_bounds, kl, mutual_information
 from einet.queries.marginals import (
     Marginals,
@@ -18,6 +21,7 @@ from einet.queries.marginals import (
 )
 from einet.queries.most_probable import Explanation, mpe
 from einet.queries.sampling import sample, sample_conditional
+from einet.queries.surprise import surprise
 
 __all__ = [
     "Bounds",
@@ -31,9 +35,12 @@ __all__ = [
     "entropy_bounds",
     "kl",
     "log_conditional",
+    "log_conditional_probability",
     "log_marginal",
+    "log_probability",
     "mpe",
     "mutual_information",
     "sample",
     "sample_conditional",
+    "surprise",
 ]

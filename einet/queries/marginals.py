@@ -13,7 +13,7 @@ Source: Section 2, Eq. (1)
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,8 @@ from einet.layers.derivatives import ordinary
 from einet.layers.scratch import CHUNK_NUMEL, slices
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.queries.passes import as_evidence, as_labels, check_evidence, check_model, chunks, networks_of
+from einet.queries.passes import as_evidence, as_labels, check_evidence, check_model, chunks, log_evidence, networks_of
+from einet.queries.quantiles import quantiles
 
 # Eq. (1)
 
@@ -146,6 +147,33 @@ class Marginals:
         point = torch.where((at == self.x).all(1), 0.0, -torch.inf)
         return torch.where(self.observed, point, torch.cat(log_density, 1)).T.to(self.dtype)
 
+    @torch.no_grad()
+    def quantile(self, q: float | Sequence[float] | Tensor) -> Tensor:
+        """The least x with P(x_d <= x | evidence) >= q, of each variable and channel; the value itself where observed.
+
+        `quantile([0.05, 0.95])` are the ends of an interval that holds 90 % of what a missing entry may be.
+
+        Args:
+            q: one level within (0, 1), or some.
+
+        Returns:
+            In the shape of the rows, for several levels on one more axis, the first.
+
+        Raises:
+            ValueError: a level is not within (0, 1), or a family has no `log_probability`.
+        """
+        try:
+            levels = torch.as_tensor(q, dtype=torch.float64, device=self.x.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"q must be numbers within (0, 1), got {q!r}") from error
+        if levels.dim() > 1 or not levels.numel() or not ((levels > 0) & (levels < 1)).all():
+            raise ValueError(f"q must be a number within (0, 1) or several, got {q}")
+        wanted = ~self.observed.all(1)
+        found = quantiles(self.networks, self.responsibilities, levels.reshape(-1), wanted)
+        found = torch.where(self.observed[:, None], self.x.double(), found)
+        shaped = torch.stack([self._shaped(each) for each in found])
+        return shaped if levels.dim() else shaped[0]
+
     def _log_density(self, at: Tensor, rows: slice) -> Tensor:
         """log sum over a variable's leaf entries of responsibility * density, of some rows at (D, C, b): (D, b)."""
         variable, logs = [], []
@@ -266,13 +294,7 @@ def _responsibilities(model: Einet | Mixture, x: Tensor, observed: Tensor, label
         with torch.no_grad():
             leaves = [network.leaves(x, observed) for network in networks_of(model)]
         leaves = [leaf._replace(value=leaf.value.requires_grad_()) for leaf in leaves]
-        log_densities = []
-        for network, leaf in zip(networks_of(model), leaves, strict=True):
-            root = network.root(leaf).log()[0]  # (num_classes, B)
-            log_densities.append(root.gather(0, ordinary(labels)[None])[0])
-        total = log_densities[0]
-        if isinstance(model, Mixture):
-            total = torch.logsumexp(torch.stack(log_densities, 1) + torch.log(model.weights.detach().double()), 1)
+        total = log_evidence(model, leaves, x, observed).gather(0, ordinary(labels)[None])[0]
         check_evidence(total)
         gradients = torch.autograd.grad(total.sum(), [leaf.value for leaf in leaves])
     return tuple(leaf.uses(gradient) for leaf, gradient in zip(leaves, gradients, strict=True))

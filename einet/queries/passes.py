@@ -21,6 +21,7 @@ from einet.layers.children import Children
 from einet.layers.scaled import Scaled
 from einet.layers.scratch import CHUNK_NUMEL, slices
 from einet.layers.sums import SumLayer
+from einet.leaves import FamilyLeaves
 from einet.mixture import Mixture
 from einet.network import Einet
 
@@ -65,6 +66,44 @@ def upward(network: Einet, leaves: Scaled, operation: Callable[..., Scaled] = Su
         up.partitions.append(level.partitions(up.outputs, operation))
         up.outputs.append(level.regions(up.partitions[-1], operation))
     return up
+
+
+def log_evidence(model: Einet | Mixture, leaves: Sequence[Scaled], x: Tensor, observed: Tensor) -> Tensor:
+    """log P(x_observed) of the whole model, (num_classes, B) in float64, from the leaves' vectors of each network."""
+    each = [
+        network.root(own).log()[0] + network.leaves.log_base(x, observed)  # of which components may differ
+        for network, own in zip(networks_of(model), leaves, strict=True)
+    ]
+    if not isinstance(model, Mixture):
+        return each[0]
+    return torch.logsumexp(torch.stack(each, -1) + torch.log(model.weights.detach().double()), -1)
+
+
+def log_vectors(network: Einet, x: Tensor, observed: Tensor) -> Tensor:
+    """The leaf regions' vectors of log-densities, less the base measure, (L, K, B) in float64: none is too small."""
+    leaves = network.leaves
+    total = torch.zeros(leaves.num_nodes, leaves.num_entries, x.shape[-1], dtype=torch.float64, device=x.device)
+    for part in leaves.parts:
+        for regions, log_density in part.log_densities(x, observed):
+            total.index_add_(0, regions, log_density.double())
+    return total
+
+
+def regions_of_pairs(part: FamilyLeaves) -> Tensor:
+    """The leaf region of each pair of a region and a variable, (P,)."""
+    return torch.cat([regions.repeat_interleave(variables.shape[1]) for regions, _, variables in part.groups()])
+
+
+def log_maxima(logs: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """The largest of `logs` (n, B) in each `group` (n,): (num_groups, B)."""
+    empty = logs.new_full((num_groups, logs.shape[1]), -torch.inf)
+    return empty.scatter_reduce_(0, group[:, None].expand_as(logs), logs, "amax")
+
+
+def log_sums(logs: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """log of the sums of e^logs (n, B) over those of equal `group` (n,): (num_groups, B)."""
+    peak = log_maxima(logs, group, num_groups).clamp_min(torch.finfo(logs.dtype).min)
+    return peak + torch.zeros_like(peak).index_add_(0, group, torch.exp(logs - peak[group])).log()
 
 
 # Downward
@@ -256,8 +295,11 @@ def networks_of(model: Einet | Mixture) -> list[Einet]:
     return list(model.components) if isinstance(model, Mixture) else [model]
 
 
-def check_evidence(log_density: Tensor) -> None:
-    """Raise a `ValueError` where a row's evidence has density 0: nothing follows from what cannot be."""
+def check_evidence(log_density: Tensor, first: int = 0) -> None:
+    """Raise a `ValueError` where a row's evidence has density 0: nothing follows from what cannot be.
+
+    `first` is the number of the first row.
+    """
     impossible = (~torch.isfinite(log_density)).nonzero()
     if len(impossible):
-        raise ValueError(f"row {impossible[0, 0].item()} has density 0, and so has no conditional density")
+        raise ValueError(f"row {first + int(impossible[0, 0])} has density 0, and so has no conditional density")

@@ -16,8 +16,8 @@ from einet.family import ExponentialFamily
 from einet.inputs import check_integers
 from einet.mixture import Mixture
 from einet.network import Einet
+from einet.queries.boxes import Evidence, Sets, as_boxes
 from einet.queries.passes import (
-    as_evidence,
     as_labels,
     check_evidence,
     check_model,
@@ -70,6 +70,9 @@ def sample_conditional(
     num_samples: int = 1,
     generator: torch.Generator | None = None,
     labels: Tensor | int | None = None,
+    low: Tensor | float | None = None,
+    high: Tensor | float | None = None,
+    among: Sets | None = None,
 ) -> Tensor:
     """Draws of every row's missing entries, x_missing ~ p(x_missing | x_observed): (num_samples, *x.shape).
 
@@ -83,58 +86,60 @@ def sample_conditional(
         num_samples: draws of each row, at least 1.
         generator: on the model's device; without it every call draws anew. The global random state is left alone.
         labels: the class given, (B,) or one for all; only for a model with several.
+        low: missing entries are drawn given that they are at least this: as in `log_probability`.
+        high: given that they are at most this.
+        among: given that they are among these values.
 
     Raises:
-        ValueError: as `Einet.forward` does, and for evidence of density 0.
+        ValueError: as `Einet.forward` and `log_probability` do, and for evidence of density 0, or that leaves a box of
+            probability 0.
 
     Source: Section 2, Eq. (1)
     """
     check_integers(num_samples=num_samples)
-    inside, mask = as_evidence(model, x, observed)
-    labels = as_labels(model.num_classes, labels, len(x), inside.device)
-    draw = _Draw(generator, inside.device)
+    evidence = as_boxes(model, x, observed, low, high, among)
+    device = evidence.x.device
+    labels = as_labels(model.num_classes, labels, len(x), device)
+    draw = _Draw(generator, device)
     completed = [
-        _complete(model, rows, seen, num_samples, draw, labels[chunk])
-        for chunk, rows, seen in chunks(model, inside, mask)
+        _complete(model, evidence.rows(chunk), num_samples, draw, labels[chunk])
+        for chunk, _, _ in chunks(model, evidence.x, evidence.observed)
     ]
-    drawn = torch.cat(completed, 1).to(result_dtype(networks_of(model)[0], x))
-    seen = mask.T[..., None]  # (B or 1, D, 1)
+    drawn = evidence.rounded(torch.cat(completed, 1), result_dtype(networks_of(model)[0], x))
+    seen = evidence.observed.T[..., None]  # (B or 1, D, 1)
     return torch.where(seen, x.reshape(drawn.shape[1:]).to(drawn.dtype), drawn).reshape(num_samples, *x.shape)
 
 
-def _complete(
-    model: Einet | Mixture, x: Tensor, observed: Tensor, num_samples: int, draw: _Draw, labels: Tensor
-) -> Tensor:
-    """x (D, C, B) and observed (D, B or 1) -> (num_samples, B, D, C), of which the unobserved entries matter."""
-    row = torch.arange(x.shape[2], device=x.device).repeat(num_samples)
+def _complete(model: Einet | Mixture, evidence: Evidence, num_samples: int, draw: _Draw, labels: Tensor) -> Tensor:
+    """(num_samples, B, D, C), of which the unobserved entries matter."""
+    row = torch.arange(len(labels), device=labels.device).repeat(num_samples)
     if isinstance(model, Einet):
-        drawn = _draw_rows(model, labels, draw, x, observed, row)
+        drawn = _draw_rows(model, labels, draw, evidence, row)
     else:
-        joint = torch.stack([_log_density(c, x, observed) for c in model.components], 1)
-        check_evidence(joint.amax(1))
+        joint = torch.stack([_log_density(c, evidence) for c in model.components], 1)
+        check_evidence(joint.amax(1), evidence.first)
         odds = torch.softmax(joint + torch.log(model.weights.double()), 1)
-        drawn = _draw_mixed(model, odds, row, draw, x, observed)
+        drawn = _draw_mixed(model, odds, row, draw, evidence)
     return drawn.unflatten(0, (num_samples, -1))
 
 
-def _draw_mixed(
-    model: Mixture, odds: Tensor, row: Tensor, draw: _Draw, x: Tensor | None = None, observed: Tensor | None = None
-) -> Tensor:
+def _draw_mixed(model: Mixture, odds: Tensor, row: Tensor, draw: _Draw, evidence: Evidence | None = None) -> Tensor:
     """A component for each sample by the odds (B, components) of its row, then each component draws its samples."""
-    component = draw(odds, row)
-    network = model.components[0]
-    result = network.leaves.parts[0].phi.new_empty(len(row), network.graph.num_variables, network.channels)
+    component, result = draw(odds, row), None
     for c, network in enumerate(model.components):
         own = (component == c).nonzero()[:, 0]
         if not len(own):
             continue
         labels = torch.zeros_like(own)
-        if x is None or observed is None:
-            result[own] = _draw_rows(network, labels, draw)
+        if evidence is None:
+            drawn = _draw_rows(network, labels, draw)
         else:  # one column of the upward pass for each row, however many samples it has
             columns, place = row[own].unique(return_inverse=True)
-            seen = observed if observed.shape[1] == 1 else observed[:, columns]
-            result[own] = _draw_rows(network, labels[: len(columns)], draw, x[:, :, columns], seen, place)
+            drawn = _draw_rows(network, labels[: len(columns)], draw, evidence.rows(columns), place)
+        if result is None:
+            result = drawn.new_empty(len(row), *drawn.shape[1:])
+        result[own] = drawn
+    assert result is not None
     return result
 
 
@@ -142,23 +147,24 @@ def _draw_rows(
     network: Einet,
     labels: Tensor,
     draw: _Draw,
-    x: Tensor | None = None,
-    observed: Tensor | None = None,
+    evidence: Evidence | None = None,
     column: Tensor | None = None,
 ) -> Tensor:
-    """(N, D, C): a draw for each of `column` (N,), columns of x (D, C, B), from the roots `labels` (B,)."""
-    up = None
-    if x is not None:
-        up = upward(network, network.leaves(x, observed))
-        check_evidence(up.outputs[-1].value[0].T.gather(1, labels[:, None])[:, 0].log())
-        labels = labels[column]
+    """(N, D, C): a draw for each of `column` (N,), rows of the evidence, from the roots `labels` (B,)."""
+    if evidence is None or column is None:
+        return values(network, descend(network, labels, draw), len(labels), draw.value)
+    up = upward(network, evidence.leaves(network))
+    check_evidence(up.outputs[-1].value[0].T.gather(1, labels[:, None])[:, 0].log(), evidence.first)
+    labels = labels[column]
     visits = descend(network, labels, draw, up, column)
-    return values(network, visits, len(labels), draw.value)
+    drawn = values(network, visits, len(labels), draw.value)
+    return drawn if evidence.low is None else evidence.redraw(network, visits, column, drawn, draw.generator)
 
 
-def _log_density(network: Einet, x: Tensor, observed: Tensor) -> Tensor:
-    """log p(x_observed) less the base measure, which all components share: (B,), in float64."""
-    return network.root(network.leaves(x, observed)).log()[0, 0]
+def _log_density(network: Einet, evidence: Evidence) -> Tensor:
+    """log p(x_observed) times the probability of the box, (B,), in float64."""
+    base = network.leaves.log_base(evidence.x, evidence.observed)
+    return network.root(evidence.leaves(network)).log()[0, 0] + base
 
 
 class _Draw:
