@@ -37,7 +37,7 @@ class History:
     """The course of a training by `fit`, one entry an epoch.
 
     Attributes:
-        train: mean log-density of the rows by weight, in nats, of each batch before its step: while the parameters move.
+        train: mean log-density of the rows by weight in nats, of each batch before its step: while parameters move.
         valid: mean log-density of the validation rows in nats, after the epoch.
         seconds: duration of the epoch.
         lr: its step size.

@@ -57,18 +57,20 @@ def save(
     `model.state_dict()` has no graph: this is the way to keep a model over a graph that was drawn without a seed.
 
     Args:
-        model: an `Einet` or a `Mixture`, not parametrized for gradient training (`constrained` undoes that); or a fitted
-            estimator of `einet.tables`, with its settings and what it knows of the columns.
+        model: an `Einet` or a `Mixture`, not parametrized for gradient training (`constrained` undoes that); or an
+            estimator of `einet.tables`, fitted, with its settings and what it knows of the columns.
         path: a file that is replaced, or none yet. A link to a file stays a link, and that file is replaced.
         optimizer: its step size and state are kept, too, for `load_optimizer`.
         families: classes of leaves that are not einet's own.
-        dtype: of networks alone. By default the parameters' own, and log-densities after `load` are the same to the last bit. With
-            torch.float16 the file has half the size; `load` reads it as float32 and normalises again.
+        dtype: of networks alone, as `optimizer` is. By default the parameters' own, and log-densities after `load` are
+            the same to the last bit. With torch.float16 the file has half the size; `load` reads it as float32 and
+            normalises again.
 
     Raises:
-        ValueError: `model` is neither network, mixture nor estimator, or an estimator that is not fitted or has a setting
-            that no file holds, such as a function of your own for its structure; it is parametrized, has parameters that are no distribution or
-            a family that nobody knows; `path` is anything but a regular file, or in a folder that does not exist.
+        ValueError: `model` is neither network, mixture nor estimator, is parametrized, has parameters that are no
+            distribution or a family that nobody knows; an estimator is not fitted, or has a setting that no file holds,
+            such as a function of your own for its structure; `path` is anything but a regular file, or in a folder that
+            does not exist.
         OSError: the disk is full or the folder may not be written to. The old file stays.
 
     Source: not in the paper

@@ -7,7 +7,9 @@ weights      rows that count more or less than once
 frames       tables that go out as they came in
 conditions   what a question asks of columns, as boxes of variables
 questions    samples, probabilities, completions, intervals and surprises of a density
-estimator    `EinetDensity` and `EinetClassifier`
+estimator    `EinetDensity`, and what all estimators share
+discriminative, refinement    training on log P(y | x), and whether it pays
+classifier   `EinetClassifier`
 imputer      `EinetImputer`
 regressor    `EinetRegressor`
 """
@@ -17,8 +19,9 @@ try:
 except ImportError as error:
     raise ImportError("einet.tables needs scikit-learn 1.6 or later: pip install 'einet[tables]'") from error
 
+from einet.tables.classifier import EinetClassifier
 from einet.tables.columns import TableWarning
-from einet.tables.estimator import EinetClassifier, EinetDensity
+from einet.tables.estimator import EinetDensity
 from einet.tables.imputer import EinetImputer
 from einet.tables.regressor import EinetRegressor
 

@@ -1,7 +1,6 @@
-"""The scikit-learn face: a density and a classifier over the columns of a table, in which NaN means missing.
+"""The scikit-learn face: a density over the columns of a table, in which NaN means missing, and what all share.
 
     EinetDensity().fit(X).score_samples(X)          log p(x), whatever is missing integrated out
-    EinetClassifier().fit(X, y).predict_proba(X)    P(y | x) = p(x | y) P(y) / sum over y' of p(x | y') P(y')
 
 Inside is a network over random binary trees with leaves to suit each column: `estimator.model_`, for every question
 that `einet.queries` answers, on rows that `estimator.columns_.encode` has translated.
@@ -19,9 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn import __version__ as installed
-from sklearn.base import BaseEstimator, ClassifierMixin, DensityMixin
+from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_array, check_random_state, check_X_y
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -51,7 +49,7 @@ ROWS_PER_ENTRY = 50
 
 
 class _EinetEstimator(BaseEstimator):
-    """What both estimators share. The constructor keeps its arguments and checks none, as scikit-learn wants it."""
+    """What the estimators share. The constructor keeps its arguments and checks none, as scikit-learn wants it."""
 
     def __init__(
         self,
@@ -271,67 +269,13 @@ class EinetDensity(Questions, DensityMixin, _EinetEstimator):
         return mean(self.score_samples(X), sample_weight)
 
 
-class EinetClassifier(ClassifierMixin, _EinetEstimator):
-    """Bayes' rule on the class-conditional roots of one network, P(y | x) = p(x | y) P(y) / p(x); NaN is missing.
-
-    The prior P(y) is the share of a class in the training data. Missing values are integrated out of p(x | y), so the
-    prediction is that of the observed columns alone, with no imputation. Arguments, errors and warnings are those of
-    `EinetDensity`, and so are the attributes beside these.
-
-    Attributes:
-        classes_: the classes, sorted.
-        class_log_prior_: log P(y) of each, in nats.
-
-    Source: Section 3 and 4.1
-    """
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> EinetClassifier:
-        """Learn p(x | y) and P(y).
-
-        Args:
-            X: rows (B, D).
-            y: their classes (B,), numbers or text.
-            sample_weight: (B,), how often each row counts: 2 is that row twice, 0 is not there.
-        """
-        X, y = self._validated(X, y, reset=True)
-        check_classification_targets(y)
-        rows, weights = counted(sample_weight, len(X))
-        classes, labels = np.unique(y[rows], return_inverse=True)
-        share = np.bincount(labels, weights)
-        self._fit(X[rows], labels.astype(np.int64), len(classes), weights)
-        self.classes_, self.class_log_prior_ = classes, np.log(share / share.sum())
-        return self
-
-    def predict_joint_log_proba(self, X: Any) -> np.ndarray:
-        """log p(x_observed, y) in nats, in the units of the data: (B, classes). Summed over y, it tells outliers."""
-        return self._log_density(X) + self.class_log_prior_
-
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """log P(y | x_observed): (B, classes). Where p(x) is 0, as far as float64 can tell, the log-prior."""
-        joint = self.predict_joint_log_proba(X)
-        joint = np.where(np.isneginf(joint).all(1, keepdims=True), self.class_log_prior_, joint)
-        joint = joint - joint.max(1, keepdims=True)  # first: the log p(x) of an outlier swallows digits
-        return joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """P(y | x_observed): (B, classes)."""
-        return np.exp(self.predict_log_proba(X))
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most probable class of each row: (B,)."""
-        best = self.predict_log_proba(X).argmax(1)
-        return self.classes_[best]
-
-
 def _told(name: str, history: History, num_rows: int, held_out: np.ndarray | None) -> str:
-    """A line on one training, for `verbose`."""
+    """A line on one training, for `verbose`: nats a row of columns as the network has them."""
     best, seconds = history.best_epoch, sum(history.seconds)
-    told = f"[{name}] {num_rows} rows, {len(history.train)} epochs in {seconds:.1f} s: {history.train[best]:.4g} nats a row"
-    return (
-        told
-        if held_out is None
-        else f"{told}, {history.valid[best]:.4g} on {len(held_out)} held out, best epoch {best + 1}"
-    )
+    told = f"[{name}] {num_rows} rows, {len(history.train)} epochs in {seconds:.1f} s: {history.train[best]:.4g} nats"
+    if held_out is None:
+        return told
+    return f"{told}, {history.valid[best]:.4g} on {len(held_out)} held out, best epoch {best + 1}"
 
 
 def _fix_constant_columns(model: Einet, constant: list[int]) -> None:

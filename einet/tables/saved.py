@@ -1,8 +1,8 @@
 """Estimators on disk, without pickle: JSON that says what they are, and tensors. `einet.save` and `einet.load` call it.
 
-What is written is settings, what was learned of the columns, and networks. A reader makes only what is listed here: plain
-containers, arrays of numbers, dates and text, families, graphs, networks and this package's own classes; whatever they
-say is compared with each other before an estimator is returned.
+What is written is settings, what was learned of the columns, and networks. A reader makes only what is listed here:
+plain containers, arrays of numbers, dates and text, families, graphs, networks and this package's own classes; whatever
+they say is compared with each other before an estimator is returned.
 
 Source: not in the paper
 """
@@ -26,8 +26,9 @@ from einet.network import Einet
 from einet.queries.sampling import sample
 from einet.storage.checkpoint import check_saved, description, model_from, parameters_of
 from einet.structures.learned import chow_liu
+from einet.tables.classifier import EinetClassifier
 from einet.tables.columns import Columns
-from einet.tables.estimator import EinetClassifier, EinetDensity
+from einet.tables.estimator import EinetDensity
 from einet.tables.imputer import EinetImputer
 from einet.tables.regressor import EinetRegressor
 from einet.training import History
@@ -52,16 +53,18 @@ class Packing:
     """
 
     def __init__(self, known: dict[str, type]):
-        self.known, self.tensors = known, {}
+        self.known, self.tensors, self.inside = known, {}, False
 
     def estimator(self, estimator: BaseEstimator) -> dict:
-        """Raise a `ValueError` for what is none of this package's, is not fitted or has a setting that no file holds."""
+        """A `ValueError` says what is none of this package's, not fitted, or has a setting that no file holds."""
         name = type(estimator).__name__
         if ESTIMATORS.get(name) is not type(estimator):
             raise ValueError(f"only {sorted(ESTIMATORS)} can be saved, got {name}")
         learned = {key: value for key, value in vars(estimator).items() if key.endswith("_") and key[0] != "_"}
-        if not learned:
+        if not learned and not self.inside:
             raise ValueError(f"this {name} is not fitted: there is nothing to save")
+        self.inside = True
+        packed = {key: self.pack(value) for key, value in learned.items()}
         settings = {}
         for key, value in estimator.get_params(deep=False).items():
             try:
@@ -69,11 +72,7 @@ class Packing:
             except ValueError as error:
                 remedy = f"set_params({key}=None) before saving, which changes nothing that was learned"
                 raise ValueError(f"{key}={value!r} of {name} cannot be saved ({error}): {remedy}") from None
-        return {
-            "class": name,
-            "settings": settings,
-            "learned": {key: self.pack(value) for key, value in learned.items()},
-        }
+        return {"class": name, "settings": settings, "learned": packed}
 
     def pack(self, value: Any) -> Any:
         if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic):
@@ -128,9 +127,8 @@ class Packing:
     def _network(self, network: Einet) -> dict:
         check_saved(network)
         prefix = f"tables.{len(self.tensors)}."
-        own = [family for family in self.known.values()]
         self.tensors |= {prefix + key: tensor for key, tensor in parameters_of(network).items()}
-        return {"type": "network", "prefix": prefix, "model": description(network, own)}
+        return {"type": "network", "prefix": prefix, "model": description(network, self.known.values())}
 
     def _template(self, table: Any) -> dict:
         """A table of pandas without rows: names and dtypes, as text."""
@@ -146,6 +144,8 @@ class Unpacking:
 
     def whole(self, content: dict) -> Any:
         """The estimator of a file, checked."""
+        if not content["learned"]:
+            raise ValueError("its estimator has learned nothing")
         estimator = self.estimator(content)
         extra = sorted(self.tensors.keys() - self.used)
         if extra:
@@ -162,7 +162,8 @@ class Unpacking:
             if not key.endswith("_") or key[0] == "_" or hasattr(kind, key):
                 raise ValueError(f"{key!r} is nothing that {kind.__name__} learns")
             setattr(estimator, key, self.unpack(value))
-        _check(estimator)
+        if content["learned"]:
+            _check(estimator)
         return estimator
 
     def unpack(self, content: Any) -> Any:
