@@ -30,7 +30,7 @@ def test_the_probability_of_a_set_is_the_sum_of_its_values():
     ask = density_of_people().probability
     each = [ask({"region": value}) for value in (1, 2, 5)]
     alone = [np.exp(density_of_people().score_samples(one_row(region=value)))[0] for value in (1, 2, 5)]
-    assert each == pytest.approx(alone, rel=1e-9)
+    assert each == pytest.approx(alone, rel=1e-7)
     assert ask({"region": {1, 5}}) == pytest.approx(each[0] + each[2], rel=1e-9)
     assert ask({"region": (2, None)}) == pytest.approx(each[1] + each[2], rel=1e-9)
     assert ask({"region": {1, 2, 5}}) == pytest.approx(1 - np.exp(UNSEEN), rel=1e-9)
@@ -117,7 +117,7 @@ def test_samples_keep_to_what_is_given():
     wanted = density_of_people().probability({"region": 1, "age": (30, 34)}, given)
     share = ((drawn["region"] == 1) & (drawn["age"] <= 34)).mean()
     assert share == pytest.approx(wanted, abs=4 * (wanted * (1 - wanted) / 3000) ** 0.5)
-    assert (density_of_people().sample(5, given={"age": 31.25, "region": 7})[["age", "region"]] == [31.25, 7]).all(None)
+    assert (density_of_people().sample(5, given={"age": 31.25, "region": 7})[["age", "region"]] == [31.25, 7]).all(axis=None)
 
 
 def one_row(**cells):
@@ -172,7 +172,6 @@ def test_what_comes_out_has_the_names_dtypes_and_index_of_what_went_in():
     filled = density.predict_missing(gaps)
     assert filled.dtypes.equals(table.dtypes) and filled.index.equals(table.index) and not filled.isna().any(axis=None)
     assert filled.drop(["row 3", "row 4"]).equals(table.drop(["row 3", "row 4"]))
-    assert isinstance(density.predict_missing(gaps.to_numpy(dtype=float, na_value=np.nan)), np.ndarray)
 
 
 def test_a_mean_makes_floats_of_whole_numbers():
@@ -186,5 +185,7 @@ def test_a_mean_makes_floats_of_whole_numbers():
 
 
 def test_an_array_stays_an_array():
-    density = EinetDensity(**QUICK).fit(people().to_numpy(float))
-    assert isinstance(density.sample(2), np.ndarray)
+    density, gaps = EinetDensity(**QUICK).fit(people().to_numpy(float)), people(3).to_numpy(float)
+    gaps[0, 0] = np.nan
+    for answer in (density.sample(3), density.predict_missing(gaps), *density.predict_interval(gaps)):
+        assert isinstance(answer, np.ndarray) and answer.shape == (3, 5) and answer.dtype == np.float64
