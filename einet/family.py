@@ -116,9 +116,7 @@ class ExponentialFamily:
             ValueError: the family has infinitely many values, and no distribution function of its own.
         """
         if self.num_values is None:
-            raise ValueError(
-                f"{self} has no `log_probability` of its own, so intervals have no probability that is known"
-            )
+            raise ValueError(f"{self} has no `log_probability` of its own, so that of an interval is not known")
         low, high, phi = _together(low, high, phi)
         return log_total(self.log_probabilities(phi)[..., None], self.allowed(low, high)[..., None])[..., 0, 0]
 

@@ -164,7 +164,7 @@ def draw_among(log_probabilities: Tensor, allowed: Tensor, generator: torch.Gene
 
 
 def draw_normal(low: Tensor, high: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A standard normal number within [low, high], by its distribution function inverted on the side where it is small."""
+    """A standard normal number within [low, high], by an inverse distribution function, that of the nearer tail."""
     mirrored = low > -high
     left, right = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
     share = uniform(left, generator)

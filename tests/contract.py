@@ -267,6 +267,43 @@ class FamilyContract:
         assert torch.equal(torch.get_rng_state(), before)
         self.family.sample(self.phi)  # without one, the global generator serves
 
+    # Intervals
+
+    def test_intervals_have_the_mass_of_the_density_or_are_refused(self):
+        """By the rule that integrates the density, whose step is seen at an end; without it is none guessed."""
+        phi, (values, weights) = self.phi, self.support(self.phi)
+        infinite = torch.full((), math.inf, dtype=phi.dtype)
+        try:
+            whole = self.family.log_probability(-infinite, infinite, phi)
+        except ValueError as error:
+            assert "no `log_probability`" in str(error) and self.family.num_values is None
+            return
+        torch.testing.assert_close(whole, torch.zeros_like(whole), atol=1e-12, rtol=0)
+        density = self.log_density(values, phi).exp()
+        for low, high in ((-infinite, self.x[1]), (self.x[1], infinite), (self.x[0], self.x[-1])):
+            inside = (values >= low) & (values <= high)
+            step = 0 if self.family.num_values or isinstance(self, Discrete) else weights * density
+            found = self.family.log_probability(low, high, phi).exp()
+            error = (found - (inside * weights * density).sum(0)).abs()
+            assert (error <= 1e-9 + (step if isinstance(step, int) else step.amax(0))).all()
+
+    def test_draws_between_are_there_and_of_the_support(self):
+        try:
+            phi, (low, high) = self.phi[:, None].expand(-1, 500, -1), (self.x[0], self.x[-1])
+            draws = self.family.draw_between(low, high, phi, torch.Generator().manual_seed(0))
+        except ValueError as error:
+            assert "no `log_probability`" in str(error)
+            return
+        assert draws.shape == (500, 7) and draws.dtype == phi.dtype
+        assert ((draws >= low) & (draws <= high)).all()
+        self.family.check(draws)
+        middle = self.x[len(self.x) // 2]
+        share = (
+            self.family.log_probability(low, middle, self.phi) - self.family.log_probability(low, high, self.phi)
+        ).exp()
+        deviation = (share * (1 - share) / 500).sqrt()
+        assert (((draws <= middle).double().mean(0) - share).abs() <= 4.5 * deviation + 1e-9).all()
+
     # Data
 
     def test_check_names_the_value_and_the_limit(self):

@@ -149,13 +149,13 @@ class LogNormal(Positive, Normal):
 
     def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
         mean, deviation, low, high = phi[0], phi[1].sqrt(), low.clamp_min(0), high.clamp_min(0)
-        ends = [(torch.log(end) - mean) / deviation for end in (low, high)]
-        log_probability = log_normal_between(*ends, torch.log1p((high - low) / low) / deviation)
+        first, last = ((torch.log(end) - mean) / deviation for end in (low, high))
+        log_probability = log_normal_between(first, last, torch.log1p((high - low) / low) / deviation)
         return torch.where(high > low, log_probability, -math.inf)
 
     def draw_between(self, low: Tensor, high: Tensor, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        ends = [torch.log(end.clamp_min(0)) for end in (low, high)]
-        drawn = torch.exp(super().draw_between(*ends, phi, generator)).clamp_min(SMALLEST_POSITIVE)
+        first, last = (torch.log(end.clamp_min(0)) for end in (low, high))
+        drawn = torch.exp(super().draw_between(first, last, phi, generator)).clamp_min(SMALLEST_POSITIVE)
         return within(drawn, low, high)
 
     def mean(self, phi: Tensor) -> Tensor:
@@ -284,9 +284,8 @@ class Gamma(Positive):
         return (unit * (phi[0] / phi[1])).clamp_min(SMALLEST_POSITIVE)
 
     def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
-        mean, shape = phi.double()
-        ends = [end.double().clamp_min(0) * (shape / mean) for end in (low, high)]
-        return torch.where(high > low, log_gamma_between(shape, *ends), -math.inf).to(phi.dtype)
+        low, high = (end.double().clamp_min(0) * (phi[1].double() / phi[0].double()) for end in (low, high))
+        return torch.where(high > low, log_gamma_between(phi[1].double(), low, high), -math.inf).to(phi.dtype)
 
     def draw_between(self, low: Tensor, high: Tensor, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return within(super().draw_between(low, high, phi, generator).clamp_min(SMALLEST_POSITIVE), low, high)

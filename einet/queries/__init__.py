@@ -1,7 +1,7 @@
 """What a density is asked, all by the same three passes.
 
 boxes            probabilities of intervals and sets, by an upward pass
-surprise         which cell of a row is odd, by one backward pass
+surprises        which cell of a row is odd, by one backward pass
 passes           upward, downward, and values at leaves: what the questions share
 marginals        log-marginals, conditionals, and their moments and tables, by one backward pass
 sampling         samples, given anything or nothing
@@ -21,7 +21,7 @@ from einet.queries.marginals import (
 )
 from einet.queries.most_probable import Explanation, mpe
 from einet.queries.sampling import sample, sample_conditional
-from einet.queries.surprise import surprise
+from einet.queries.surprises import surprise
 
 __all__ = [
     "Bounds",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -176,7 +176,8 @@ class Evidence:
     def _add_boxes(self, part: FamilyLeaves, total: Tensor, bounded: Tensor) -> None:
         """Add the log-probabilities of a part's pairs (P,) of which `bounded` (P, B) is true to those of regions."""
         region, numel = regions_of_pairs(part), part.phi[0, 0].numel() * total.shape[2] * (part.family.num_values or 8)
-        for pairs in bounded.any(1).nonzero()[:, 0].split(max(1, CHUNK_NUMEL // numel)):
+        asked = bounded.any(1).nonzero()[:, 0]
+        for pairs in asked.split(max(1, CHUNK_NUMEL // numel)) if len(asked) else ():
             each = self._log_probabilities(part.family, part.phi[:, pairs].double(), part.pairs[pairs])
             each = torch.where(bounded[pairs, None], each, 0).expand(-1, -1, total.shape[2])
             total.index_add_(0, region[pairs], each)
@@ -190,8 +191,7 @@ class Evidence:
 
     def ends(self, variables: Tensor, column: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """low and high of variables (p,): (p, C, B), or (p, C) of a column (p,) each."""
-        assert self.low is not None and self.high is not None
-        low, high = self.low[variables], self.high[variables]
+        low, high = cast(Tensor, self.low)[variables], cast(Tensor, self.high)[variables]
         return (low, high) if column is None else (_at(low, column), _at(high, column))
 
     def _allowed(
@@ -238,7 +238,7 @@ class Evidence:
                 visit, which = bounded[variables[node], place].nonzero(as_tuple=True)
                 pair = pairs.start + node * variables.shape[1]
                 step = max(1, CHUNK_NUMEL // ((part.family.num_values or len(part.phi)) * network.channels))
-                for a, i in zip(visit.split(step), which.split(step), strict=True):
+                for a, i in zip(visit.split(step), which.split(step), strict=True) if len(visit) else ():
                     variable, sample = variables[node[a], i], own.sample[a]
                     phi = part.phi[:, pair[a] + i, :, own.entry[a]].movedim(0, 1).double()  # (T, A, C)
                     drawn[sample, variable] = self._draws(part.family, phi, variable, column[sample], generator)
@@ -290,9 +290,9 @@ def as_boxes(
     """The arguments of a query, checked, with as many rows as boxes where there are boxes alone."""
     check_model(model)
     network = networks_of(model)[0]
-    ends = [_bound(network, name, end) for name, end in (("low", low), ("high", high))]
+    bounds = _bound(network, "low", low), _bound(network, "high", high)
     sets = {variable: _set(model, variable, values) for variable, values in (among or {}).items()}
-    widths = {name: tensor.shape[-1] for name, tensor in (("low", ends[0]), ("high", ends[1]))}
+    widths = {name: tensor.shape[-1] for name, tensor in zip(("low", "high"), bounds, strict=True)}
     widths |= {f"among[{variable}]": table.shape[-1] for variable, table in sets.items()}
     if alone:
         parameter = next(model.parameters())
@@ -306,8 +306,8 @@ def as_boxes(
             raise ValueError(f"{name} must be of one row or of {batch}, got {width}")
     if low is None and high is None and not sets:
         return Evidence(inside, mask, None, None, {})
-    _check_ends(*ends, mask)
-    return Evidence(inside, mask, *ends, sets)
+    _check_ends(*bounds, mask)
+    return Evidence(inside, mask, *bounds, sets)
 
 
 def _bound(network: Einet, name: str, end: Any) -> Tensor:

@@ -49,7 +49,8 @@ def _below(networks: Sequence[Einet], responsibilities: Sequence[Tensor], at: Te
         for part in network.leaves.parts:
             family, region = part.family, regions_of_pairs(part)
             numel = len(at) * part.phi[0, 0].numel() * at.shape[3] * (family.num_values or 8)
-            for pairs in wanted[part.pairs].nonzero()[:, 0].split(max(1, CHUNK_NUMEL // numel)):
+            asked = wanted[part.pairs].nonzero()[:, 0]
+            for pairs in asked.split(max(1, CHUNK_NUMEL // numel)) if len(asked) else ():
                 ends = at[:, part.pairs[pairs], :, None]  # (Q, p, C, 1, B)
                 phi = part.phi[:, pairs, ..., None].double()  # (T, p, C, K, 1)
                 below = family.log_probability(torch.full_like(ends, -INFINITY), ends, phi).exp()

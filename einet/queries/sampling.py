@@ -125,7 +125,7 @@ def _complete(model: Einet | Mixture, evidence: Evidence, num_samples: int, draw
 
 def _draw_mixed(model: Mixture, odds: Tensor, row: Tensor, draw: _Draw, evidence: Evidence | None = None) -> Tensor:
     """A component for each sample by the odds (B, components) of its row, then each component draws its samples."""
-    component, result = draw(odds, row), None
+    component, result = draw(odds, row), torch.empty(0)
     for c, network in enumerate(model.components):
         own = (component == c).nonzero()[:, 0]
         if not len(own):
@@ -136,10 +136,9 @@ def _draw_mixed(model: Mixture, odds: Tensor, row: Tensor, draw: _Draw, evidence
         else:  # one column of the upward pass for each row, however many samples it has
             columns, place = row[own].unique(return_inverse=True)
             drawn = _draw_rows(network, labels[: len(columns)], draw, evidence.rows(columns), place)
-        if result is None:
+        if not len(result):
             result = drawn.new_empty(len(row), *drawn.shape[1:])
         result[own] = drawn
-    assert result is not None
     return result
 
 

@@ -13,7 +13,20 @@ from oracle import Circuit, worlds
 from scipy.special import logsumexp
 from strategies import DISCRETE, in_float64, masks, models, rows
 
-from einet import EM, Bernoulli, Binomial, Mixture, Normal, fit, random_binary_trees, sample_conditional
+from einet import (
+    EM,
+    Bernoulli,
+    Binomial,
+    Einet,
+    Geometric,
+    Mixture,
+    Normal,
+    Poisson,
+    conditional_mean,
+    fit,
+    random_binary_trees,
+    sample_conditional,
+)
 
 GRAPH = random_binary_trees(4, 2, 2, seed=0)
 
@@ -219,3 +232,17 @@ def test_components_of_different_families_each_check_their_support():
         model(torch.full((1, 4), 2.0))
     with pytest.raises(ValueError, match="must be 0 or 1, got 2"):
         fit(model, torch.full((1, 4), 2.0), progress=False)
+
+
+def test_components_of_other_families_weigh_by_their_whole_densities():
+    """Base measures differ, too: 1 / x! of a Poisson variable, 1 of a geometric one."""
+    graph = random_binary_trees(3, 1, 2, seed=0)
+    parts = [Einet(graph, family, num_sums=2, seed=i).double() for i, family in enumerate((Poisson(), Geometric()))]
+    model = Mixture(parts, [0.5, 0.5])
+    x, observed = torch.tensor([[6.0, 0, 0]]).double(), torch.tensor([True, False, False])
+    posterior = torch.softmax(model.log_joint(x, observed), 1)[0]
+    expected = sum(p * conditional_mean(part, x, observed) for p, part in zip(posterior, parts, strict=True))
+    torch.testing.assert_close(conditional_mean(model, x, observed), expected.detach())
+    drawn = sample_conditional(model, x, observed, 20_000, torch.Generator().manual_seed(0))
+    error = drawn.std(0) / 20_000**0.5
+    assert ((drawn.mean(0) - expected).abs() <= 4 * error + 1e-9).all()
