@@ -8,7 +8,7 @@ Source: Section 3 and 4.1
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -123,7 +123,8 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
         def train(some: np.ndarray) -> Trained:
             """The same network of some rows, for as many epochs."""
             settings = {"structure": self.model_.graph, "epochs": self.history_.best_epoch + 1, "validation": 0}
-            other, own = clone(self).set_params(**settings, random_state=seed, verbose=0), order[some]
+            other, own = cast(EinetClassifier, clone(self)), order[some]
+            other.set_params(**settings, random_state=seed, verbose=0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", TableWarning)  # of all rows there was one
                 other._fit(X[own], labels[own], num_classes, None if weights is None else weights[own])

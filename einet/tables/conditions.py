@@ -168,7 +168,7 @@ class Conditions:
         combinations = [dict(zip(alternatives, chosen, strict=True)) for chosen in product(*alternatives.values())]
         filled = torch.tensor([*ANYTHING[:3], 0.0], dtype=torch.float64).repeat(number, len(self.columns.values), 1)
         among = {
-            d: torch.ones(number, len(self.columns.values[d]), dtype=torch.bool)
+            d: torch.ones(number, len(np.asarray(self.columns.values[d])), dtype=torch.bool)
             for d, several in alternatives.items()
             if any(a.codes is not None for a in several)
         }
@@ -213,4 +213,5 @@ def _both(one: Alternative, other: Alternative) -> Alternative | None:
         return None
     if any(not low <= value <= high for value in values):
         return None
-    return Alternative(low, high, *(values or {math.nan}), codes, *(kinds or {None}), min(one.offset, other.offset))
+    value, kind = next(iter(values), math.nan), next(iter(kinds), None)
+    return Alternative(low, high, value, codes, kind, min(one.offset, other.offset))

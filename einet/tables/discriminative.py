@@ -100,9 +100,9 @@ def refined(
         for batch in order.tensor_split(steps_of_epoch(len(order), BATCH_SIZE)):
             optimizer.zero_grad()
             some = some_rows(rows, batch)
-            losses = _losses(free, some, log_prior)
-            losses = losses if some[3] is None else losses * (some[3] * len(order) / _count(rows))
-            losses.mean().backward()
+            each = _losses(free, some, log_prior)
+            each = each if some[3] is None else each * (some[3] * len(order) / _count(rows))
+            each.mean().backward()
             optimizer.step()
         losses.append(-epoch if held_out is None else mean_log_loss(free, held_out, log_prior))
         if not math.isfinite(losses[-1]):

@@ -152,7 +152,8 @@ class _EinetEstimator(BaseEstimator):
         several = max(1, min(ROWS_PER_ENTRY, len(rows) // 4))
         share = several / (several + 1)  # the initial density of a leaf, of variance 1, counts as one row more
         start = {"rows": several, "share": share, "keep": 1 - share, "distinct": False, "seed": seed}
-        x, observed, labels, weights = (None if part is None else part[rows] for part in data)
+        x, observed = data[0][rows], data[1][rows]
+        labels, weights = (None if part is None else part[rows] for part in data[2:])
         typical = in_proportion(None if weights is None else weights.numpy(), len(x))
         start_leaves(model, x[typical], observed[typical], **start)
         _fix_constant_columns(model, columns.constant)

@@ -7,7 +7,7 @@ Source: Section 2
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,7 +64,11 @@ class EinetImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> EinetImputer:
         """Learn from the rows of X (B, D), each as often as its weight says; `y` is ignored."""
         self._check_strategy()
-        density = EinetDensity(random_state=self.random_state) if self.density is None else clone(self.density)
+        density = (
+            EinetDensity(random_state=self.random_state)
+            if self.density is None
+            else cast(EinetDensity, clone(self.density))
+        )
         density.fit(X, sample_weight=sample_weight)
         validate_data(self, X, skip_check_array=True, reset=True)
         self.density_ = density

@@ -21,7 +21,7 @@ from einet.queries.boxes import log_probability
 from einet.queries.marginals import Marginals, conditional_marginals
 from einet.queries.most_probable import mpe
 from einet.queries.sampling import sample, sample_conditional
-from einet.queries.surprise import surprise
+from einet.queries.surprises import surprise
 from einet.tables.columns import Columns
 from einet.tables.conditions import Boxes, Conditions
 from einet.tables.frames import as_table, like, numbers_like

@@ -167,7 +167,7 @@ class Unpacking:
         return estimator
 
     def unpack(self, content: Any) -> Any:
-        if not isinstance(content, (dict, list)):
+        if content is None or isinstance(content, (bool, int, float, str)):
             return content
         readers = {
             "list": lambda: [self.unpack(each) for each in content["items"]],
@@ -257,7 +257,7 @@ def _check(estimator: Any) -> None:
     inner = getattr(estimator, "density_", None)
     if isinstance(estimator, (EinetImputer, EinetRegressor)):
         extra = int(isinstance(estimator, EinetRegressor))
-        if type(inner) is not EinetDensity or inner.n_features_in_ != width + extra:
+        if type(inner) is not EinetDensity or getattr(inner, "n_features_in_", None) != width + extra:
             raise ValueError(f"it has {width} columns, and its density others")
         return
     model, columns = estimator.model_, estimator.columns_

@@ -117,7 +117,8 @@ def test_samples_keep_to_what_is_given():
     wanted = density_of_people().probability({"region": 1, "age": (30, 34)}, given)
     share = ((drawn["region"] == 1) & (drawn["age"] <= 34)).mean()
     assert share == pytest.approx(wanted, abs=4 * (wanted * (1 - wanted) / 3000) ** 0.5)
-    assert (density_of_people().sample(5, given={"age": 31.25, "region": 7})[["age", "region"]] == [31.25, 7]).all(axis=None)
+    drawn = density_of_people().sample(5, given={"age": 31.25, "region": 7})
+    assert (drawn[["age", "region"]] == [31.25, 7]).all(axis=None)
 
 
 def one_row(**cells):

@@ -89,9 +89,7 @@ def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match="this EinetDensity is not fitted"):
         einet.save(EinetDensity(), path)
     density = EinetDensity(**QUICK | {"structure": lambda x, observed: einet.random_binary_trees(5, 1, 1, seed=0)})
-    with pytest.raises(
-        ValueError, match=r"structure=.* cannot be saved .*: set_params\(structure=None\)"
-    ):
+    with pytest.raises(ValueError, match=r"structure=.* cannot be saved .*: set_params\(structure=None\)"):
         einet.save(density.fit(TABLE), path)
     einet.save(density.set_params(structure=None), path)
     with pytest.raises(ValueError, match=r"random_state=.*set_params\(random_state=None\)"):
