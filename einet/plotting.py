@@ -154,7 +154,7 @@ def surprise(surprises: Any, table: Any = None, odd: int = 5, rows: int = 40, ax
     Source: not in the paper
     """
     check_integers(odd=odd + 1, rows=rows)
-    nats = torch.tensor(surprises.to_numpy() if hasattr(surprises, "to_numpy") else surprises, dtype=torch.float64)
+    nats = torch.as_tensor(surprises.to_numpy(copy=True) if hasattr(surprises, "to_numpy") else surprises).double()
     if nats.dim() != 2 or not nats.numel():
         raise ValueError(f"surprises must be (B, D), got {tuple(nats.shape)}")
     if table is not None and tuple(table.shape) != tuple(nats.shape):
@@ -162,8 +162,9 @@ def surprise(surprises: Any, table: Any = None, odd: int = 5, rows: int = 40, ax
     above = nats - nats.nanquantile(0.5, dim=0)
     oddest = above.nan_to_num(-torch.inf, -torch.inf)
     shown = oddest.amax(1).argsort(descending=True, stable=True)[:rows].sort().values
-    names = list(getattr(surprises, "columns", range(nats.shape[1])))
-    index = list(getattr(surprises, "index", range(len(nats))))
+    named = hasattr(surprises, "iloc")
+    names = list(surprises.columns if named else range(nats.shape[1]))
+    index = list(surprises.index if named else range(len(nats)))
     if ax is None:
         size = (min(10.0, 2 + 0.9 * len(names)), min(12.0, 1.2 + 0.24 * len(shown)))
         ax = plt.figure(figsize=size, layout="constrained").add_subplot()

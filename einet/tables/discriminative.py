@@ -23,6 +23,7 @@ from torch import Tensor
 from einet.data import steps_of_epoch
 from einet.family import ExponentialFamily
 from einet.layers.scratch import slices
+from einet.layers.sums import WEIGHT_FLOOR
 from einet.network import Einet
 from einet.reparametrize import constrained, unconstrained
 from einet.structures.ready_made import random_binary_trees
@@ -31,8 +32,8 @@ from einet.training import fit
 Rows = tuple[Tensor, Tensor, Tensor, Tensor | None]
 # Adam's steps, and the rows of each.
 LEARNING_RATE, BATCH_SIZE, ROWS_PER_CHUNK = 0.02, 100, 1000
-# Rows distributed as the whole column that a class of a naive Bayes model is shrunk by, and of its root's weights.
-SHRINKAGE, PSEUDOCOUNT = 1.0, 1e-6
+# Rows distributed as the whole column that a class of a naive Bayes model is shrunk by.
+SHRINKAGE = 1.0
 
 
 class Course(NamedTuple):
@@ -135,7 +136,7 @@ def naive_bayes(
     (root,) = model.sum_layers()
     own = torch.eye(num_classes, dtype=torch.float64).reshape(num_classes, -1)
     with torch.no_grad():
-        own = own.clamp_min(PSEUDOCOUNT / num_classes)
+        own = own.clamp_min(WEIGHT_FLOOR)  # of the other classes' entries, for rows that are far from its own
         root.weights.copy_((own / own.sum(1, keepdim=True)).reshape(root.weights.shape))
     x, observed, labels, weights = rows
     options = {"epochs": 2, "batch_size": None, "lr": 1.0, "progress": False, "leaf_pseudocount": shrinkage}

@@ -64,11 +64,8 @@ class EinetImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> EinetImputer:
         """Learn from the rows of X (B, D), each as often as its weight says; `y` is ignored."""
         self._check_strategy()
-        density = (
-            EinetDensity(random_state=self.random_state)
-            if self.density is None
-            else cast(EinetDensity, clone(self.density))
-        )
+        given = EinetDensity(random_state=self.random_state) if self.density is None else self.density
+        density = cast(EinetDensity, clone(given))
         density.fit(X, sample_weight=sample_weight)
         validate_data(self, X, skip_check_array=True, reset=True)
         self.density_ = density

@@ -9,10 +9,10 @@ Source: not in the paper
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from dataclasses import asdict, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -284,7 +284,10 @@ def _check_columns(columns: Columns, model: Einet, width: int) -> None:
         raise ValueError(f"it has {width} columns, and its network {model.graph.num_variables}")
     if not np.isfinite(columns.center).all() or not np.isfinite(columns.scale).all() or not (columns.scale > 0).all():
         raise ValueError("the scale of a column is not finite and positive")
-    rows = sample(copy.deepcopy(model), 2, torch.Generator().manual_seed(0))
+    for d, values in enumerate(columns.values):
+        if values is not None and (not len(values) or any(not a < b for a, b in pairwise(values))):
+            raise ValueError(f"the values of column {d} are not sorted, or one is there twice")
+    rows = sample(model, 2, torch.Generator().manual_seed(0), labels=0 if model.num_classes > 1 else None)
     x, observed, offset = columns.encode(columns.decode(rows))
     if x.shape != rows.shape or observed.shape != rows.shape or math.isnan(float(offset.sum())):
         raise ValueError("its columns do not translate its network's rows")
