@@ -22,7 +22,7 @@ Modules, each using only those above it (import-linter holds it, by the contract
 and packages, named for what they are for, the last three of which are imported by name, as in
 `from einet.tables import EinetClassifier`, since they need more than torch:
 
-    families     Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal, Exponential, Gamma
+    families     Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal, LogNormal, Exponential, Gamma; WithAtoms
     gpu          fused kernels and training steps as CUDA graphs
     storage      models and training runs on disk
     clustered    mixtures that begin with k-means
@@ -50,6 +50,7 @@ from einet.data import log_density
 from einet.em import EM
 from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.families.mixed import WithAtoms
 from einet.family import ExponentialFamily
 from einet.former import find_former_modules
 from einet.graph import Partition, Region, RegionGraph
@@ -105,6 +106,7 @@ __all__ = [
     "Poisson",
     "Region",
     "RegionGraph",
+    "WithAtoms",
     "chow_liu",
     "conditional_marginals",
     "conditional_mean",

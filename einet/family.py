@@ -13,6 +13,7 @@ Source: Section 3.4
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from typing import ClassVar, cast
@@ -46,6 +47,8 @@ class ExponentialFamily:
     indicator: ClassVar[bool] = False
     # a x + b is of this family wherever x is, so the columns of a table may be standardised.
     location_scale: ClassVar[bool] = False
+    # No value has a probability of its own, so that there may be atoms beside the density.
+    atomless: ClassVar[bool] = False
     # The number of values 0, 1, ...; None where they are not finitely many.
     num_values: ClassVar[int | None] = None
     # A value of the support. The leaf layer puts it in place of a missing one, whose statistics might be infinite.
@@ -54,7 +57,7 @@ class ExponentialFamily:
     def __init_subclass__(cls) -> None:
         """A subclass with another density does not inherit what its parent says of its own: it may be wrong there."""
         super().__init_subclass__()
-        for name in ("entropy", "location_scale", "log_probability", "draw_between"):
+        for name in ("entropy", "location_scale", "atomless", "log_probability", "draw_between"):
             above = takewhile(lambda owner, name=name: name not in vars(owner), cls.__mro__)
             if any(DENSITY_METHODS & vars(owner).keys() for owner in above):
                 setattr(cls, name, vars(ExponentialFamily)[name])
@@ -117,7 +120,7 @@ class ExponentialFamily:
         """
         if self.num_values is None:
             raise ValueError(f"{self} has no `log_probability` of its own, so that of an interval is not known")
-        low, high, phi = _together(low, high, phi)
+        low, high, phi = broadcast_ends(low, high, phi)
         return log_total(self.log_probabilities(phi)[..., None], self.allowed(low, high)[..., None])[..., 0, 0]
 
     # Learning
@@ -192,7 +195,7 @@ class ExponentialFamily:
 
         The distribution function is inverted at a uniform number, to the last bit.
         """
-        low, high, phi = _together(low, high, phi)
+        low, high, phi = broadcast_ends(low, high, phi)
         if self.num_values is not None:
             return draw_among(self.log_probabilities(phi), self.allowed(low, high), generator)
         target = torch.log(uniform(low, generator)) + self.log_probability(low, high, phi)
@@ -226,8 +229,16 @@ class ExponentialFamily:
             (expected,) = torch.autograd.grad(log_normalizer.sum(), theta)
         return (log_normalizer - (expected * theta).sum(0)).detach()
 
+    def max_entropy(self, variance: Tensor) -> Tensor:
+        """A bound in nats on the entropy of any mixture of densities of the family that has this variance.
 
-def _together(low: Tensor, high: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        It is the entropy of a normal density. An integer plus uniform noise on [-1/2, 1/2] is a real variable of the
+        same entropy, and of 1/12 more variance.
+        """
+        return 0.5 * torch.log(2 * math.pi * math.e * (variance if self.location_scale else variance + 1 / 12))
+
+
+def broadcast_ends(low: Tensor, high: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The ends and the parameters in one shape, beside the axis of statistics."""
     shape = torch.broadcast_shapes(low.shape, high.shape, phi.shape[1:])
     phi = phi.view(len(phi), *[1] * (len(shape) - phi.dim() + 1), *phi.shape[1:])

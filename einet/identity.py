@@ -73,7 +73,12 @@ def _family_text(family: ExponentialFamily) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, default=lambda other: type(other).__name__)
+    return json.dumps(value, default=_text)
+
+
+def _text(value: object) -> str:
+    """A family within a family as itself, and anything else that JSON cannot hold as its type."""
+    return _family_text(value) if isinstance(value, ExponentialFamily) else type(value).__name__
 
 
 def _ranges(variables: Sequence[int]) -> str:

@@ -14,7 +14,18 @@ import numpy as np
 import torch
 from scipy.special import digamma, gammaln, logsumexp, xlogy
 
-from einet import Bernoulli, Binomial, Categorical, Exponential, Gamma, Geometric, LogNormal, Normal, Poisson
+from einet import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Exponential,
+    Gamma,
+    Geometric,
+    LogNormal,
+    Normal,
+    Poisson,
+    WithAtoms,
+)
 from einet.layers.sums import EinsumLayer
 
 
@@ -188,6 +199,14 @@ def log_density(family, x, phi):
             each = base + x * np.log(phi[0] / n) + (n - x) * np.log1p(-phi[0] / n)
         case Categorical():
             each = np.log([phi[int(value), c] for c, value in enumerate(x[:, 0])])
+        case WithAtoms(family=other, atoms=atoms):
+            rest, own = phi[len(atoms)], phi[len(atoms) + 1 :]
+            places = [atoms.index(value) if value in atoms else None for value in x[:, 0]]
+            each = [
+                np.log(rest[c]) + log_density(other, x[c], own[:, [c]]) if at is None else np.log(phi[at, c])
+                for c, at in enumerate(places)
+            ]
+            each = np.array(each)
         case _:
             each = family.log_density(*map(torch.tensor, (x, phi))).numpy()
     return each.sum(0)
@@ -199,6 +218,9 @@ def expected_statistics(family, phi):
         return np.stack((phi[0], phi[0] ** 2 + phi[1]))
     if isinstance(family, Gamma):
         return np.stack((phi[0], np.log(phi[0]) - np.log(phi[1]) + digamma(phi[1])))
+    if isinstance(family, WithAtoms):
+        number = len(family.atoms) + 1
+        return np.concatenate((phi[:number], phi[number - 1] * expected_statistics(family.family, phi[number:])))
     return phi
 
 

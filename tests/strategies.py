@@ -18,10 +18,11 @@ from einet import (
     Normal,
     Poisson,
     RegionGraph,
+    WithAtoms,
 )
 
 DISCRETE = (Bernoulli(), Categorical(categories=3), Binomial(total=2))
-OF_TABLES = (Poisson(), Geometric(), Exponential(), Gamma(), LogNormal(max_variance=4.0))
+OF_TABLES = (Poisson(), Geometric(), Exponential(), Gamma(), LogNormal(max_variance=4.0), WithAtoms(Normal(), (0.0,)))
 ALL = (*DISCRETE, Normal(), *OF_TABLES)
 ZERO_OR_ONE = tuple(family for family in ALL if not isinstance(family, (Gamma, LogNormal)))  # that allow both values
 

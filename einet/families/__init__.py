@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.families.mixed import WithAtoms
 from einet.family import ExponentialFamily
 
 FAMILIES: dict[str, type[ExponentialFamily]] = {
     family.__name__: family
-    for family in (Normal, Bernoulli, Binomial, Categorical, Poisson, Exponential, Gamma, LogNormal, Geometric)
+    for family in (
+        *(Normal, LogNormal, Exponential, Gamma, WithAtoms),
+        *(Bernoulli, Binomial, Categorical, Poisson, Geometric),
+    )
 }

@@ -39,6 +39,7 @@ class Normal(ExponentialFamily):
     num_statistics: ClassVar[int] = 2
     cancels: ClassVar[bool] = True
     location_scale: ClassVar[bool] = True
+    atomless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,6 +139,8 @@ class LogNormal(Positive, Normal):
     Source: not in the paper; Section 3.4 for exponential families
     """
 
+    atomless: ClassVar[bool] = True
+
     def statistics(self, x: Tensor) -> Tensor:
         return super().statistics(torch.log(x))
 
@@ -184,6 +187,7 @@ class Exponential(ExponentialFamily):
     min_mean: float = 1e-6
 
     cancels: ClassVar[bool] = True
+    atomless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -249,6 +253,7 @@ class Gamma(Positive):
     max_shape: float = 1e6
     num_statistics: ClassVar[int] = 2
     cancels: ClassVar[bool] = True
+    atomless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

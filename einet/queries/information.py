@@ -148,14 +148,6 @@ def _entropy_of(family: ExponentialFamily, phi: Tensor) -> Tensor:
     return torch.cat([family.entropy(chunk) for chunk in phi.split(step, 1)])
 
 
-def _max_entropy(variance: Tensor, real: bool) -> Tensor:
-    """The largest entropy of a variance: that of a normal density.
-
-    An integer plus uniform noise on [-1/2, 1/2] is a real variable of the same entropy, and of 1/12 more variance.
-    """
-    return 0.5 * torch.log(2 * math.pi * math.e * (variance if real else variance + 1 / 12))
-
-
 def _entropy_of_table(probabilities: Tensor, dim: int = 0) -> Tensor:
     return -torch.xlogy(probabilities, probabilities).sum(dim)
 
@@ -170,7 +162,7 @@ def _sum_of_entropies(model: Einet | Mixture) -> float:
     total = torch.zeros_like(x)
     for family, variables in network.families.items():
         if family.num_values is None:
-            total[:, variables] = _max_entropy(marginals.variance()[:, variables], family.location_scale)
+            total[:, variables] = family.max_entropy(marginals.variance()[:, variables])
         else:
             total[:, variables] = _entropy_of_table(marginals.probabilities()[:, variables], -1)
     return total.sum().item()

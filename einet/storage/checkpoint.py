@@ -180,13 +180,18 @@ def _described_family(family: ExponentialFamily, known: dict[str, type]) -> dict
     if known.get(name) is not type(family):
         raise ValueError(f"{name} is not one of {sorted(known)}: pass families=({name},), to save and to load")
     fields = {field.name: getattr(family, field.name) for field in dataclasses.fields(family)}
+    fields = {
+        field: _described_family(value, known) if isinstance(value, ExponentialFamily) else value
+        for field, value in fields.items()
+    }
+    described = {"family": name, "fields": fields}
     try:
-        same = type(family)(**json.loads(json.dumps(fields))) == family
+        same = _family(json.loads(json.dumps(described)), known) == family
     except TypeError as error:
         raise ValueError(f"the fields of {family} must be what JSON can hold: {error}") from error
     if not same:
         raise ValueError(f"the fields of {family} must come back from JSON as they were, got {fields}")
-    return {"family": name, "fields": fields}
+    return described
 
 
 def _by_name(families: Families) -> dict[str, type]:
@@ -219,12 +224,21 @@ def _arguments(content: dict, known: dict[str, type]) -> dict:
     """The arguments of `Einet`."""
     leaf = {}
     for part in content["leaf"]:
-        if part["family"] not in known:
-            raise ValueError(f"its family {part['family']!r} is not one of {sorted(known)}: pass families=(...)")
-        leaf[known[part["family"]](**part["fields"])] = part["variables"]
+        leaf[_family(part, known)] = part["variables"]
     settings = {name: content[name] for name in ("num_sums", "num_leaves", "num_classes")}
     settings["sum_product"] = content.get("sum_product", "tucker")  # einet 0.1.0 had no other
     return {"graph": _graph(content["graph"]), "leaf": leaf, **settings}
+
+
+def _family(content: dict, known: dict[str, type]) -> ExponentialFamily:
+    """The inverse of `_described_family`. A field may be a family itself, within which there is no other."""
+    if content["family"] not in known:
+        raise ValueError(f"its family {content['family']!r} is not one of {sorted(known)}: pass families=(...)")
+    fields = content["fields"].items()
+    nested = {n: v for n, v in fields if isinstance(v, dict) and v.keys() == {"family", "fields"}}
+    return known[content["family"]](
+        **content["fields"] | {name: _family(value, known) for name, value in nested.items()}
+    )
 
 
 def _graph(content: dict) -> RegionGraph:

@@ -1,7 +1,10 @@
 """Tables: scikit-learn's interface to Einsum Networks. Needs scikit-learn 1.6 or later (`pip install 'einet[tables]'`).
 
 cells        every cell is looked at before it becomes a float
-columns      what becomes of a column: its family, its scale, and back again
+kinds        what a column's cells are: numbers, text, dates, ...; frames has them as a DataFrame again
+resolution   a column's unit, and the smallest difference that counts in it
+choice       which family suits a column, by held-out cells
+columns      a table's columns as variables of a network, and back
 validation   when to stop: held-out rows, or folds
 weights      rows that count more or less than once
 frames       tables that go out as they came in

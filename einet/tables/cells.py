@@ -23,6 +23,8 @@ MAX_EXACT, MIN_STEPS = 2.0**53, 100
 # Text that stands for a missing cell in many files.
 MISSING_WORDS = {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "missing", "unknown"}
 
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:([,' ])\d{3})(?:\1\d{3})*(?:\.\d+)?")
+
 
 class CellError(ValueError, TypeError):
     """A cell that is no number. scikit-learn demands a `TypeError` for an object that `float` refuses.
@@ -32,7 +34,7 @@ class CellError(ValueError, TypeError):
 
 
 def floats(X: Any, training: bool = False) -> Any:
-    """A table as float64 (B, D), with NaN for a missing cell.
+    """A table of numbers as float64 (B, D), with NaN for a missing cell.
 
     Missing are None, NaN, NaT, pandas.NA, Decimal("NaN"), null and what a mask hides. Text of a number is that number.
 
@@ -50,19 +52,36 @@ def floats(X: Any, training: bool = False) -> Any:
 
     Source: not in the paper
     """
+    columns = columns_of(X)
+    if columns is None:
+        return X
+    return np.stack([numbers_of(*pair, training) for pair in zip(columns, labels_of(X, len(columns)), strict=True)], 1)
+
+
+def columns_of(X: Any) -> list[np.ndarray] | None:
+    """The columns of a table, their cells as they are; None where X is none, or has no cell.
+
+    Source: not in the paper
+    """
     names = names_of(X)
     if names is None:
         array = _as_array(X)
         if array is None or array.ndim != 2:
-            return X
+            return None
         columns = [array[:, d] for d in range(array.shape[1])]
     else:
         _check_names(names)
         columns = [_column(X, d) for d in range(len(names))]
-    if not columns or not len(columns[0]):
-        return X
-    labels = [_ColumnLabel(X, name) for name in (range(len(columns)) if names is None else names)]
-    return np.stack([_numbers(*pair, training) for pair in zip(columns, labels, strict=True)], 1)
+    return columns if columns and len(columns[0]) else None
+
+
+def labels_of(X: Any, number: int) -> list[ColumnLabel]:
+    """How errors call the columns.
+
+    Source: not in the paper
+    """
+    names = names_of(X)
+    return [ColumnLabel(X, name) for name in (range(number) if names is None else names)]
 
 
 def names_of(X: Any) -> list | None:
@@ -82,7 +101,12 @@ def _column(X, d: int) -> np.ndarray:
         column = X.iloc[:, d]
         whole = not isinstance(column.dtype, np.dtype) and getattr(column.dtype, "kind", "") in ("i", "u")
         return np.asarray(column, dtype=object if whole else None)
-    return np.asarray(X.to_series(d) if hasattr(X, "to_series") else X.column(d))  # polars, pyarrow
+    column = X.to_series(d) if hasattr(X, "to_series") else X.column(d)  # polars, pyarrow
+    if str(getattr(column, "type", "")).startswith("dictionary"):  # pyarrow's categories
+        cells = np.empty(len(column), dtype=object)
+        cells[:] = column.to_pylist()
+        return cells
+    return np.asarray(column)
 
 
 def _as_array(X) -> np.ndarray | None:
@@ -127,8 +151,11 @@ def _check_names(names: list) -> None:
 # A column
 
 
-class _ColumnLabel:
-    """How errors call a column: its name, and the code that has it as a pandas Series."""
+class ColumnLabel:
+    """How errors call a column: its name, and the code that has it as a pandas Series.
+
+    Source: not in the paper
+    """
 
     def __init__(self, X: Any, name: Any):
         code = {"pandas": "X[{!r}]", "polars": "pandas.Series(X[{!r}])", "pyarrow": "X[{!r}].to_pandas()"}
@@ -143,8 +170,11 @@ class _ColumnLabel:
         return CellError(f"{self.name} holds {kind} ({shown}): {remedy}")
 
 
-def _numbers(cells: np.ndarray, label: _ColumnLabel, training: bool) -> np.ndarray:
-    """The cells (B,) of a column as float64."""
+def numbers_of(cells: np.ndarray, label: ColumnLabel, training: bool) -> np.ndarray:
+    """The cells (B,) of a column of numbers as float64.
+
+    Source: not in the paper
+    """
     numbers = np.full(len(cells), np.nan)
     known, cells = ~np.ma.getmaskarray(cells), np.ma.getdata(cells)
     if cells.dtype.kind in "biuf":
@@ -167,7 +197,7 @@ def _numbers(cells: np.ndarray, label: _ColumnLabel, training: bool) -> np.ndarr
     return numbers
 
 
-def _check_steps(cells: np.ndarray, label: _ColumnLabel) -> None:
+def _check_steps(cells: np.ndarray, label: ColumnLabel) -> None:
     """Refuse whole numbers so large, and so close to each other, that float64 hardly tells them apart."""
     whole = [int(cell) for cell in cells if isinstance(cell, (int, np.integer))]
     low, high = min(whole, default=0), max(whole, default=0)
@@ -178,8 +208,8 @@ def _check_steps(cells: np.ndarray, label: _ColumnLabel) -> None:
         )
 
 
-def _number(cell, label: _ColumnLabel) -> float:
-    if _is_missing(cell):
+def _number(cell, label: ColumnLabel) -> float:
+    if is_missing(cell):
         return np.nan
     if isinstance(cell, (np.datetime64, np.timedelta64, complex, np.complexfloating)) or getattr(cell, "ndim", 0):
         raise label.refused(cell)
@@ -191,7 +221,11 @@ def _number(cell, label: _ColumnLabel) -> float:
         raise label.refused(cell) from None
 
 
-def _is_missing(cell) -> bool:
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is None, NaN, NaT, pandas.NA, Decimal("NaN") or masked.
+
+    Source: not in the paper
+    """
     if cell is None or cell is np.ma.masked or type(cell).__name__ == "NAType":
         return True
     if isinstance(cell, Decimal):
@@ -233,16 +267,46 @@ def _remedy_of_text(cell: str | bytes, column: str) -> str:
     text = (cell.decode(errors="replace") if isinstance(cell, bytes) else cell).strip()
     if text.lower() in MISSING_WORDS:
         return f"where this is a missing cell, say so, as in {column}.mask({column} == {cell!r})"
-    separator = re.fullmatch(r"[+-]?\d{1,3}(?:([,' ])\d{3})(?:\1\d{3})*(?:\.\d+)?", text)
+    separator = THOUSANDS.fullmatch(text)
     if separator or re.fullmatch(r"[+-]?\d+,\d+", text):
         change = f"{separator[1]!r}, ''" if separator else "',', '.'"
         code = f"{column}.map(lambda cell: float(str(cell).replace({change})), na_action='ignore')"
         return f"make numbers of it, as in {code}"
+    if is_date(text):
+        return f"make dates of it, as in pandas.to_datetime({column})"
+    return f"where these are names and not numbers, say so, as in {column}.astype('category')"
+
+
+def is_number(text: str | bytes) -> bool:
+    """Whether text is that of a number, or of NaN.
+
+    Source: not in the paper
+    """
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def looks_like_number(text: str) -> bool:
+    """Whether text is that of a number in another notation.
+
+    Source: not in the paper
+    """
+    return bool(THOUSANDS.fullmatch(text) or re.fullmatch(r"[+-]?\d+,\d+", text))
+
+
+def is_date(text: str) -> bool:
+    """Whether text is a date in the order of year, month and day.
+
+    Source: not in the paper
+    """
     try:
         datetime.datetime.fromisoformat(text)
     except ValueError:
-        return _map(cell, column)
-    return _days_since(text, f"pandas.to_datetime({column})")
+        return False
+    return True
 
 
 def _days_since(first, dates: str) -> str:

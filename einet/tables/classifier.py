@@ -21,6 +21,7 @@ from einet.structures.learned import Structure
 from einet.tables.columns import Columns, TableWarning
 from einet.tables.discriminative import Rows, some_rows
 from einet.tables.estimator import _EinetEstimator
+from einet.tables.kinds import Table
 from einet.tables.refinement import Trained, applied, chosen
 from einet.tables.weights import canonical_order, counted
 
@@ -108,7 +109,7 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
         self.classes_, self.class_log_prior_ = classes, log_prior
         return self
 
-    def _refine(self, X: np.ndarray, labels: np.ndarray, log_prior: np.ndarray, weights: np.ndarray | None) -> None:
+    def _refine(self, X: Table, labels: np.ndarray, log_prior: np.ndarray, weights: np.ndarray | None) -> None:
         """Replace the network by one that tells the classes apart better, where there is one."""
         num_classes, prior = len(log_prior), torch.as_tensor(log_prior)
         seed = check_random_state(self.random_state).randint(2**31 - 1)

@@ -21,19 +21,12 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from einet.families.continuous import Normal
-from einet.families.discrete import Bernoulli, Categorical
 from einet.family import ExponentialFamily
 from einet.leaves import LeafLayer
-from einet.tables.cells import floats, names_of
+from einet.tables.choice import UNSEEN_PROBABILITY, Choice, choose, normal, of_values
+from einet.tables.kinds import Table, read
+from einet.tables.resolution import is_close, is_constant
 
-# leaf="auto": the smallest variance of a standardised column, and the columns of integers that are categories.
-MIN_VARIANCE = 0.01
-MAX_CATEGORIES, ROWS_PER_CATEGORY = 10, 5
-# The probability that a column of categories, or a constant, holds a value that was not in the training data.
-UNSEEN_PROBABILITY = 1e-5
-# A column is constant if its values differ by no more than this many units in the last place. More is not rounding:
-# times in seconds since 1970 that differ by a microsecond differ by 4.
-MAX_ROUNDING_ULPS = 3
 # The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
 MAX_SHARE_AT_FLOOR = 2 / 3
 # The variance of a standardised column from which an entry is as wide as its column, as entries are that no row uses.
@@ -41,115 +34,231 @@ UNUSED_VARIANCE = 0.9
 
 
 class TableWarning(UserWarning):
-    """A column of the training data whose cells will be blurred: by outliers, or by the bound on variances.
+    """A column of the training data whose cells will be blurred by a bound on variances that was asked for.
 
     Source: not in the paper
     """
 
 
 class Columns:
-    """How the columns of a table become variables of a network, and back.
+    """How the columns of a table become variables of a network, and back. Its repr is a table of them.
 
     Args:
-        X: the training data, (B, D).
+        X: the training data: a table as `kinds.read` takes it, a `Table` that it has read, or floats (B, D).
         leaf: as in `EinetDensity`.
         names: of the columns, if they have any.
 
     Attributes:
+        kinds: what the cells of each column are: numbers, text, dates, ...
         families: {family: columns}, for `Einet`.
+        chosen: the columns whose family `leaf` did not name.
         discrete: the columns of families with finitely many values.
-        values: for each column the values that its categories 0, 1, ... stand for; None where it has none.
+        reals: {column: scale} of those whose family was chosen and is `Normal`, which may be joined to one density.
+        values: for each column the values that its categories 0, 1, ... stand for; None where it has none. Of text,
+            its labels are `kinds.labels`, in the order of these.
         constant: columns of one value but for rounding; `values` has the most frequent.
+        atoms: for each column the values that have a probability of their own beside a density.
         center: (D,), of z = (x - center) / scale; 0 but for columns of families that may be shifted and scaled.
-        scale: (D,), 1 but for these.
+        scale: (D,), 1 but for these, and chosen families of positive numbers.
+        resolution: (D,), the smallest difference in z that counts: a column's step, where its values are rounded, or
+            how close its values lie; 0 where that means nothing.
+        missing: (D,), the share of missing cells.
+        ranges: (D, 2), the least and the largest number.
 
     Raises:
         ValueError: a column has no value; `leaf` is no family, or names a column that X does not have.
-
-    Warns:
-        TableWarning: a column has outliers so large that the bulk of its values is narrower than the narrowest leaf.
 
     Source: not in the paper
     """
 
     def __init__(
         self,
-        X: np.ndarray,
+        X: Any,
         leaf: str | ExponentialFamily | dict[ExponentialFamily, Any] = "auto",
         names: Sequence[str] | None = None,
     ):
+        table = X if isinstance(X, Table) else read(X, training=True)
+        self.kinds, numbers = table.kinds, table.numbers
+        names = self.kinds.names if names is None else names
         self.names = None if names is None else list(names)
-        known = [column[~np.isnan(column)] for column in X.T]
+        known = [column[~np.isnan(column)] for column in numbers.T]
         for d, column in enumerate(known):
             if not len(column):
                 raise ValueError(f"{self._label(d)} has no value in training")
-        self.families = {}
-        for family, own in self._given_families(leaf, len(known)).items():
-            # No density has variance 0, so a constant is a category. It would be blurred, in whatever unit it is.
-            left = [d for d in own if not (family.location_scale and _is_constant(known[d]))]
-            if left or not own:
-                self.families[family] = left
-        named = {d for own in self.families.values() for d in own}
-        self.values = [None if d in named else _categories(column) for d, column in enumerate(known)]
-        for d in sorted(set(range(len(known))) - named):
-            self.families.setdefault(_family(self.values[d]), []).append(d)
+        self.missing = np.isnan(numbers).mean(0)
+        self.ranges = np.array([[column.min(), column.max()] for column in known])
+        choices = self._choices(known, leaf)
+        self.values = [choice.values for choice in choices]
+        self.atoms = [choice.atoms for choice in choices]
+        self._excluded = [choice.excluded for choice in choices]
+        self.center = np.array([choice.center for choice in choices])
+        self.scale = np.array([choice.scale for choice in choices])
+        self.resolution = np.array([choice.resolution for choice in choices])
         self.constant = [d for d, values in enumerate(self.values) if values is not None and len(values) == 1]
         self.discrete = sorted(d for family, own in self.families.items() if family.num_values for d in own)
-        self.center, self.scale, self._blurred = np.zeros(len(known)), np.ones(len(known)), set()
-        for family, own in self.families.items():
-            for d in own if family.location_scale else ():
-                self.center[d], self.scale[d] = _center_and_spread(known[d])
-                self._warn_of_outliers(d, known[d], family)
+        self.reals = {
+            d: float(self.scale[d])
+            for family, own in self.families.items()
+            if type(family) is Normal
+            for d in own
+            if d in self.chosen
+        }
+
+    def _choices(self, known: list[np.ndarray], leaf: Any) -> list[Choice]:
+        """What becomes of each column. Sets `families` and `chosen`."""
+        self.families: dict[ExponentialFamily, list[int]] = {}
+        choices: dict[int, Choice] = {}
+        for family, own in self._given_families(leaf, len(known)).items():
+            # No density has variance 0, so a constant is a category. It would be blurred, in whatever unit it is.
+            left = [d for d in own if not (family.location_scale and is_constant(known[d]))]
+            if left or not own:
+                self.families[family] = left
+            for d in left:
+                self._check_labels(d, family)
+                choices[d] = normal(known[d], family) if family.location_scale else Choice(family)
+        self.chosen = sorted(set(range(len(known))) - choices.keys())
+        for d in self.chosen:
+            choices[d] = self._chosen(d, known[d])
+            self.families.setdefault(choices[d].family, []).append(d)
+        return [choices[d] for d in range(len(known))]
+
+    def _check_labels(self, d: int, family: ExponentialFamily) -> None:
+        labels = self.kinds.columns[d].labels
+        if labels and (family.num_values or 0) < len(labels):
+            raise ValueError(
+                f"{self._label(d)} has {len(labels)} labels, and {family} is no family of so many values: leave it out "
+                f"of leaf, or give it einet.Categorical({len(labels)})"
+            )
+
+    def _chosen(self, d: int, column: np.ndarray) -> Choice:
+        if self.kinds.are_labels(d) or is_constant(column):
+            values, counts = np.unique(column, return_counts=True)
+            return of_values(values if self.kinds.are_labels(d) else values[[counts.argmax()]])
+        return choose(column, counts=self.kinds.may_count(d), positive=self.kinds.has_zero(d))
+
+    def __repr__(self) -> str:
+        family_of = {d: family for family, own in self.families.items() for d in own}
+        names = range(len(self.values)) if self.names is None else self.names
+        rows = [("column", "cells", "family", "range", "missing")]
+        for d, name in enumerate(names):
+            family = "constant" if d in self.constant else _short(family_of[d], self.atoms[d])
+            missing = f"{100 * self.missing[d]:.2g} %"
+            rows.append((str(name), self.kinds.columns[d].text(), family, self._range(d), missing))
+        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+    def _range(self, d: int) -> str:
+        low, high = (self.kinds.columns[d].shown(number) for number in self.ranges[d])
+        values = self.values[d]
+        if self.kinds.are_labels(d) and values is not None:
+            return f"{len(values)} values, {low} to {high}" if len(values) > 1 else low
+        return low if low == high else f"{low} to {high}"
+
+    # To the network
+
+    def numbers(self, X: Any) -> np.ndarray:
+        """A table of the same columns as floats (B, D), NaN where missing; the number of its label for text.
+
+        Raises:
+            ValueError: other columns, or a cell that is not of its column's kind, with its column.
+        """
+        read_again = self.kinds.numbers(X)
+        X = check_array(read_again, dtype="float64", ensure_all_finite=cast(bool, "allow-nan"))
+        if X.shape[1] != len(self.values):
+            raise ValueError(f"X must have the {len(self.values)} columns of the training data, got {X.shape[1]}")
+        return X
 
     def encode(self, X: Any) -> tuple[Tensor, Tensor, Tensor]:
         """A table as rows for the network.
 
-        Missing in the rows, as NaN, are three kinds of cells: gaps, values of a category that were not in the training
-        data, and those of a constant column, about which there is nothing to ask.
+        Missing in the rows, as NaN, are three kinds of cells: gaps, values that a chosen family does not have, such as
+        a category that was not in the training data, and those of a constant column, about which there is nothing to
+        ask.
 
         Args:
             X: a table as the estimator's methods take it: an array, a DataFrame with the columns of the training data,
-                or rows as lists. `cells.floats` says what is missing.
+                rows as lists, or what `numbers` returns.
 
         Returns:
             Rows (B, D), what is observed of them (B, D), and the offset of their log-density (B,): log |dz/dx|, and the
-            log probabilities that columns of categories, or constants, hold a value seen before, or not.
+            log probabilities that columns whose chosen family does not have every value hold one that it has, or not.
 
         Raises:
-            ValueError: other columns; or text, an infinity or a value outside its family, with its column.
+            ValueError: other columns; a cell of another kind, an infinity or, for a family that was given, a value
+                outside it, with its column.
         """
         z, observed, offset = self.encode_cells(X)
         return z, observed, offset.sum(1)
 
     def encode_cells(self, X: Any) -> tuple[Tensor, Tensor, Tensor]:
         """`encode`, with the offset of each cell by itself (B, D)."""
-        X = self._checked_array(X)
+        X = self.numbers(X)
         observed = ~np.isnan(X)
-        with np.errstate(over="ignore"):  # the family refuses infinities
+        with np.errstate(over="ignore", invalid="ignore"):  # the family refuses infinities
             z = (X - self.center) / self.scale
-        offset = -(observed * np.log(self.scale))
-        for d, values in enumerate(self.values):
-            if values is None:
-                continue
-            place = np.searchsorted(values, X[:, d]).clip(max=len(values) - 1)
-            seen = _is_close(values[place], X[:, d]) if len(values) == 1 else values[place] == X[:, d]
-            offset[:, d] += np.where(
-                observed[:, d], np.where(seen, math.log1p(-UNSEEN_PROBABILITY), math.log(UNSEEN_PROBABILITY)), 0.0
-            )
-            observed[:, d] = seen & (len(values) > 1)
-            z[:, d] = np.where(observed[:, d], place, np.nan)
+        offset = np.zeros(X.shape)
+        for family, own in self.families.items():
+            for d in own:
+                here = observed[:, d].copy()
+                values = self.values[d]
+                if values is not None:
+                    z[:, d], observed[:, d] = self._category(d, X[:, d])
+                elif self.has_unseen(d, family):
+                    observed[:, d] &= ~np.isin(X[:, d], self._excluded[d]) & _inside(family, z[:, d])
+                else:
+                    offset[:, d] -= np.where(here, math.log(self.scale[d]), 0.0)
+                    continue
+                seen = observed[:, d]
+                offset[:, d] += np.where(here & ~seen, math.log(UNSEEN_PROBABILITY), 0.0)
+                offset[:, d] += np.where(here & seen, math.log1p(-UNSEEN_PROBABILITY), 0.0)
+                if values is None:
+                    offset[:, d] -= np.where(seen & ~np.isin(X[:, d], self.atoms[d]), math.log(self.scale[d]), 0.0)
+                elif len(values) == 1:
+                    observed[:, d] = False
+        z = np.where(observed, z, np.nan)
         z, observed, offset = map(torch.as_tensor, (z, observed, offset))
         for family, own in self.families.items():
             self._check_support(family, own, z, observed)
         return z, observed, offset
 
-    def decode(self, z: Tensor | np.ndarray) -> np.ndarray:
-        """The network's rows (..., D), such as samples, in the units of the table. NaN stays NaN.
+    def has_unseen(self, d: int, family: ExponentialFamily | None = None) -> bool:
+        """Whether a column's chosen family does not have every value, so that one that it has not is possible, too."""
+        if family is None:
+            family = next(each for each, own in self.families.items() if d in own)
+        return self.values[d] is not None or (d in self.chosen and type(family) is not Normal)
+
+    def _category(self, d: int, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The number of each cell's category, and whether it has one."""
+        values = cast(np.ndarray, self.values[d])
+        place = np.searchsorted(values, column).clip(max=len(values) - 1)
+        near = is_close(values[place], column) if len(values) == 1 else values[place] == column
+        return place.astype(float), near
+
+    # And back
+
+    def decode(self, z: Tensor | np.ndarray, index: Any = None) -> Any:
+        """The network's rows (..., D), such as samples, as cells of the table. NaN stays NaN, or what is missing there.
+
+        Args:
+            z: rows.
+            index: of a pandas DataFrame.
+
+        Returns:
+            For rows (B, D) after a DataFrame, one of the same library, with its names and dtypes as far as they can
+            hold the cells. Otherwise an array: of floats, or of objects where some columns are no numbers.
 
         Raises:
             ValueError: z has another width; or a mean of categories, which is none of them. `predict_missing` gives the
                 most probable one.
         """
+        return self.table(self.decode_numbers(z), index)
+
+    def table(self, numbers: np.ndarray, index: Any = None) -> Any:
+        """What `numbers` returned, as the cells of the table: a DataFrame, if the training data were."""
+        return self.kinds.table(numbers, index)
+
+    def decode_numbers(self, z: Tensor | np.ndarray) -> np.ndarray:
+        """`decode` to floats (..., D), as `numbers` returns them."""
         z = torch.as_tensor(z).detach().cpu().numpy()
         if z.shape[-1:] != self.center.shape:
             raise ValueError(f"z must have {len(self.center)} columns, as the network's rows do, got {z.shape}")
@@ -159,6 +268,8 @@ class Columns:
                 self._check_codes(d, z[..., d])
                 place = np.nan_to_num(z[..., d]).astype(int).clip(max=len(values) - 1)
                 X[..., d] = np.where(np.isnan(z[..., d]), np.nan, values[place])
+            for atom in self.atoms[d]:  # without the rounding of the way there and back
+                X[..., d] = np.where(z[..., d] == (atom - self.center[d]) / self.scale[d], atom, X[..., d])
         return X
 
     def _check_codes(self, d: int, codes: np.ndarray) -> None:
@@ -167,20 +278,8 @@ class Columns:
         if len(wrong):
             raise ValueError(f"{self._label(d)} has categories 0, 1, ... in the network's rows, got {wrong[0]:g}")
 
-    def _warn_of_outliers(self, d: int, column: np.ndarray, family: ExponentialFamily) -> None:
-        bulk, narrowest = _bulk_deviation(column), _min_deviation(family) * self.scale[d]
-        if bulk < narrowest:
-            self._blurred.add(d)
-            furthest = column[np.abs(column - np.median(column)).argmax()]
-            problem = (
-                f"{self._label(d)} has cells as far off as {furthest:g}, which set its unit: no leaf is narrower than "
-                f"a standard deviation of {narrowest:.3g}, and most cells differ by {bulk:.3g}, so all are blurred. "
-                "If the far ones are errors, or stand for missing cells, make them NaN. If not, lower the bound"
-            )
-            self._warn(problem, d, family, bulk / self.scale[d])
-
     def warn_of_floor(self, leaves: LeafLayer) -> None:
-        """Warn of each column most of whose leaf entries, after training, are as narrow as allowed."""
+        """Warn of each column most of whose leaf entries, after training, are as narrow as a given family allows."""
         for part in leaves.parts:
             if not part.family.location_scale:
                 continue
@@ -191,19 +290,21 @@ class Columns:
             for d in part.variables.tolist():
                 pairs = part.pairs == d
                 share = (narrow[pairs].sum() / used[pairs].sum().clamp_min(1)).item()
-                if share > MAX_SHARE_AT_FLOOR and d not in self._blurred:
-                    problem = (
-                        f"{share:.0%} of the leaf entries of {self._label(d)} are as narrow as allowed, a standard "
-                        f"deviation of {narrowest * self.scale[d]:.3g}: given the other columns it may be known better "
-                        "than the density says. If so, lower the bound"
-                    )
-                    self._warn(problem, d, part.family, narrowest)
+                if share > MAX_SHARE_AT_FLOOR and d not in self.chosen and narrowest > self.resolution[d]:
+                    self._warn(d, part.family, narrowest, share)
 
-    def _warn(self, problem: str, d: int, family: ExponentialFamily, spread: float) -> None:
-        """A warning that shows how to allow leaves of a tenth of `spread`, in standardised units."""
+    def _warn(self, d: int, family: ExponentialFamily, narrowest: float, share: float) -> None:
         name = d if self.names is None else self.names[d]
-        bound = f"leaf={{einet.{type(family).__name__}(min_variance={(spread / 10) ** 2:.1g}): [{name!r}]}}"
-        warnings.warn(f"{problem}, as in {bound}", TableWarning, stacklevel=2)
+        bound = f"leaf={{einet.{type(family).__name__}(min_variance={(narrowest / 10) ** 2:.1g}): [{name!r}]}}"
+        warnings.warn(
+            f"{share:.0%} of the leaf entries of {self._label(d)} are as narrow as allowed, a standard deviation of "
+            f"{narrowest * self.scale[d]:.3g}: given the other columns it may be known better than the density says. "
+            f"If so, lower the bound, as in {bound}",
+            TableWarning,
+            stacklevel=2,
+        )
+
+    # Arguments
 
     def _given_families(self, leaf: Any, num_columns: int) -> dict[ExponentialFamily, list[int]]:
         """The families that `leaf` names, with columns as numbers."""
@@ -227,16 +328,6 @@ class Columns:
     def _label(self, d: int) -> str:
         return f"column {d if self.names is None else repr(self.names[d])}"
 
-    def _checked_array(self, X: Any) -> np.ndarray:
-        """A table as an array of floats."""
-        for name, given in zip(self.names or (), names_of(X) or (), strict=False):
-            if name != given:
-                raise ValueError(f"the columns must be those of the training data: {name!r} is expected, got {given!r}")
-        X = check_array(floats(X), dtype="float64", ensure_all_finite=cast(bool, "allow-nan"))
-        if X.shape[1] != len(self.values):
-            raise ValueError(f"X must have the {len(self.values)} columns of the training data, got {X.shape[1]}")
-        return X
-
     def _check_support(self, family: ExponentialFamily, own: list[int], z: Tensor, observed: Tensor) -> None:
         """As the network would, but with the name of the first wrong column."""
         try:
@@ -248,52 +339,36 @@ class Columns:
                 self._check_support(family, [d], z, observed)
 
 
-def _categories(column: np.ndarray) -> np.ndarray | None:
-    """The sorted values of a column of categories, the one of a constant; None for a column of numbers."""
-    values, counts = np.unique(column, return_counts=True)
-    if _is_constant(values):
-        return values[[counts.argmax()]]
-    few = len(values) <= min(MAX_CATEGORIES, max(2, len(column) // ROWS_PER_CATEGORY))
-    return values if few and (values == np.round(values)).all() else None
+def _inside(family: ExponentialFamily, z: np.ndarray) -> np.ndarray:
+    """Whether each cell is in the support: the whole column, in most tables, or one after the other."""
+    inside = ~np.isnan(z)
+    values, place = np.unique(z[inside], return_inverse=True)
+    inside[inside] = _among(family, torch.as_tensor(values))[place]
+    return inside
 
 
-def _family(values: np.ndarray | None) -> ExponentialFamily:
-    if values is None:
-        return Normal(min_variance=MIN_VARIANCE)
-    return Bernoulli() if len(values) <= 2 else Categorical(categories=len(values))
-
-
-def _is_close(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Whether numbers differ by rounding alone, in units in the last place: the resolution of floats in any unit."""
-    with np.errstate(over="ignore"):
-        return np.abs(a - b) <= MAX_ROUNDING_ULPS * np.spacing(np.maximum(np.abs(a), np.abs(b)))
-
-
-def _is_constant(column: np.ndarray) -> bool:
-    return bool(_is_close(column.min(), column.max()))
-
-
-def _center_and_spread(column: np.ndarray) -> tuple[float, float]:
-    """The mean and the standard deviation, scaled by a power of 2 so that no square is infinite or 0."""
-    _, exponent = np.frexp(np.abs(column).max())
-    scaled = np.ldexp(column, -exponent)
-    center, spread = np.ldexp([scaled.mean(), scaled.std()], exponent)
-    return center, max(spread, np.spacing(0.0))
-
-
-def _bulk_deviation(column: np.ndarray) -> float:
-    """The standard deviation of a normal density whose middle half is as wide as that of the values.
-
-    Where half of them are one value, such as 0, the middle half of the others and this value count.
-    """
-    low, middle, high = np.quantile(column, [0.25, 0.5, 0.75])
-    if (column == middle).mean() >= 0.5:
-        low, high = np.quantile(column[column != middle], [0.25, 0.75])
-        low, high = min(low, middle), max(high, middle)
-    return (high - low) / 1.349
+def _among(family: ExponentialFamily, values: Tensor) -> np.ndarray:
+    """`check` in halves: few cells are outside."""
+    try:
+        family.check(values)
+    except ValueError:
+        if len(values) == 1:
+            return np.array([False])
+        half = len(values) // 2
+        return np.concatenate((_among(family, values[:half]), _among(family, values[half:])))
+    return np.ones(len(values), dtype=bool)
 
 
 def _min_deviation(family: ExponentialFamily) -> float:
     """The smallest standard deviation of a leaf: that of parameters 0 after `project`."""
     nothing = torch.zeros(family.num_statistics, 1, dtype=torch.float64)
     return family.variance(family.project(nothing)).sqrt().item()
+
+
+def _short(family: ExponentialFamily, atoms: np.ndarray) -> str:
+    """A family's name, with the number of its values, or its atoms in the units of the table."""
+    within = getattr(family, "family", None)
+    if len(atoms) and isinstance(within, ExponentialFamily):
+        return f"{type(within).__name__} with atoms at {', '.join(f'{atom:g}' for atom in atoms)}"
+    count = getattr(family, "categories", getattr(family, "total", None))
+    return type(family).__name__ + ("" if count is None or type(family).__name__ == "Bernoulli" else f"({count})")

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from einet.tables.columns import UNSEEN_PROBABILITY, Columns
+from einet.tables.cells import ColumnLabel
+from einet.tables.choice import UNSEEN_PROBABILITY
+from einet.tables.columns import Columns
 
 # The number of boxes that one question may take.
 MAX_BOXES = 20_000
@@ -117,38 +119,83 @@ class Conditions:
             if low is None and high is None:
                 return [ANYTHING]
             return self._between(d, low, high, label)
-        known, wanted = self.columns.values[d], list(condition) if several else [condition]
-        if known is None:
-            ends = sorted({self._coordinate(d, value, label) for value in wanted})
-            if points and not several:
-                return [Alternative(value=ends[0])]
-            return [Alternative(low=z, high=z) for z in ends]
-        codes = [np.flatnonzero(np.asarray(known) == value) for value in wanted]
-        unseen = [
-            Alternative(kind=("unseen", v), offset=UNSEEN) for v, c in zip(wanted, codes, strict=True) if not len(c)
-        ]
-        return _known(known, np.concatenate(codes)) + unseen
+        wanted = list(condition) if several else [condition]
+        numbers = [self._number_of(d, value, label) for value in wanted]
+        known = self.columns.values[d]
+        if known is not None:
+            codes = [np.flatnonzero(np.asarray(known) == number) for number in numbers]
+            pairs = zip(wanted, codes, strict=True)
+            unseen = [Alternative(kind=("unseen", value), offset=UNSEEN) for value, own in pairs if not len(own)]
+            return _known(known, np.concatenate(codes)) + unseen
+        point = points and not several
+        return list(dict.fromkeys(self._at(d, *pair, point) for pair in zip(wanted, numbers, strict=True)))
+
+    def _at(self, d: int, value: Any, number: float, point: bool) -> Alternative:
+        """One value of a column of numbers."""
+        if not self._is_seen(d, number):
+            return Alternative(kind=("unseen", value), offset=UNSEEN)
+        z = self._coordinate(d, number)
+        return self._possible(d)._replace(value=z) if point else self._possible(d)._replace(low=z, high=z)
 
     def _between(self, d: int, low: Any, high: Any, label: str) -> list[Alternative]:
+        if self.columns.kinds.columns[d].name == "categories":
+            raise ValueError(f"{label} has no order: give a value or a set of values, not bounds {low, high}")
+        least = -math.inf if low is None else self._number_of(d, low, label)
+        most = math.inf if high is None else self._number_of(d, high, label)
         known = self.columns.values[d]
         if known is None:
-            below = -math.inf if low is None else self._coordinate(d, low, label)
-            return [Alternative(below, math.inf if high is None else self._coordinate(d, high, label))]
-        try:
-            inside = [(low is None or v >= low) and (high is None or v <= high) for v in known]
-        except TypeError:
-            raise ValueError(f"{label} has no order: give a value or a set of values, not bounds {low, high}") from None
-        return _known(known, np.flatnonzero(inside))
+            ends = (end if math.isinf(end) else self._coordinate(d, end) for end in (least, most))
+            return [self._possible(d)._replace(**dict(zip(("low", "high"), ends, strict=True)))]
+        known = np.asarray(known)
+        return _known(known, np.flatnonzero((known >= least) & (known <= most)))
 
-    def _coordinate(self, d: int, value: Any, label: str) -> float:
-        """A value of a column of numbers as the network has it."""
+    def _possible(self, d: int) -> Alternative:
+        """Any value that the family of a column of numbers has."""
+        return Alternative(kind="seen", offset=SEEN) if self.columns.has_unseen(d) else ANYTHING
+
+    def _is_seen(self, d: int, number: float) -> bool:
+        """Whether the family of a column of numbers has this value."""
+        row = np.full((1, len(self.columns.values)), np.nan)
+        row[0, d] = number
+        return bool(self.columns.encode(row)[1][0, d])
+
+    def _number_of(self, d: int, value: Any, label: str) -> float:
+        """A cell as the number that its column has for it."""
+        kind, cell = self.columns.kinds.columns[d], np.empty(1, dtype=object)
+        if kind.name in ("dates", "durations") and isinstance(value, str):
+            raise ValueError(f"{label} has {kind.name}, got text: as in datetime.date.fromisoformat({value!r})")
+        cell[0] = value
+        names = self.columns.names
         try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{label} is of numbers, got {value!r}") from None
+            number = float(kind.numbers(cell, ColumnLabel(None, d if names is None else names[d]))[0])
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
         if math.isnan(number):
-            raise ValueError(f"{label} must be a number, got {value!r}")
+            raise ValueError(f"{label} must be a value that is not missing, got {value!r}")
+        return number
+
+    def _coordinate(self, d: int, number: float) -> float:
+        """A number as the network has it."""
         return (number - float(self.columns.center[d])) / float(self.columns.scale[d])
+
+    def filled(self, numbers: np.ndarray) -> Any:
+        """Numbers (B, D) as a table in which the columns that are to be one value are that."""
+        unseen = {}
+        for d, value in self.values.items():
+            number = self._number_of(d, value, self.name)
+            kind = self.columns.kinds.columns[d]
+            if kind.name == "categories" and number >= len(kind.labels):
+                unseen[d] = value
+            else:
+                numbers[:, d] = number
+        table = self.columns.table(numbers)
+        for d, value in unseen.items():
+            cells = np.full(len(numbers), value, dtype=object)
+            if hasattr(table, "isetitem"):
+                table.isetitem(d, cells)
+            elif isinstance(table, np.ndarray):
+                table[:, d] = cells
+        return table
 
     def boxes(self, other: Conditions | None = None) -> Boxes | None:
         """All combinations of alternatives, of `other` too; None where nothing meets them all.

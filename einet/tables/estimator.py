@@ -11,9 +11,10 @@ Source: Section 3 and 4.1, after Peharz et al. (2019), "Random Sum-Product Netwo
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,9 +32,8 @@ from einet.network import Einet
 from einet.starts import start_leaves
 from einet.structures.learned import Structure, graph_of
 from einet.structures.ready_made import random_binary_trees
-from einet.tables.cells import floats
 from einet.tables.columns import Columns
-from einet.tables.frames import template_of
+from einet.tables.kinds import Kinds, Table, read
 from einet.tables.questions import Questions
 from einet.tables.validation import epochs_by_folds, folds
 from einet.tables.weights import canonical_order, counted, in_proportion, mean
@@ -91,14 +91,26 @@ class _EinetEstimator(BaseEstimator):
         return tags
 
     def _validated(self, X: Any, *y: Any, reset: bool = False) -> Any:
-        """X as floats, and y if given. Records the names and the number of the columns (`reset`) or compares them."""
+        """X as floats, and y if given: a `Table` to train on (`reset`), whose columns are recorded, or an array."""
         options = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "estimator": self}
-        cells = floats(X, training=reset)
+        if reset:
+            table = read(X, training=True)
+        else:
+            kinds = self._kinds()
+            table = Table(kinds, kinds.numbers(X))
+        cells = table.numbers
         checked = check_X_y(cells, *y, **options) if y else check_array(cells, input_name="X", **options)
         validate_data(self, X, skip_check_array=True, reset=reset)
-        return checked
+        if y:
+            return replace(table, numbers=checked[0]), checked[1]
+        return replace(table, numbers=checked) if reset else checked
 
-    def _fit(self, X: np.ndarray, labels: np.ndarray, num_classes: int, weights: np.ndarray | None = None) -> None:
+    def _kinds(self) -> Kinds:
+        """What the cells of each column of a table are."""
+        check_is_fitted(self, "columns_")
+        return self.columns_.kinds
+
+    def _fit(self, X: Table, labels: np.ndarray, num_classes: int, weights: np.ndarray | None = None) -> None:
         """Columns, structure, starting point, EM. `labels` (B,) are 0, 1, ...; `weights` (B,) are of EM alone."""
         self._check_settings()
         random = check_random_state(self.random_state)
@@ -107,8 +119,8 @@ class _EinetEstimator(BaseEstimator):
         columns = Columns(X[typical], self.leaf, getattr(self, "feature_names_in_", None))
         x, observed, _ = columns.encode(X)
         sizes = {"num_sums": _integer(self.num_sums), "num_classes": num_classes, "sum_product": self.sum_product}
-        graph = self._graph(x[typical], observed[typical], seed)
-        model = Einet(graph, columns.families, **sizes, seed=seed).double()
+        graph, families = self._graph(x[typical], observed[typical], seed), columns.families
+        model = Einet(graph, cast(Any, families), **sizes, seed=seed).double()
 
         data = (x, observed, torch.as_tensor(labels) if num_classes > 1 else None)
         data += (None if weights is None else torch.as_tensor(weights),)
@@ -182,21 +194,25 @@ class _EinetEstimator(BaseEstimator):
     def _log_density(self, X: Any) -> np.ndarray:
         """log p(x | class) in the units of `X`: (B, classes)."""
         check_is_fitted(self, "model_")
-        X = self._validated(X)
-        x, observed, offset = self.columns_.encode(X)
-        return (log_density(self.model_, x, observed).reshape(len(X), -1) + offset[:, None]).numpy()
+        return self._log_density_of(self._validated(X))
+
+    def _log_density_of(self, numbers: np.ndarray) -> np.ndarray:
+        x, observed, offset = self.columns_.encode(numbers)
+        return (log_density(self.model_, x, observed).reshape(len(x), -1) + offset[:, None]).numpy()
 
 
 class EinetDensity(Questions, DensityMixin, _EinetEstimator):
     """A density over the columns of a table, with exact marginals: NaN is a missing value, in training and in queries.
 
     A table is an array, a DataFrame of pandas or polars, a table of pyarrow, or rows as lists; None, NaT, pandas.NA and
-    masked cells are missing, too. Text of numbers is numbers; dates and other text must be coded as such.
+    masked cells are missing, too. Text is categories, unless it is that of numbers; dates and durations are numbers, in
+    days or seconds, and come back as what they were. `columns_` prints as a table of what became of each column.
 
-    Normal columns are standardised inside; log-densities are in the units of the data all the same. A column that is
-    constant in training, but for rounding, is constant in samples, and its value has a probability in place of a
-    density: 1 - 1e-5, and any other value 1e-5. So has a value that a column of categories never had in training,
-    whatever the other columns are.
+    Columns are standardised inside, at a scale that no few cells move; log-densities are in the units of the data all
+    the same, and at values with a probability of their own, which `columns_.atoms` lists, log-probabilities. A column
+    that is constant in training, but for rounding, is constant in samples, and its value has a probability in place of
+    a density: 1 - 1e-5, and any other value 1e-5. So has a value that a column of categories never had in training, or
+    one outside the support of the family that was chosen, whatever the other columns are.
 
     A limit: the random trees know nothing of the columns. They cut strongly correlated ones apart, and only sums of
     products join them again. A mixture of normals with full covariances does not have to. On the 30 columns of
@@ -205,9 +221,10 @@ class EinetDensity(Questions, DensityMixin, _EinetEstimator):
     missing, standardise and rotate them first: `sklearn.decomposition.PCA(whiten=True)` has 34 nats, too.
 
     Args:
-        leaf: the family of the columns. "auto": a column whose values in training are integers, at most 10 different
-            ones, is Bernoulli (one or two) or Categorical (more, if each occurs in at least 5 rows on average) over the
-            values seen; any other is Normal with a variance of at least 0.01 of the column's. Or one
+        leaf: the family of the columns. "auto" chooses for each the simplest that is as good as any on held-out cells:
+            categories (text; few values; numbers that repeat, such as prices), counts (`Poisson`, `Geometric`,
+            `Binomial`), positive numbers with a long tail (`LogNormal`, `Gamma`, `Exponential`), or `Normal`; beside
+            atoms (`WithAtoms`), where single values are too frequent for a density, or far from all others. Or one
             `ExponentialFamily` for all columns, or a dict {family: columns}, these as numbers from 0 or, after a
             DataFrame, as names; columns that it leaves out are chosen as by "auto". The support of a family that is
             given is its own, and a value outside it an error.
@@ -237,12 +254,12 @@ class EinetDensity(Questions, DensityMixin, _EinetEstimator):
         history_: the `History` of its training.
 
     Raises:
-        ValueError: scikit-learn refuses the table, such as for another number of columns; a cell is infinite, text, a
-            date or anything else that is no number, with the column and a remedy; or, in training, a column has no
-            value.
+        ValueError: scikit-learn refuses the table, such as for another number of columns; a cell is infinite, nested,
+            of another kind than its column's, or of one that is not known, with the column and a remedy; or, in
+            training, a column has no value.
 
     Warns:
-        TableWarning: outliers, or the bound on variances, will blur a column.
+        TableWarning: the bound on variances of a family that was given will blur a column.
 
     Source: Section 3 and 4.1
     """
@@ -255,10 +272,12 @@ class EinetDensity(Questions, DensityMixin, _EinetEstimator):
             y: ignored.
             sample_weight: (B,), how often each row counts: 2 is that row twice, 0 is not there.
         """
-        cells = self._validated(X, reset=True)
-        rows, weights = counted(sample_weight, len(cells))
-        self._fit(cells[rows], np.zeros(len(rows), dtype=np.int64), 1, weights)
-        self.template_ = template_of(X)
+        return self._fit_table(self._validated(X, reset=True), sample_weight)
+
+    def _fit_table(self, table: Table, sample_weight: Any) -> EinetDensity:
+        rows, weights = counted(sample_weight, len(table))
+        self._fit(table[rows], np.zeros(len(rows), dtype=np.int64), 1, weights)
+        self.n_features_in_ = table.numbers.shape[1]
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:

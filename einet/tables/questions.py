@@ -22,9 +22,9 @@ from einet.queries.marginals import Marginals, conditional_marginals
 from einet.queries.most_probable import mpe
 from einet.queries.sampling import sample, sample_conditional
 from einet.queries.surprises import surprise
+from einet.tables.cells import names_of
 from einet.tables.columns import Columns
 from einet.tables.conditions import Boxes, Conditions
-from einet.tables.frames import as_table, like, numbers_like
 
 # Rows that are completed at once.
 ROWS_PER_CHUNK = 1000
@@ -32,11 +32,10 @@ STRATEGIES = ("mean", "median", "mode", "draw")
 
 
 class Questions:
-    """Mixed into an estimator of a density, whose `model_`, `columns_` and `template_` answer."""
+    """Mixed into an estimator of a density, whose `model_` and `columns_` answer."""
 
     model_: Einet
     columns_: Columns
-    template_: Any
     random_state: Any
     _validated: Callable
 
@@ -46,7 +45,7 @@ class Questions:
         random_state: int | np.random.RandomState | None = None,
         given: Mapping[Any, Any] | None = None,
     ) -> Any:
-        """Draw new rows: an array (n_samples, D), or a DataFrame after training on one.
+        """Draw new rows (n_samples, D), in the form of the training data: an array, or a DataFrame with its dtypes.
 
         Args:
             n_samples: how many.
@@ -67,7 +66,7 @@ class Questions:
             drawn = sample(self.model_, n_samples, generator)
         else:
             drawn = self._draw_given(conditions, n_samples, generator)
-        return as_table(_with_values(self.columns_.decode(drawn), conditions.values), self.template_)
+        return conditions.filled(self.columns_.decode_numbers(drawn))
 
     def _draw_given(self, conditions: Conditions, n_samples: int, generator: torch.Generator) -> Tensor:
         """Which box each sample lies in, by their probabilities, and then a draw from that box."""
@@ -113,10 +112,9 @@ class Questions:
         return boxes, log_probability(self.model_, low, high, x, observed, among=among) + offset
 
     def predict_missing(self, X: Any) -> Any:
-        """X with every missing cell filled, a DataFrame where X is one.
+        """X with every missing cell filled, in the form of the training data, with the index of X.
 
-        Columns of finitely many values get the most probable one, all others E[x_d | x_observed]. Dtypes stay where
-        they can hold that; a column of whole numbers that is filled with a mean becomes one of floats.
+        Columns of finitely many values get the most probable one, all others E[x_d | x_observed].
         """
         return self._completed(X, "mean")
 
@@ -128,8 +126,8 @@ class Questions:
             coverage: the probability that the cell is in it, within (0, 1); a little more for whole numbers.
 
         Returns:
-            The lower and the upper ends, each in the form of X. Categories that are no numbers have no interval: both
-            ends are the most probable one.
+            The lower and the upper ends, each in the form of the training data. Categories that are no numbers have no
+            interval: both ends are the most probable one.
         """
         coverage = as_coverage(coverage)
         tail = (1 - coverage) / 2
@@ -140,10 +138,11 @@ class Questions:
         check_is_fitted(self, "model_")
         cells = self._validated(X)
         parts = [
-            self.columns_.decode(self._values(cells[rows], strategy, generator))
+            self.columns_.decode_numbers(self._values(cells[rows], strategy, generator))
             for rows in slices(len(cells), ROWS_PER_CHUNK)
         ]
-        return like(X, np.where(np.isnan(cells), np.concatenate(parts), cells))
+        filled = np.where(np.isnan(cells), np.concatenate(parts), cells)
+        return self.columns_.table(filled, getattr(X, "index", None) if hasattr(X, "iloc") else None)
 
     def _values(self, X: np.ndarray, strategy: str | float, generator: torch.Generator | None) -> Tensor:
         """The network's rows (B, D), complete."""
@@ -169,7 +168,7 @@ class Questions:
         x, observed, offset = self.columns_.encode_cells(cells)
         told = surprise(self.model_, x, observed).double().numpy()
         told = np.where(observed.numpy(), told, 0) - offset.numpy()
-        return numbers_like(X, np.where(np.isnan(cells), np.nan, told))
+        return _numbers_like(X, np.where(np.isnan(cells), np.nan, told))
 
 
 def with_most_probable(marginals: Marginals, values: Tensor, columns: list[int]) -> Tensor:
@@ -192,17 +191,16 @@ def as_coverage(value: Any) -> float:
 
 
 def _without_order(columns: Columns) -> list[int]:
-    """The columns of categories that are no numbers."""
-    return [
-        d for d in columns.discrete if (v := columns.values[d]) is not None and np.asarray(v).dtype.kind not in "biuf"
-    ]
+    """The columns of labels."""
+    return [d for d in columns.discrete if columns.kinds.are_labels(d)]
 
 
-def _with_values(X: Any, values: Mapping[int, Any]) -> Any:
-    """A decoded table with some columns of one value."""
-    for d, value in values.items():
-        if hasattr(X, "iloc"):
-            X.isetitem(d, np.full(len(X), value))
-        else:
-            X[:, d] = value
-    return X
+def _numbers_like(X: Any, values: np.ndarray) -> Any:
+    """Floats (B, D) about the cells of X: a DataFrame where X is one."""
+    names = names_of(X)
+    if names is None:
+        return values
+    if hasattr(X, "iloc"):
+        return type(X)(values, columns=X.columns, index=X.index)
+    columns = dict(zip(names, values.T, strict=True))
+    return type(X).from_pydict(columns) if hasattr(X, "from_pydict") else type(X)(columns)

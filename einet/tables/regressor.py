@@ -15,9 +15,8 @@ from torch import Tensor
 
 from einet.layers.scratch import slices
 from einet.queries.marginals import conditional_marginals
-from einet.tables.cells import names_of
 from einet.tables.estimator import EinetDensity, _EinetEstimator
-from einet.tables.frames import column_of
+from einet.tables.kinds import Kind, Kinds, Table
 from einet.tables.questions import ROWS_PER_CHUNK, as_coverage
 
 
@@ -44,12 +43,20 @@ class EinetRegressor(RegressorMixin, _EinetEstimator):
             y: real numbers (B,), none of them missing.
             sample_weight: (B,), how often each row counts: 2 is that row twice, 0 is not there.
         """
-        _, numbers = self._validated(X, y, reset=True)
+        table, numbers = self._validated(X, y, reset=True)
         name = getattr(y, "name", None)
-        self.target_ = _free_name("y" if name is None else str(name), names_of(X))
-        joint = self._joint(X, np.asarray(numbers, dtype=np.float64))
-        self.density_ = EinetDensity(**self.get_params(deep=False)).fit(joint, sample_weight=sample_weight)
+        target = _free_name("y" if name is None else str(name), table.kinds.names)
+        names = None if table.kinds.names is None else [*table.kinds.names, target]
+        kinds = Kinds([*table.kinds.columns, Kind(dtype=np.dtype(float))], names, table.kinds.library)
+        joint = Table(kinds, np.column_stack((table.numbers, np.asarray(numbers, dtype=np.float64))))
+        self.density_ = EinetDensity(**self.get_params(deep=False))._fit_table(joint, sample_weight)
         return self
+
+    def _kinds(self) -> Kinds:
+        """Those of the columns without the target."""
+        check_is_fitted(self, "density_")
+        kinds = self.density_.columns_.kinds
+        return Kinds(kinds.columns[:-1], None if kinds.names is None else kinds.names[:-1], kinds.library)
 
     def predict(self, X: Any) -> np.ndarray:
         """E[y | x_observed] of each row: (B,)."""
@@ -68,12 +75,11 @@ class EinetRegressor(RegressorMixin, _EinetEstimator):
     def log_density(self, X: Any, y: Any) -> np.ndarray:
         """log p(y | x_observed) of each row, in nats and in the unit of y: (B,)."""
         check_is_fitted(self, "density_")
-        _, numbers = self._validated(X, y)
-        both, alone = (
-            self._joint(X, np.asarray(numbers, dtype=np.float64)),
-            self._joint(X, np.full(len(numbers), np.nan)),
-        )
-        return self.density_.score_samples(both) - self.density_.score_samples(alone)
+        cells, numbers = self._validated(X, y)
+        joint = np.column_stack((cells, np.asarray(numbers, dtype=np.float64)))
+        alone = np.column_stack((cells, np.full(len(cells), np.nan)))
+        both, of_cells = (self.density_._log_density_of(numbers)[:, 0] for numbers in (joint, alone))
+        return both - of_cells
 
     def _quantile(self, X: Any, q: float) -> np.ndarray:
         def of_values(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -87,30 +93,19 @@ class EinetRegressor(RegressorMixin, _EinetEstimator):
         check_is_fitted(self, "density_")
         cells, columns = self._validated(X), self.density_.columns_
         values = columns.values[-1]
-        joint = self.density_._validated(self._joint(X, np.full(len(cells), np.nan)))
+        joint = np.column_stack((cells, np.full(len(cells), np.nan)))
         answers = []
         for rows in slices(len(joint), ROWS_PER_CHUNK):
             x, observed, _ = columns.encode(joint[rows])
             marginals = conditional_marginals(self.density_.model_, x, observed)
             if values is None:
-                answers.append(column_of(columns.decode(_target_alone(of_density(marginals))), -1))
+                answers.append(columns.decode_numbers(_target_alone(of_density(marginals)))[:, -1])
             elif len(values) == 1:
                 answers.append(np.full(len(x), values[0]))
             else:
                 shares = marginals.probabilities()[:, -1, : len(values)].double().numpy()
                 answers.append(of_values(np.asarray(values, dtype=np.float64), shares))
         return np.concatenate(answers).astype(np.float64)
-
-    def _joint(self, X: Any, y: np.ndarray) -> Any:
-        """X with the target as its last column."""
-        names = names_of(X)
-        if names is None:
-            return np.column_stack((self._validated(X), y))
-        if hasattr(X, "iloc"):
-            return X.assign(**{self.target_: y})
-        if hasattr(X, "with_columns"):  # polars
-            return X.with_columns(type(X)({self.target_: y})[self.target_])
-        return X.append_column(self.target_, [y])
 
 
 def _free_name(name: str, names: list | None) -> str:

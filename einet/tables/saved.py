@@ -9,6 +9,7 @@ Source: not in the paper
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from dataclasses import asdict, fields
@@ -30,12 +31,19 @@ from einet.tables.classifier import EinetClassifier
 from einet.tables.columns import Columns
 from einet.tables.estimator import EinetDensity
 from einet.tables.imputer import EinetImputer
+from einet.tables.kinds import Kind, Kinds
 from einet.tables.regressor import EinetRegressor
 from einet.training import History
 
 ESTIMATORS = {kind.__name__: kind for kind in (EinetClassifier, EinetDensity, EinetImputer, EinetRegressor)}
 # What is kept as the attributes it has.
-PARTS = {kind.__name__: kind for kind in (Columns,)}
+PARTS = {kind.__name__: kind for kind in (Columns, Kinds, Kind)}
+# Cells of Python's own that are times, and how text becomes one.
+CELLS = {
+    "datetime": (datetime.datetime, datetime.datetime.fromisoformat),
+    "date": (datetime.date, datetime.date.fromisoformat),
+    "timedelta": (datetime.timedelta, lambda text: datetime.timedelta(microseconds=int(text))),
+}
 # Structures that are functions, by name.
 FUNCTIONS = {"chow_liu": chow_liu}
 # Kinds of arrays that are numbers, dates or durations.
@@ -95,14 +103,15 @@ class Packing:
             return {"type": "history", "fields": asdict(value)}
         if callable(value) and FUNCTIONS.get(getattr(value, "__name__", "")) is value:
             return {"type": "function", "name": value.__name__}
-        if type(value).__name__ in PARTS:
-            attributes = {key: self.pack(each) for key, each in vars(value).items()}
-            return {"type": "part", "class": type(value).__name__, "attributes": attributes}
+        if PARTS.get(type(value).__name__) is type(value):
+            return {"type": "part", "class": type(value).__name__, "attributes": self._attributes(value)}
+        if isinstance(value, (datetime.date, datetime.timedelta)):
+            return self._cell(value)
+        if isinstance(value, np.dtype) or type(value).__module__.startswith("pandas."):
+            return self._dtype(value)
         if isinstance(value, BaseEstimator):
             return {"type": "estimator", "estimator": self.estimator(value)}
-        if hasattr(value, "iloc"):
-            return self._template(value)
-        raise ValueError(f"{type(value).__name__} is nothing that a file holds")
+        raise ValueError(f"{type(value).__module__}.{type(value).__qualname__} is nothing that a file holds")
 
     def _array(self, array: np.ndarray) -> dict:
         kind, name = array.dtype.kind, f"tables.{len(self.tensors)}"
@@ -130,10 +139,33 @@ class Packing:
         self.tensors |= {prefix + key: tensor for key, tensor in parameters_of(network).items()}
         return {"type": "network", "prefix": prefix, "model": description(network, self.known.values())}
 
-    def _template(self, table: Any) -> dict:
-        """A table of pandas without rows: names and dtypes, as text."""
-        names = [self.pack(name) for name in table.columns]
-        return {"type": "table", "names": names, "dtypes": [str(dtype) for dtype in table.dtypes]}
+    def _attributes(self, part: Any) -> dict:
+        attributes = {}
+        for key, value in vars(part).items():
+            try:
+                attributes[key] = self.pack(value)
+            except ValueError:
+                if key != "example":  # which only errors show, but for times of Python's own
+                    raise
+                attributes[key] = None
+        return attributes
+
+    def _cell(self, value: Any) -> dict:
+        """A time of Python's, or one of pandas' as that."""
+        for name, (kind, _) in CELLS.items():
+            if isinstance(value, kind):
+                text = (
+                    str(round(value / datetime.timedelta(microseconds=1))) if name == "timedelta" else value.isoformat()
+                )
+                return {"type": "cell", "class": name, "text": text}
+        raise ValueError(f"{type(value).__name__} is nothing that a file holds")
+
+    def _dtype(self, dtype: Any) -> dict:
+        """A dtype of numpy or pandas, by its name, or its categories."""
+        if hasattr(dtype, "categories"):
+            categories = self.pack(np.asarray(dtype.categories))
+            return {"type": "dtype", "categories": categories, "ordered": bool(dtype.ordered)}
+        return {"type": "dtype", "name": str(dtype), "pandas": not isinstance(dtype, np.dtype)}
 
 
 class Unpacking:
@@ -185,7 +217,8 @@ class Unpacking:
             "function": lambda: FUNCTIONS[content["name"]],
             "part": lambda: self._part(content),
             "estimator": lambda: self.estimator(content["estimator"]),
-            "table": lambda: self._template(content),
+            "cell": lambda: CELLS[content["class"]][1](content["text"]),
+            "dtype": lambda: self._dtype(content),
         }
         return readers[content["type"]]()
 
@@ -224,21 +257,23 @@ class Unpacking:
         kind = PARTS[content["class"]]
         part = kind.__new__(kind)
         for key, value in content["attributes"].items():
-            if hasattr(kind, key):
+            if (
+                key.startswith("__")
+                or callable(getattr(kind, key, None))
+                or isinstance(getattr(kind, key, None), property)
+            ):
                 raise ValueError(f"{key!r} is no attribute of {kind.__name__}")
             setattr(part, key, self.unpack(value))
         return part
 
-    def _template(self, content: dict) -> Any:
+    def _dtype(self, content: dict) -> Any:
+        if "categories" not in content and not content["pandas"]:
+            return np.dtype(str(content["name"]))
         import pandas
 
-        names = [self.unpack(name) for name in content["names"]]
-        columns = [pandas.Series(dtype=str(dtype)) for dtype in content["dtypes"]]
-        if len(names) != len(columns):
-            raise ValueError(f"it has {len(names)} names of columns, and {len(columns)} dtypes")
-        table = pandas.concat(columns, axis=1)
-        table.columns = names
-        return table
+        if "categories" in content:
+            return pandas.CategoricalDtype(self.unpack(content["categories"]), bool(content["ordered"]))
+        return pandas.api.types.pandas_dtype(str(content["name"]))
 
     def _take(self, name: str) -> Tensor:
         self.used.add(name)
@@ -280,7 +315,7 @@ def _check_columns(columns: Columns, model: Einet, width: int) -> None:
     families = {family: sorted(own) for family, own in columns.families.items()}
     if families != {family: sorted(own) for family, own in model.families.items()}:
         raise ValueError("its columns have other families than its network")
-    if model.graph.num_variables != width or len(columns.values) != width:
+    if model.graph.num_variables != width or len(columns.values) != width or len(columns.kinds.columns) != width:
         raise ValueError(f"it has {width} columns, and its network {model.graph.num_variables}")
     if not np.isfinite(columns.center).all() or not np.isfinite(columns.scale).all() or not (columns.scale > 0).all():
         raise ValueError("the scale of a column is not finite and positive")
@@ -288,7 +323,9 @@ def _check_columns(columns: Columns, model: Einet, width: int) -> None:
         if values is not None and (not len(values) or any(not a < b for a, b in pairwise(values))):
             raise ValueError(f"the values of column {d} are not sorted, or one is there twice")
     rows = sample(model, 2, torch.Generator().manual_seed(0), labels=0 if model.num_classes > 1 else None)
-    x, observed, offset = columns.encode(columns.decode(rows))
+    numbers = columns.decode_numbers(rows)
+    columns.table(numbers)
+    x, observed, offset = columns.encode(numbers)
     if x.shape != rows.shape or observed.shape != rows.shape or math.isnan(float(offset.sum())):
         raise ValueError("its columns do not translate its network's rows")
 

@@ -17,6 +17,7 @@ import einet
 from einet import LogNormal, Poisson
 from einet.families import Bernoulli, Binomial, Categorical, Normal
 from einet.tables import EinetClassifier, EinetDensity, EinetImputer, EinetRegressor
+from einet.tables.choice import choose
 from einet.tables.columns import Columns, TableWarning
 from experiments.missing import accuracies
 
@@ -239,55 +240,16 @@ def test_a_family_that_is_no_longer_normal_is_not_standardised():
 
 # Columns that will be blurred
 
-FIRST = {
-    "a typo": lambda x: np.r_[1e6, x[1:]],
-    "a small typo": lambda x: np.r_[1e3, x[1:]],
-    "-999": lambda x: np.where(np.arange(len(x)) % 20 == 0, -999, x),
-    "zeros and a typo": lambda x: np.r_[1e6, np.where(x[1:] < 0.6, 0, x[1:])],
-    "a narrow cluster in a wide one": lambda x: np.where(np.arange(len(x)) % 3, 5 + 1e-3 * x, 100 * x),
-}
-
-
-@pytest.mark.parametrize("kind", FIRST)
-@pytest.mark.parametrize("num_rows", [60, 1000])
-def test_outliers_that_blur_a_column_are_told(kind, num_rows):
-    X = np.random.RandomState(0).randn(num_rows, 2)
-    X[:, 1] = FIRST[kind](X[:, 1])
-    with pytest.warns(TableWarning, match=r"column 'b' has cells as far off as .*, as in leaf=\{.*: \['b'\]\}") as told:
-        warnings.filterwarnings("ignore", "training ended", UserWarning)  # the far cell may be one that is held out
-        EinetDensity(**SMALL).fit(pandas.DataFrame(X, columns=["a", "b"]))
-    assert len(told) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Columns(X, {Normal(min_variance=1e-14): [1]})  # the remedy
-
-
-@pytest.mark.parametrize("num_rows", [30, 100, 1000])
-def test_ordinary_columns_are_not_told(num_rows):
-    for seed in range(5):
-        random = np.random.RandomState(seed)
-        X = [
-            random.randn(num_rows),
-            random.standard_t(5, num_rows),
-            random.rand(num_rows),
-            random.exponential(1, num_rows),
-        ]
-        X += [random.lognormal(0, 1, num_rows), random.poisson(20, num_rows), random.gamma(0.5, 1, num_rows)]
-        X += [np.where(random.rand(num_rows) < 0.7, 0, random.exponential(1, num_rows))]
-        Columns(np.stack(X, 1))  # warnings are errors
-
 
 def test_a_bound_that_hides_what_is_known_is_told():
-    """y = 2 a + noise: p(y | a) has a standard deviation of 1, and no leaf one below 5.8."""
+    """y = 2 a + noise: p(y | a) has a standard deviation of 1, and no leaf one below 7.4."""
     a = np.linspace(-100, 0, 1000)
     X = pandas.DataFrame({"a": a, "y": 2 * a + np.random.RandomState(0).randn(1000)})
     settings = {"random_state": 0, "num_replicas": 4, "epochs": 40}
-    message = r"% of the leaf entries of column '[ay]' .* deviation of (5.78|2.89): .*min_variance=0.0001\): \['[ay]'\]"
+    message = r"% of the leaf entries of column '[ay]' .* deviation of (7.41|3.7): .*min_variance=0.0001\): \['[ay]'\]"
     with pytest.warns(TableWarning, match=message):  # of both
-        blurred = EinetDensity(**settings).fit(X).score(X)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TableWarning)
-        assert EinetDensity(**settings, leaf=Normal(min_variance=1e-4)).fit(X).score(X) > blurred + 0.1
+        blurred = EinetDensity(**settings, leaf=Normal(min_variance=0.01)).fit(X).score(X)
+    assert EinetDensity(**settings).fit(X).score(X) > blurred + 0.1  # which has no such bound, and warns of none
 
 
 @pytest.mark.parametrize("draw", ["normal", "uniform", "exponential", "laplace"])
@@ -315,7 +277,7 @@ def test_encode_takes_what_the_estimator_takes_and_decode_undoes_it():
         again, seen_again, offset_again = columns.encode(same)
         assert torch.equal(z.nan_to_num(-9), again.nan_to_num(-9)) and torch.equal(seen, seen_again)
         assert torch.equal(offset, offset_again)
-    np.testing.assert_allclose(columns.decode(z), table.to_numpy(), rtol=1e-12)
+    pandas.testing.assert_frame_equal(columns.decode(z), table, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -325,6 +287,7 @@ def test_encode_takes_what_the_estimator_takes_and_decode_undoes_it():
         (lambda t: t[["area", "rooms"]], "3 columns .*, got 2"),
         (lambda t: t.assign(area=np.inf), "infinity"),
         (lambda t: t.assign(garden="no"), "column 'garden' holds text"),
+        (lambda t: t.assign(garden=pandas.Timestamp("2020-01-01")), "column 'garden' holds dates"),
     ],
 )
 def test_encode_refuses_what_the_estimator_refuses(change, message):
@@ -352,7 +315,8 @@ def test_decode_takes_samples_of_every_row():
     density = EinetDensity(**SMALL).fit(table)
     z, seen, _ = density.columns_.encode(table)
     drawn = density.columns_.decode(einet.sample_conditional(density.model_, z, seen, 7))
-    assert drawn.shape == (7, *table.shape) and np.isfinite(drawn).all() and set(np.unique(drawn[..., 1])) == {0, 1, 2}
+    assert drawn.shape == (7, *table.shape) and np.isfinite(drawn).all()
+    assert set(np.unique(drawn[..., 1])) == {0, 1, 2}
     assert np.allclose(drawn[:, seen], table.to_numpy()[seen])
     assert density.columns_.decode(z[0]).shape == (3,)
 
@@ -378,13 +342,6 @@ def test_a_column_without_a_value_is_refused():
         EinetDensity(**SMALL).fit(empty)
     with pytest.raises(ValueError, match="column 1 has no value in training"):
         EinetClassifier(**SMALL, leaf=Normal()).fit(empty.to_numpy(), np.arange(60) % 2)
-
-
-@pytest.mark.parametrize("dtype", [object, "str", "category"])
-def test_text_is_refused_with_its_column_and_what_to_do(dtype):
-    words = pandas.Series(["0", "1", "no"] * 20).astype(dtype)
-    with pytest.raises(ValueError, match=r"column 'garden' holds text \('no'\): .*X\['garden'\]\.map\(\{'no': 0, "):
-        EinetDensity(**SMALL).fit(houses().assign(garden=words))
 
 
 @pytest.mark.parametrize("rows", [np.zeros((2, 5)), torch.zeros(4)])
@@ -437,11 +394,13 @@ def test_numbers_written_as_text_are_numbers():
 
 def test_a_leaf_for_some_columns_by_name_or_number():
     table = houses()
+    area = choose(table["area"].dropna().to_numpy()).family
+    assert type(area) is Normal
     for columns in (["rooms"], "rooms", [1], np.array([1]), 1):
         families = Columns(table.to_numpy(), {Binomial(2): columns}, list(table)).families
-        assert families == {Binomial(2): [1], Normal(min_variance=0.01): [0], Bernoulli(): [2]}
+        assert families == {Binomial(2): [1], area: [0], Bernoulli(): [2]}
     own = EinetDensity(**SMALL, leaf={Binomial(2): ["rooms"]}).fit(table)
-    assert own.model_.families == {Binomial(2): (1,), Normal(min_variance=0.01): (0,), Bernoulli(): (2,)}
+    assert own.model_.families == {Binomial(2): (1,), area: (0,), Bernoulli(): (2,)}
     every = EinetDensity(**SMALL, leaf={}).fit(table)
     assert np.array_equal(every.score_samples(table), EinetDensity(**SMALL).fit(table).score_samples(table))
 
@@ -450,7 +409,7 @@ def test_a_family_may_be_given_and_chosen_at_once():
     table = houses().assign(odd=[3.0, 4.0] * 30)
     density = EinetDensity(**SMALL, leaf={Bernoulli(): ["garden"]}).fit(table)
     assert density.columns_.families[Bernoulli()] == [2, 3]
-    assert set(np.unique(density.sample(50)[:, 3])) == {3, 4}
+    assert set(np.unique(density.sample(50)["odd"])) == {3, 4}
     with pytest.raises(ValueError, match="column 'garden': a Bernoulli"):
         density.score_samples(table.assign(garden=3.0))
     assert np.isfinite(density.score_samples(table.assign(odd=5.0))).all()

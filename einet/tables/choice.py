@@ -1,0 +1,317 @@
+"""`leaf="auto"`: which family suits a column, by the likelihood of its cells that are held out.
+
+Each family is judged as a single density and as a mixture of three, as the entries of a leaf are one, both fitted by EM
+without a fifth of the cells at a time. The simplest whose cells are as likely as the best's wins, so that one row more
+does not change what is near a tie. Values that repeat are compared as probabilities: a density times the column's step.
+
+Source: not in the paper
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
+from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.families.mixed import WithAtoms
+from einet.family import ExponentialFamily
+from einet.tables.resolution import (
+    DEVIATIONS_PER_STEP,
+    NEIGHBOURS_QUANTILE,
+    center_and_scale,
+    is_constant,
+    isolated,
+    resolution,
+)
+
+# The probability that a column of categories, or a constant, holds a value that was not in the training data.
+UNSEEN_PROBABILITY = 1e-5
+# A column may be one of categories if it has no more different values, and so many rows for each, on average.
+MAX_CATEGORIES, ROWS_PER_CATEGORY = 50, 5
+# Categories of at most this perplexity, as if so many were equally frequent, count as the simplest model.
+SIMPLE_PERPLEXITY = 4.0
+# A value is an atom if it has this share of the rows, no fewer of them, and so many times those of the typical value.
+ATOM_SHARE, ATOM_ROWS, ATOM_EXCESS, MAX_ATOMS = 0.02, 5, 10, 5
+# Fewer rows than this decide nothing, and the column is normal. Larger numbers are no counts, nor totals.
+MIN_ROWS, MAX_COUNT, MAX_TOTAL = 10, 1e6, 255
+# Of whole numbers, counts come before densities, which have so many more parameters then. Values of a grid, at most.
+SIZE_OF_WHOLE, MAX_GRID = 20, 3000
+# So many rows decide, each held out once; a mixture of so many densities, after so many steps of EM.
+MAX_ROWS, FOLDS, ENTRIES, STEPS = 1000, 5, 3, 15
+# Counts are narrow where they are small: a mixture of them needs more.
+ENTRIES_OF_COUNTS, NEAR_ZERO = 6, 3
+# A simpler model wins if it has no fewer nats a row than the best less so many, or so many standard errors.
+TOLERANCE, STANDARD_ERRORS = 0.02, 1.5
+# Squares of standardised values, in float64, leave no room for a variance below this part of them.
+SMALLEST_VARIANCE = 1e-12
+
+
+@dataclass
+class Choice:
+    """How a column becomes a variable: z = (x - center) / scale of `family`, or the number of one of `values`.
+
+    Attributes:
+        excluded: cells that are no observation of the family; None stands for all outside its support.
+        resolution: the smallest difference in z that counts, 0 where none does.
+    """
+
+    family: ExponentialFamily
+    center: float = 0.0
+    scale: float = 1.0
+    values: np.ndarray | None = None
+    atoms: np.ndarray = field(default_factory=lambda: np.empty(0))  # in x
+    excluded: np.ndarray = field(default_factory=lambda: np.empty(0))
+    resolution: float = 0.0
+
+
+def of_values(values: np.ndarray) -> Choice:
+    """A column of categories; of one, for a constant."""
+    number = len(values)
+    family = Bernoulli() if number <= 2 else Categorical(number, floor=min(1e-5, 0.1 / number))
+    return Choice(family, values=values)
+
+
+def choose(column: np.ndarray, counts: bool = True, positive: bool = True) -> Choice:
+    """The family, unit and atoms of a column of numbers, from its known cells (n,) in training.
+
+    Args:
+        column: the cells.
+        counts: whether whole numbers may be counts.
+        positive: whether 0 means something in the column's unit, so that families of positive numbers may suit it.
+    """
+    values, repeats = np.unique(column, return_counts=True)
+    if is_constant(values):
+        return of_values(values[[repeats.argmax()]])
+    whole = bool((values == np.round(values)).all())
+    few = len(values) <= min(MAX_CATEGORIES, max(2 if whole else 0, len(column) // ROWS_PER_CATEGORY))
+    if few and len(values) == 2:
+        return of_values(values)
+    if len(column) < MIN_ROWS:
+        return normal(column)
+    candidates: list[_Candidate] = [_Categories(values, repeats)] if few else []
+    if counts and whole and values[0] >= 0:
+        candidates += _counts(column)
+    candidates += _densities(column, values, repeats, positive, SIZE_OF_WHOLE if whole else 0)
+    return _simplest(candidates, *_sample(column)).choice
+
+
+def normal(column: np.ndarray, family: ExponentialFamily | None = None) -> Choice:
+    """A normal column, or one of another family that may be shifted and scaled, at a robust scale."""
+    center, scale = center_and_scale(column)
+    step = resolution(column) / scale
+    largest = max(abs(column.max() / scale - center / scale), abs(column.min() / scale - center / scale))
+    smallest = max((DEVIATIONS_PER_STEP * step) ** 2, SMALLEST_VARIANCE * max(1.0, largest**2))
+    return Choice(family or Normal(min_variance=min(1.0, _down(smallest))), center, scale, resolution=step)
+
+
+# What there is to choose from
+
+
+class _Candidate:
+    """A model of the column: its size in free parameters, and the choice that it stands for."""
+
+    size: float
+    choice: Choice
+
+    def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        """log P of each cell by the model fitted to the other folds, a density times the column's step."""
+        raise NotImplementedError
+
+
+class _Categories(_Candidate):
+    def __init__(self, values: np.ndarray, repeats: np.ndarray):
+        shares = repeats / repeats.sum()
+        perplexity = math.exp(-(shares * np.log(shares)).sum())
+        self.values, self.size, self.choice = values, perplexity - SIMPLE_PERPLEXITY, of_values(values)
+
+    def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        return _shares(np.searchsorted(self.values, cells), folds, len(self.values))
+
+
+class _Mixture(_Candidate):
+    """Densities of one family, beside atoms."""
+
+    def __init__(self, choice: Choice, atoms: np.ndarray, rare: np.ndarray, entries: int, step: float, repeats: bool):
+        family = choice.family
+        self.family, self.entries, self.step, self.repeats = family, entries, step, repeats
+        self.size = entries * family.num_statistics + entries - 1 + len(atoms)
+        at = np.concatenate((atoms, rare))
+        if len(at):
+            inside = tuple((at - choice.center) / choice.scale)
+            choice = replace(choice, family=WithAtoms(family, atoms=inside), atoms=at)
+        self.choice, self.atoms = choice, at
+
+    def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        which = np.argmax(np.concatenate((cells == self.atoms[:, None], np.ones((1, len(cells)), dtype=bool))), 0)
+        rest = which == len(self.atoms)
+        result = _shares(which, folds, len(self.atoms) + 1)
+        z = torch.as_tensor((cells[rest] - self.choice.center) / self.choice.scale)
+        step = self.step / self.choice.scale
+        grid = self._grid(cells[rest]) if self.repeats else z[:0]
+        result[rest] += _held_out(self.family, z, torch.as_tensor(folds[rest]), self.entries, grid, math.log(step))
+        return result
+
+    def _grid(self, cells: np.ndarray) -> torch.Tensor:
+        """All values that the column could have, in z, if there are not too many."""
+        low, number = cells.min(), (cells.max() - cells.min()) / self.step
+        grid = low + self.step * np.arange(min(number, MAX_GRID) + 1)
+        grid = grid[~np.isin(grid, self.atoms)] if number <= MAX_GRID else grid[:0]
+        return torch.as_tensor((grid - self.choice.center) / self.choice.scale)
+
+
+def _counts(column: np.ndarray) -> Iterator[_Candidate]:
+    """Whole numbers without a bound, from 0 or 1, or up to the largest; isolated cells are none of them."""
+    out = isolated(column)
+    rest = column[~np.isin(column, out)]
+    if is_constant(rest) or rest.max() > MAX_COUNT:
+        return
+    # Far from 0 a mixture of counts fits, too, but no count is narrower than its mean's square root.
+    near_zero = np.quantile(rest, 0.02) <= NEAR_ZERO
+    for first in {0.0, 1.0} if rest.min() == 1 else {0.0}:
+        families: list[ExponentialFamily] = [Poisson(), Geometric()]
+        if rest.max() <= MAX_TOTAL and first == 0:
+            families.append(Binomial(total=int(rest.max())))
+        for family in families:
+            for entries in (1, ENTRIES_OF_COUNTS) if near_zero else (1,):
+                yield _Count(Choice(family, first, 1.0, excluded=out, resolution=1.0), entries)
+
+
+class _Count(_Mixture):
+    def __init__(self, choice: Choice, entries: int):
+        super().__init__(choice, choice.atoms, choice.atoms, entries, 1.0, False)
+
+    def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        result, inside = np.full(len(cells), math.log(UNSEEN_PROBABILITY)), ~np.isin(cells, self.choice.excluded)
+        result[inside] = super().held_out(cells[inside], folds[inside])
+        return result
+
+
+def _densities(
+    column: np.ndarray, values: np.ndarray, repeats: np.ndarray, positive: bool, extra: int
+) -> Iterator[_Candidate]:
+    """Normal columns, and those of positive numbers; with atoms, where a value is far more frequent than others are."""
+    rounded = len(values) <= len(column) / 2
+    step = resolution(column, 0.0 if rounded else NEIGHBOURS_QUANTILE)
+    usual = max(1.0, float(np.median(repeats)))
+    often = values[(repeats >= max(ATOM_ROWS, ATOM_SHARE * len(column))) & (repeats >= ATOM_EXCESS * usual)]
+    for atoms in [often[:0], often][: 2 if 0 < len(often) <= MAX_ATOMS else 1]:
+        rest = column[~np.isin(column, atoms)]
+        if len(rest) < MIN_ROWS or len(np.unique(rest)) < 3:
+            continue
+        far = isolated(rest)
+        near = rest[~np.isin(rest, far)]
+        if is_constant(near):
+            continue
+        choices = [(normal(near), far)]
+        if positive and near.min() > 0:
+            choices.append((_gamma(near), far))
+        if positive and rest.min() > 0:
+            far_in_logs = np.exp(isolated(np.log(rest)))
+            far_in_logs = rest[np.isin(rest, far_in_logs)] if len(far_in_logs) else far[:0]
+            choices.append((_lognormal(rest), np.unique(far_in_logs)))
+        if positive and near.min() >= 0:
+            choices.append((_exponential(near), far))
+        for choice, rare in choices:
+            for entries in (1, ENTRIES):
+                candidate = _Mixture(choice, atoms, rare, entries, step, rounded)
+                candidate.size += extra
+                yield candidate
+
+
+def _gamma(column: np.ndarray) -> Choice:
+    scale = float(np.median(column))
+    narrowest = max(DEVIATIONS_PER_STEP * resolution(np.log(column)), 1e-3)
+    shape = max(1.0, min(1e6, 10 * _down(1 / narrowest**2)))
+    return Choice(Gamma(max_shape=shape), 0.0, scale, resolution=resolution(column) / scale)
+
+
+def _lognormal(column: np.ndarray) -> Choice:
+    scale = float(np.median(column))
+    logs = np.log(column) - math.log(scale)
+    smallest = max((DEVIATIONS_PER_STEP * resolution(logs)) ** 2, SMALLEST_VARIANCE * max(1.0, np.abs(logs).max() ** 2))
+    family = LogNormal(min_variance=min(1.0, _down(smallest)))
+    return Choice(family, 0.0, scale, resolution=resolution(column) / scale)
+
+
+def _exponential(column: np.ndarray) -> Choice:
+    scale = float(np.median(column[column > 0]))
+    step = resolution(column) / scale
+    return Choice(Exponential(min_mean=min(1.0, _down(max(step, 1e-6)))), 0.0, scale, resolution=step)
+
+
+def _down(bound: float) -> float:
+    """A power of 10, so that columns of about the same bound share a family, and the work of a network's leaves."""
+    return 10.0 ** math.floor(math.log10(bound) + 1e-9)
+
+
+# Which of them
+
+
+def _sample(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cells and their folds, at most MAX_ROWS. A row more in the column changes no more than one of them."""
+    order = np.random.RandomState(0).rand(len(column)).argsort(kind="stable")
+    rows = np.sort(order[:MAX_ROWS])
+    return column[rows], np.random.RandomState(1).randint(0, FOLDS, len(column))[rows]
+
+
+def _simplest(candidates: list[_Candidate], cells: np.ndarray, folds: np.ndarray) -> _Candidate:
+    """The smallest whose held-out cells are as likely as the best's, as far as the cells tell."""
+    scores = [candidate.held_out(cells, folds) for candidate in candidates]
+    best = max(scores, key=np.mean)
+    order = sorted(range(len(candidates)), key=lambda number: candidates[number].size)
+    for number in order:
+        lost = best - scores[number]
+        if lost.mean() <= max(TOLERANCE, STANDARD_ERRORS * lost.std() / math.sqrt(len(lost))):
+            return candidates[number]
+    return candidates[scores.index(best)]  # never: the best loses nothing to itself
+
+
+def _shares(which: np.ndarray, folds: np.ndarray, number: int) -> np.ndarray:
+    """log of the share of each cell's category in the other folds; one that these lack is unseen."""
+    table = np.zeros((FOLDS, number))
+    np.add.at(table, (folds, which), 1)
+    others = table.sum(0) - table
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(others / others.sum(1, keepdims=True))
+    return np.maximum(np.nan_to_num(logs, nan=-np.inf), math.log(UNSEEN_PROBABILITY))[folds, which]
+
+
+@torch.no_grad()
+def _held_out(
+    family: ExponentialFamily, z: torch.Tensor, folds: torch.Tensor, entries: int, grid: torch.Tensor, log_step: float
+) -> np.ndarray:
+    """log p(z) + log_step (n,) by a mixture that EM has fitted to the other folds, all folds at once.
+
+    On a grid, densities that are narrower than a step, or end at a value, would sum to more than 1; they are divided by
+    that.
+    """
+    statistics, base = family.statistics(z), family.log_base(z)  # (T, n)
+    train = (folds != torch.arange(FOLDS)[:, None]).double()  # (F, n)
+    # Entries begin with equal parts of the sorted cells.
+    part = (z.argsort().argsort() * entries).div(len(z), rounding_mode="floor")
+    uses = (part == torch.arange(entries)[:, None]).double().expand(FOLDS, -1, -1)  # (F, K, n)
+    overall = torch.einsum("fn,tn->tf", train, statistics) / train.sum(1).clamp_min(1)
+    logs, theta, shares = uses, uses, uses
+    for _ in range(STEPS if entries > 1 else 1):
+        weights = uses * train[:, None]
+        number = weights.sum(2)
+        # One row of the column's own mean, so that no entry ends on a single cell.
+        total = torch.einsum("fkn,tn->tfk", weights, statistics) + (overall[..., None] if entries > 1 else 0)
+        phi = family.expecting(total / (number + (1 if entries > 1 else 0)).clamp_min(1e-9))
+        theta = family.natural(phi)
+        shares = torch.log((number + 1) / (number + 1).sum(1, keepdim=True)) - family.log_normalizer(theta)
+        logs = torch.einsum("tfk,tn->fkn", theta, statistics) + shares[..., None]
+        uses = torch.softmax(logs, 1)
+    result = torch.logsumexp(logs, 1).gather(0, folds[None])[0]
+    result = log_step + (result if base is None else result + base)
+    if len(grid):
+        on_grid = torch.einsum("tfk,tn->fkn", theta, family.statistics(grid)) + shares[..., None]
+        base = family.log_base(grid)
+        total = log_step + torch.logsumexp(on_grid if base is None else on_grid + base, (1, 2))
+        result = result - total.clamp_min(0)[folds]
+    return result.numpy()

@@ -1,0 +1,159 @@
+"""`leaf="auto"`: every family is chosen for what was drawn from it, and stays so with a row more."""
+
+import numpy as np
+import pytest
+
+from einet.families import Bernoulli, Binomial, Categorical, Exponential, Gamma, Geometric, LogNormal, Normal, Poisson
+from einet.families import WithAtoms as Atoms
+from einet.tables.choice import choose
+from einet.tables.columns import Columns
+from einet.tables.resolution import center_and_scale, isolated, resolution
+
+
+def kind(column):
+    family = choose(column).family
+    return (Atoms, type(family.family)) if isinstance(family, Atoms) else type(family)
+
+
+DRAWS = {
+    "normal": (lambda r, n: 5 + 3 * r.randn(n), Normal),
+    "heavy tails": (lambda r, n: r.standard_t(2, n), Normal),
+    "two heaps": (lambda r, n: np.where(r.rand(n) < 0.5, r.randn(n), 10 + r.randn(n)), Normal),
+    "rounded": (lambda r, n: np.round(170 + 10 * r.randn(n), 1), Normal),
+    "exponential": (lambda r, n: r.exponential(3, n), Exponential),
+    "log-normal": (lambda r, n: r.lognormal(0, 1.5, n), LogNormal),
+    "gamma": (lambda r, n: r.gamma(0.5, 2, n), Gamma),
+    "poisson": (lambda r, n: r.poisson(3, n), Poisson),
+    "poisson far from 0": (lambda r, n: r.poisson(20, n), Poisson),
+    "geometric": (lambda r, n: r.geometric(0.2, n) - 1, Geometric),
+    "geometric from 1": (lambda r, n: r.geometric(0.01, n), Geometric),
+    "binomial": (lambda r, n: r.binomial(30, 0.9, n), Binomial),
+    "yes or no": (lambda r, n: r.rand(n) < 0.1, Bernoulli),
+    "stars": (lambda r, n: r.choice(5, n, p=[0.3, 0.05, 0.05, 0.2, 0.4]), Categorical),
+    "prices": (lambda r, n: r.choice([9.99, 19.99, 49.99], n, p=[0.5, 0.3, 0.2]), Categorical),
+    "prices in cents": (lambda r, n: r.choice([999, 1999, 4999], n), Categorical),
+    "a code for missing": (lambda r, n: np.where(np.arange(n) % 20 == 3, -999, r.randn(n)), (Atoms, Normal)),
+}
+
+
+@pytest.mark.parametrize("num_rows", [100, 1000])
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_family_is_chosen_for_what_was_drawn_from_it(name, num_rows):
+    draw, expected = DRAWS[name]
+    for seed in range(3):
+        column = draw(np.random.RandomState(seed), num_rows + 1).astype(float)
+        assert kind(column[:-1]) == kind(column) == expected
+
+
+def test_zeros_beside_a_density():
+    random = np.random.RandomState(0)
+    for seed, num_rows in ((0, 300), (1, 1000)):
+        random = np.random.RandomState(seed)
+        column = np.where(random.rand(num_rows + 1) < 0.7, 0, random.gamma(3, 2, num_rows + 1))
+        assert kind(column[:-1]) == kind(column) and kind(column)[0] is Atoms
+        assert choose(column).atoms.tolist() == [0]
+
+
+def test_few_rows_are_normal_or_categories():
+    assert kind(np.array([1.5, 2.0, 4.0])) is Normal and kind(np.array([3.0, 7.0])) is Bernoulli
+    assert kind(np.array([2.5, 7.1])) is Normal
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-3, 1000.0, 1e300])
+def test_the_choice_is_the_same_in_any_unit(unit):
+    for name in ("normal", "log-normal", "gamma", "exponential", "prices", "a code for missing"):
+        draw, expected = DRAWS[name]
+        assert kind(unit * draw(np.random.RandomState(0), 300)) == expected
+
+
+# Log-densities in the units of the table
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_the_offset_is_that_of_the_units(name):
+    """Of a single leaf of the chosen family: integrated over the column's units, or summed, it has mass 1."""
+    import torch
+
+    import einet
+
+    column = DRAWS[name][0](np.random.RandomState(0), 300).astype(float)[:, None]
+    columns = Columns(column)
+    model = einet.Einet(einet.RegionGraph([{0}]), columns.families, num_sums=1, seed=0).double()
+    x, seen, _ = columns.encode(column)
+    einet.fit(model, x, seen, epochs=2, batch_size=None, lr=1.0, progress=False)
+    (family,) = columns.families
+
+    def density(values):
+        z, seen, offset = columns.encode(np.asarray(values, dtype=float)[:, None])
+        with torch.no_grad():
+            return np.exp(model(z, seen) + offset).numpy()
+
+    if columns.values[0] is not None:
+        mass = density(columns.values[0]).sum()
+    elif isinstance(family, (Poisson, Geometric, Binomial)):
+        mass = density(np.arange(8000)).sum() - 1e-5 * (~columns.encode(np.arange(8000.0)[:, None])[1]).sum().item()
+    else:
+        low, high = (-200, 300) if isinstance(family, (Normal, Atoms)) else (1e-9, 2000)
+        grid = np.linspace(low, high, 400_001) + 1e-7 if low < 0 else np.geomspace(low, high, 400_001)
+        mass = np.trapezoid(density(grid), grid) + density(columns.atoms[0]).sum()
+    assert mass == pytest.approx(1, abs=2e-3)
+
+
+# Scale and resolution
+
+
+def test_a_scale_that_no_few_cells_move():
+    column = np.random.RandomState(0).randn(1000)
+    center, scale = center_and_scale(column)
+    assert center == pytest.approx(0, abs=0.1) and scale == pytest.approx(1, abs=0.1)
+    for other in (np.r_[1e6, column[1:]], np.where(np.arange(1000) % 20 == 0, -999, column)):
+        moved, wider = center_and_scale(other)
+        assert abs(moved - center) < 0.1 and abs(wider - scale) < 0.15
+    assert center_and_scale(np.r_[np.zeros(900), np.arange(100)])[1] > 0
+
+
+def test_isolated_cells_are_few_and_far():
+    column = np.random.RandomState(0).randn(1000)
+    assert isolated(np.r_[1e6, column]).tolist() == [1e6] and isolated(np.r_[-1e3, 1e6, column]).tolist() == [-1e3, 1e6]
+    assert len(isolated(column)) == len(isolated(np.arange(50.0))) == 0
+
+
+def test_the_resolution_is_the_step_of_rounded_values():
+    column = np.round(np.random.RandomState(0).randn(1000), 2)
+    assert resolution(column) == pytest.approx(0.01) and resolution(np.array([1.0, 1.0])) == 0
+    assert resolution(np.r_[0.1 + 0.2, 0.3, 0.7]) == pytest.approx(0.4)  # rounding is no step
+
+
+def test_one_error_is_an_atom_and_moves_no_other_row():
+    random = np.random.RandomState(0)
+    column = random.randn(1000)
+    clean, dirty = Columns(column[:, None]), Columns(np.r_[1e6, column[1:]][:, None])
+    assert dirty.atoms[0].tolist() == [1e6] and dirty.center == pytest.approx(clean.center, abs=0.01)
+    z, _, _ = dirty.encode(np.array([[1e6], [0.5]]))
+    assert dirty.decode(z).tolist() == [[1e6], [0.5]]
+
+
+def test_a_narrow_cluster_in_a_wide_one_is_above_the_floor():
+    random = np.random.RandomState(0)
+    column = np.r_[100 * random.randn(500), 5 + 1e-3 * random.randn(500)]
+    columns = Columns(column[:, None])
+    (family,) = columns.families
+    assert np.sqrt(family.min_variance) * columns.scale[0] < 3e-4
+
+
+def test_what_a_chosen_family_does_not_have_is_unseen():
+    """And neither an error nor a density of 0: the probability of categories that were never seen."""
+    random = np.random.RandomState(0)
+    table = np.c_[random.poisson(3, 300), random.lognormal(0, 1.5, 300), random.binomial(30, 0.9, 300)].astype(float)
+    columns = Columns(table)
+    assert [type(f) for f in columns.families] == [Poisson, LogNormal, Binomial]
+    z, seen, offset = columns.encode(np.array([[-1, -2.0, 31], [2.5, 0, 29.5]]))
+    assert not seen.any() and z.isnan().all() and offset.tolist() == pytest.approx([3 * np.log(1e-5)] * 2)
+
+
+def test_reals_that_may_be_joined_and_their_units():
+    random = np.random.RandomState(0)
+    table = np.c_[50 + 7 * random.randn(400), random.poisson(3, 400), random.randn(400)]
+    columns = Columns(table)
+    assert columns.reals == {0: columns.scale[0], 2: columns.scale[2]} and columns.scale[0] == pytest.approx(7, rel=0.2)
+    assert (columns.resolution[[0, 2]] < 0.05).all() and Columns(table, {Normal(): [0]}).reals.keys() == {2}
