@@ -188,13 +188,13 @@ class Conditions:
                 unseen[d] = value
             else:
                 numbers[:, d] = number
-        table = self.columns.table(numbers)
+        table: Any = self.columns.table(numbers)
         for d, value in unseen.items():
             cells = np.full(len(numbers), value, dtype=object)
-            if hasattr(table, "isetitem"):
-                table.isetitem(d, cells)
-            elif isinstance(table, np.ndarray):
+            if isinstance(table, np.ndarray):
                 table[:, d] = cells
+            elif hasattr(table, "isetitem"):  # pandas
+                table.isetitem(d, cells)
         return table
 
     def boxes(self, other: Conditions | None = None) -> Boxes | None:

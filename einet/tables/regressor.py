@@ -75,7 +75,8 @@ class EinetRegressor(RegressorMixin, _EinetEstimator):
     def log_density(self, X: Any, y: Any) -> np.ndarray:
         """log p(y | x_observed) of each row, in nats and in the unit of y: (B,)."""
         check_is_fitted(self, "density_")
-        cells, numbers = self._validated(X, y)
+        table, numbers = self._validated(X, y)
+        cells = table.numbers
         joint = np.column_stack((cells, np.asarray(numbers, dtype=np.float64)))
         alone = np.column_stack((cells, np.full(len(cells), np.nan)))
         both, of_cells = (self.density_._log_density_of(numbers)[:, 0] for numbers in (joint, alone))

@@ -152,13 +152,10 @@ class Packing:
 
     def _cell(self, value: Any) -> dict:
         """A time of Python's, or one of pandas' as that."""
-        for name, (kind, _) in CELLS.items():
-            if isinstance(value, kind):
-                text = (
-                    str(round(value / datetime.timedelta(microseconds=1))) if name == "timedelta" else value.isoformat()
-                )
-                return {"type": "cell", "class": name, "text": text}
-        raise ValueError(f"{type(value).__name__} is nothing that a file holds")
+        name = next(name for name, (kind, _) in CELLS.items() if isinstance(value, kind))
+        microseconds = datetime.timedelta(microseconds=1)
+        text = str(round(value / microseconds)) if isinstance(value, datetime.timedelta) else value.isoformat()
+        return {"type": "cell", "class": name, "text": text}
 
     def _dtype(self, dtype: Any) -> dict:
         """A dtype of numpy or pandas, by its name, or its categories."""
@@ -255,13 +252,10 @@ class Unpacking:
 
     def _part(self, content: dict) -> Any:
         kind = PARTS[content["class"]]
-        part = kind.__new__(kind)
+        part: Any = object.__new__(kind)
         for key, value in content["attributes"].items():
-            if (
-                key.startswith("__")
-                or callable(getattr(kind, key, None))
-                or isinstance(getattr(kind, key, None), property)
-            ):
+            of_class = getattr(kind, key, None)
+            if key.startswith("__") or callable(of_class) or isinstance(of_class, property):
                 raise ValueError(f"{key!r} is no attribute of {kind.__name__}")
             setattr(part, key, self.unpack(value))
         return part

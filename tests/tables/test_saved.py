@@ -1,5 +1,6 @@
 """Estimators on disk: all that they were comes back, without pickle, and files that say anything else are refused."""
 
+import datetime
 import json
 
 import numpy as np
@@ -77,6 +78,34 @@ def test_settings_come_back(settings, tmp_path):
     for name, value in settings.items():
         assert getattr(loaded, name) == value
     assert np.array_equal(loaded.fit(VARYING).score_samples(VARYING), density.score_samples(VARYING))
+
+
+def test_columns_of_any_kind_come_back(tmp_path):
+    random = np.random.RandomState(0)
+    table = pandas.DataFrame(
+        {
+            "name": random.choice(["ann", "bob", "cyd"], 80),
+            "size": pandas.Categorical(random.choice(["s", "m", "l"], 80), ["s", "m", "l"], ordered=True),
+            "member": pandas.array(random.rand(80) < 0.5, dtype="boolean"),
+            "visits": pandas.array(random.poisson(20, 80), dtype="Int64"),
+            "rain": np.where(random.rand(80) < 0.6, 0, random.exponential(1, 80)),
+            "since": pandas.Timestamp("2020-02-03") + pandas.to_timedelta(random.randint(0, 900, 80), unit="D"),
+            "day": [datetime.date(2020, 1, 1) + datetime.timedelta(days=int(k)) for k in random.randint(0, 900, 80)],
+            "wait": pandas.to_timedelta(random.randint(0, 900, 80), unit="s"),
+        }
+    )
+    table.loc[3, ["name", "visits"]] = None
+    density = EinetDensity(**QUICK).fit(table)
+    loaded = there_and_back(density, tmp_path)
+    assert np.array_equal(loaded.score_samples(table), density.score_samples(table))
+    assert loaded.sample(6).equals(density.sample(6)) and loaded.sample(6).dtypes.equals(table.dtypes)
+    assert repr(loaded.columns_) == repr(density.columns_)
+    given = {"name": {"ann", "bob"}, "since": (pandas.Timestamp("2021-01-01"), None), "rain": 0, "member": True}
+    assert loaded.probability(given) == density.probability(given)
+    drawn = loaded.sample(20, given=given)
+    assert set(drawn["name"]) <= {"ann", "bob"} and (drawn["since"] >= "2021-01-01").all()
+    assert (drawn["rain"] == 0).all() and drawn["member"].all()
+    assert loaded.predict_missing(table).equals(density.predict_missing(table))
 
 
 def test_dtypes_of_a_dataframe_come_back(tmp_path):
