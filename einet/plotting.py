@@ -186,6 +186,7 @@ def _cell(table: Any, row: int, d: int, nats: float) -> str:
     if table is None:
         return f"{nats:.1f}"
     value = table.iloc[row, d] if hasattr(table, "iloc") else table[row, d]
+    value = value.item() if hasattr(value, "item") else value
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -119,7 +119,7 @@ class EinetClassifier(ClassifierMixin, _EinetEstimator):
             return x, observed, torch.as_tensor(labels), None if weights is None else torch.as_tensor(weights)
 
         all_rows = rows_of(self.columns_)
-        order = canonical_order(*all_rows[:2], labels)
+        order = canonical_order(X.numbers, labels)
 
         def train(some: np.ndarray) -> Trained:
             """The same network of some rows, for as many epochs."""

@@ -26,6 +26,7 @@ from einet.layers.scratch import slices
 from einet.layers.sums import WEIGHT_FLOOR
 from einet.network import Einet
 from einet.reparametrize import constrained, unconstrained
+from einet.starts import start_leaves
 from einet.structures.ready_made import random_binary_trees
 from einet.training import fit
 
@@ -139,7 +140,10 @@ def naive_bayes(
         own = own.clamp_min(WEIGHT_FLOOR)  # of the other classes' entries, for rows that are far from its own
         root.weights.copy_((own / own.sum(1, keepdim=True)).reshape(root.weights.shape))
     x, observed, labels, weights = rows
-    options = {"epochs": 2, "batch_size": None, "lr": 1.0, "progress": False, "leaf_pseudocount": shrinkage}
+    start_leaves(
+        model, x, observed, share=0
+    )  # all entries alike: the first step then has each class's rows by themselves
+    options = {"epochs": 1, "batch_size": None, "lr": 1.0, "progress": False, "leaf_pseudocount": shrinkage}
     fit(model, x, observed, labels, weights=weights, **options)
     return model
 

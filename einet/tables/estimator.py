@@ -115,6 +115,8 @@ class _EinetEstimator(BaseEstimator):
         self._check_settings()
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
+        order = canonical_order(X.numbers, labels)
+        X, labels, weights = X[order], labels[order], None if weights is None else weights[order]
         typical = in_proportion(weights, len(X))
         columns = Columns(X[typical], self.leaf, getattr(self, "feature_names_in_", None))
         x, observed, _ = columns.encode(X)
@@ -125,7 +127,7 @@ class _EinetEstimator(BaseEstimator):
         data = (x, observed, torch.as_tensor(labels) if num_classes > 1 else None)
         data += (None if weights is None else torch.as_tensor(weights),)
         network = partial(self._trained, model, columns, data, seed)
-        order = canonical_order(x, observed, labels)[random.permutation(len(X))]
+        order = random.permutation(len(X))
         parts = folds(labels[order], self.validation)
         epochs = _integer(self.epochs)
         if parts.max() > 0:

@@ -107,7 +107,7 @@ class Packing:
             return {"type": "part", "class": type(value).__name__, "attributes": self._attributes(value)}
         if isinstance(value, (datetime.date, datetime.timedelta)):
             return self._cell(value)
-        if isinstance(value, np.dtype) or type(value).__module__.startswith("pandas."):
+        if isinstance(value, np.dtype) or hasattr(value, "construct_from_string"):  # the latter of pandas
             return self._dtype(value)
         if isinstance(value, BaseEstimator):
             return {"type": "estimator", "estimator": self.estimator(value)}

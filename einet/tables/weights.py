@@ -12,8 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 # Whole weights are repeated up to so many rows, or to this many times the rows of the table.
 MAX_REPEATED_ROWS, MAX_REPEATS = 100_000, 4
@@ -72,16 +70,14 @@ def in_proportion(weights: np.ndarray | None, num_rows: int) -> np.ndarray:
     return np.repeat(np.arange(num_rows), np.maximum(1, np.round(weights / weights.mean())).astype(np.int64))
 
 
-def canonical_order(x: Tensor, observed: Tensor, labels: np.ndarray) -> np.ndarray:
+def canonical_order(numbers: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Rows sorted by what they hold, (B,): whatever order a table comes in, a seed draws the same from it.
 
     Args:
-        x: the network's rows, (B, D).
-        observed: bool, (B, D).
+        numbers: of a `Table`, (B, D), NaN where missing.
         labels: the class of each, (B,).
     """
-    cells = torch.where(observed, x, torch.inf).numpy()
-    return np.lexsort((*cells.T, labels))
+    return np.lexsort((*numbers.T, labels))
 
 
 def mean(values: np.ndarray, sample_weight: Any = None) -> float:

@@ -194,9 +194,10 @@ def test_changed_files_are_refused(written, tmp_path, place, value):
 def test_changed_numbers_are_refused(written, tmp_path):
     content, tensors = written
     path = tmp_path / "changed.einet"
-    centers = json.dumps(content["estimator"]["learned"]["columns_"]["attributes"]["center"])
+    attributes = content["estimator"]["learned"]["columns_"]["attributes"]
+    free = json.dumps([attributes[name] for name in ("center", "missing", "ranges", "resolution")])
     for name, tensor in tensors.items():
-        if f'"{name}"' not in centers and tensor.numel() > 1:  # a center may be -1, and so may a constant
+        if f'"{name}"' not in free and tensor.numel() > 1:  # these may be -1, and so may a constant
             write(path, content, {**tensors, name: torch.full_like(tensor, -1)})
             with pytest.raises(ValueError, match="cannot read"):
                 einet.load(path)
