@@ -73,8 +73,9 @@ def log_normal_between(low: Tensor, high: Tensor, width: Tensor) -> Tensor:
     """log P(low <= z <= high) of a standard normal z; the width is high - low, which these may have rounded away."""
     log_cdf = torch.special.log_ndtr
     wide = log_between((log_cdf(low), log_cdf(high)), (log_cdf(-low), log_cdf(-high)))
-    narrow = width * (1 + low.abs() + high.abs()) < 1
-    narrow &= width > 0
+    narrow = (width * (1 + low.abs() + high.abs()) < 1) & (width > 0)
+    if not narrow.any():
+        return wide
     return torch.where(narrow, log_narrow(lambda z: -0.5 * (z * z + math.log(2 * math.pi)), low, width), wide)
 
 
@@ -88,6 +89,8 @@ def log_gamma_between(shape: Tensor, low: Tensor, high: Tensor) -> Tensor:
     wide = log_between((below[0], below[1]), (above[0], above[1]))
     width = high - low
     narrow = width * (1 + ((shape - 1).abs() + 2) / low) < 1
+    if not narrow.any():
+        return wide
     density = log_narrow(lambda t: (shape - 1) * torch.log(t) - t - torch.lgamma(shape), low, width)
     return torch.where(narrow, density, wide)
 

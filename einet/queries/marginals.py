@@ -168,11 +168,25 @@ class Marginals:
             raise ValueError(f"q must be numbers within (0, 1), got {q!r}") from error
         if levels.dim() > 1 or not levels.numel() or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"q must be a number within (0, 1) or several, got {q}")
-        wanted = ~self.observed.all(1)
-        found = quantiles(self.networks, self.responsibilities, levels.reshape(-1), wanted)
+        wanted, finite = ~self.observed.all(1), self._finite()
+        found = quantiles(self.networks, self.responsibilities, levels.reshape(-1), wanted & ~finite)
+        if (wanted & finite).any():
+            num_values = max(family.num_values or 0 for network in self.networks for family in network.families)
+            table = self._expected(lambda family, phi: _table(family, phi, num_values), num_values)[finite]
+            below = table.cumsum(1)
+            found[:, finite] = torch.stack([(below < q * below[:, -1:]).sum(1).double() for q in levels.reshape(-1)])
         found = torch.where(self.observed[:, None], self.x.double(), found)
         shaped = torch.stack([self._shaped(each) for each in found])
         return shaped if levels.dim() else shaped[0]
+
+    def _finite(self) -> Tensor:
+        """Which variables have finitely many values, (D,)."""
+        finite = torch.ones_like(self.observed[:, 0])
+        for network in self.networks:
+            for family, variables in network.families.items():
+                if family.num_values is None:
+                    finite[list(variables)] = False
+        return finite
 
     def _log_density(self, at: Tensor, rows: slice) -> Tensor:
         """log sum over a variable's leaf entries of responsibility * density, of some rows at (D, C, b): (D, b)."""
