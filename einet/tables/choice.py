@@ -47,6 +47,8 @@ MAX_ROWS, FOLDS, ENTRIES, STEPS = 1000, 5, 3, 15
 ENTRIES_OF_COUNTS, NEAR_ZERO = 6, 3
 # A simpler model wins if it has no fewer nats a row than the best less so many, or so many standard errors.
 TOLERANCE, STANDARD_ERRORS = 0.02, 1.5
+# So many nats a row must a family of positive numbers be better than normal entries, which may be joined with others'.
+HANDICAP = 0.08
 # Squares of standardised values, in float64, leave no room for a variance below this part of them.
 SMALLEST_VARIANCE = 1e-12
 
@@ -113,10 +115,11 @@ def normal(column: np.ndarray, family: ExponentialFamily | None = None) -> Choic
 
 
 class _Candidate:
-    """A model of the column: its size in free parameters, and the choice that it stands for."""
+    """A model of the column: its size in free parameters, what it stands for, and nats that it gives away."""
 
     size: float
     choice: Choice
+    handicap: float = 0.0
 
     def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
         """log P of each cell by the model fitted to the other folds, a density times the column's step."""
@@ -220,6 +223,8 @@ def _densities(
             for entries in (1, ENTRIES):
                 candidate = _Mixture(choice, atoms, rare, entries, step, rounded)
                 candidate.size += extra
+                if not len(atoms) and type(choice.family) is not Normal:
+                    candidate.handicap = HANDICAP
                 yield candidate
 
 
@@ -261,7 +266,7 @@ def _sample(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _simplest(candidates: list[_Candidate], cells: np.ndarray, folds: np.ndarray) -> _Candidate:
     """The smallest whose held-out cells are as likely as the best's, as far as the cells tell."""
-    scores = [candidate.held_out(cells, folds) for candidate in candidates]
+    scores = [candidate.held_out(cells, folds) - candidate.handicap for candidate in candidates]
     best = max(scores, key=np.mean)
     order = sorted(range(len(candidates)), key=lambda number: candidates[number].size)
     for number in order:

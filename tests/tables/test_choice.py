@@ -86,7 +86,7 @@ def test_the_offset_is_that_of_the_units(name):
     def density(values):
         z, seen, offset = columns.encode(np.asarray(values, dtype=float)[:, None])
         with torch.no_grad():
-            return np.exp(model(z, seen) + offset).numpy()
+            return torch.exp(model(z, seen) + offset).numpy()
 
     if columns.values[0] is not None:
         mass = density(columns.values[0]).sum()
@@ -95,7 +95,8 @@ def test_the_offset_is_that_of_the_units(name):
     else:
         low, high = (-200, 300) if isinstance(family, (Normal, Atoms)) else (1e-9, 2000)
         grid = np.linspace(low, high, 400_001) + 1e-7 if low < 0 else np.geomspace(low, high, 400_001)
-        mass = np.trapezoid(density(grid), grid) + density(columns.atoms[0]).sum()
+        mass = np.trapezoid(density(grid), grid)
+        mass += density(columns.atoms[0]).sum() if len(columns.atoms[0]) else 0
     assert mass == pytest.approx(1, abs=2e-3)
 
 
@@ -130,7 +131,8 @@ def test_one_error_is_an_atom_and_moves_no_other_row():
     clean, dirty = Columns(column[:, None]), Columns(np.r_[1e6, column[1:]][:, None])
     assert dirty.atoms[0].tolist() == [1e6] and dirty.center == pytest.approx(clean.center, abs=0.01)
     z, _, _ = dirty.encode(np.array([[1e6], [0.5]]))
-    assert dirty.decode(z).tolist() == [[1e6], [0.5]]
+    back = dirty.decode(z)[:, 0]
+    assert back[0] == 1e6 and back[1] == pytest.approx(0.5)  # an atom without rounding
 
 
 def test_a_narrow_cluster_in_a_wide_one_is_above_the_floor():

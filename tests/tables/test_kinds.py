@@ -176,7 +176,7 @@ def people(num_rows=40):
             lambda t: t.assign(town=3),
             "column 'town' had categories in training, such as '.*', and here a cell is int '3'",
         ),
-        (lambda t: t.assign(born=3.5), "column 'born' had dates in training, .* float '3.5': make its cells of the"),
+        (lambda t: t.assign(born=3.5), "column 'born' had dates in training, .* float64 '3.5': make its cells of the"),
         (lambda t: t.assign(born="then"), "column 'born' had dates in training, .* str 'then'"),
         (lambda t: t.assign(stay=t.born), "column 'stay' had durations in training"),
         (lambda t: t.assign(ok="yes"), "column 'ok' had booleans in training, .* str 'yes'"),
