@@ -20,13 +20,13 @@ from einet.family import ExponentialFamily
 from einet.structures.learned import Structure
 from einet.tables.columns import Columns, TableWarning
 from einet.tables.discriminative import Rows, some_rows
-from einet.tables.estimator import _EinetEstimator
+from einet.tables.estimator import TableEstimator
 from einet.tables.kinds import Table
 from einet.tables.refinement import Trained, applied, chosen
 from einet.tables.weights import canonical_order, counted
 
 
-class EinetClassifier(ClassifierMixin, _EinetEstimator):
+class EinetClassifier(ClassifierMixin, TableEstimator):
     """Bayes' rule on the class-conditional roots of one network, P(y | x) = p(x | y) P(y) / p(x); NaN is missing.
 
     The prior P(y) is the share of a class in the training data. Missing values are integrated out of p(x | y), so the

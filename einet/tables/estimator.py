@@ -48,7 +48,7 @@ except ImportError as error:
 ROWS_PER_ENTRY = 50
 
 
-class _EinetEstimator(BaseEstimator):
+class TableEstimator(BaseEstimator):
     """What the estimators share. The constructor keeps its arguments and checks none, as scikit-learn wants it."""
 
     def __init__(
@@ -203,7 +203,7 @@ class _EinetEstimator(BaseEstimator):
         return (log_density(self.model_, x, observed).reshape(len(x), -1) + offset[:, None]).numpy()
 
 
-class EinetDensity(Questions, DensityMixin, _EinetEstimator):
+class EinetDensity(Questions, DensityMixin, TableEstimator):
     """A density over the columns of a table, with exact marginals: NaN is a missing value, in training and in queries.
 
     A table is an array, a DataFrame of pandas or polars, a table of pyarrow, or rows as lists; None, NaT, pandas.NA and

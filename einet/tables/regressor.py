@@ -15,12 +15,12 @@ from torch import Tensor
 
 from einet.layers.scratch import slices
 from einet.queries.marginals import conditional_marginals
-from einet.tables.estimator import EinetDensity, _EinetEstimator
+from einet.tables.estimator import EinetDensity, TableEstimator
 from einet.tables.kinds import Kind, Kinds, Table
 from einet.tables.questions import ROWS_PER_CHUNK, as_coverage
 
 
-class EinetRegressor(RegressorMixin, _EinetEstimator):
+class EinetRegressor(RegressorMixin, TableEstimator):
     """p(y | x) = p(x, y) / p(x) of a real target, from one density over the columns and the target; NaN is missing.
 
     Missing values of x are integrated out, so a prediction is that of the observed columns alone. Arguments, errors and
