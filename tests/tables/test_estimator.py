@@ -31,7 +31,7 @@ SMALL = {"num_replicas": 2, "num_sums": 3, "epochs": 10, "random_state": 0}
         EinetDensity(**SMALL, leaf=Normal()),
         EinetClassifier(**SMALL, depth=0),
         EinetClassifier(**SMALL | {"epochs": 3}, refine="auto"),
-        EinetRegressor(**SMALL),
+        EinetRegressor(**SMALL | {"epochs": 30, "num_sums": 8, "num_replicas": 4}),
         EinetImputer(EinetDensity(**SMALL)),
         EinetImputer(EinetDensity(**SMALL), strategy="draw", random_state=0),
     ]
