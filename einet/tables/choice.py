@@ -58,7 +58,8 @@ class Choice:
     """How a column becomes a variable: z = (x - center) / scale of `family`, or the number of one of `values`.
 
     Attributes:
-        excluded: cells that are no observation of the family; None stands for all outside its support.
+        atoms: in x, the values that have a probability of their own beside the density.
+        excluded: isolated values, such as errors and codes, which count as gaps.
         resolution: the smallest difference in z that counts, 0 where none does.
     """
 
@@ -143,11 +144,10 @@ class _Mixture(_Candidate):
         family = choice.family
         self.family, self.entries, self.step, self.repeats = family, entries, step, repeats
         self.size = entries * family.num_statistics + entries - 1 + len(atoms)
-        at = np.concatenate((atoms, rare))
-        if len(at):
-            inside = tuple((at - choice.center) / choice.scale)
-            choice = replace(choice, family=WithAtoms(family, atoms=inside), atoms=at)
-        self.choice, self.atoms = choice, at
+        if len(atoms):
+            inside = tuple((atoms - choice.center) / choice.scale)
+            choice = replace(choice, family=WithAtoms(family, atoms=inside), atoms=atoms)
+        self.choice, self.atoms = replace(choice, excluded=rare), np.concatenate((atoms, rare))
 
     def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
         which = np.argmax(np.concatenate((cells == self.atoms[:, None], np.ones((1, len(cells)), dtype=bool))), 0)
@@ -181,17 +181,7 @@ def _counts(column: np.ndarray) -> Iterator[_Candidate]:
             families.append(Binomial(total=int(rest.max())))
         for family in families:
             for entries in (1, ENTRIES_OF_COUNTS) if near_zero else (1,):
-                yield _Count(Choice(family, first, 1.0, excluded=out, resolution=1.0), entries)
-
-
-class _Count(_Mixture):
-    def __init__(self, choice: Choice, entries: int):
-        super().__init__(choice, choice.atoms, choice.atoms, entries, 1.0, False)
-
-    def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
-        result, inside = np.full(len(cells), math.log(UNSEEN_PROBABILITY)), ~np.isin(cells, self.choice.excluded)
-        result[inside] = super().held_out(cells[inside], folds[inside])
-        return result
+                yield _Mixture(Choice(family, first, 1.0, resolution=1.0), out[:0], out, entries, 1.0, False)
 
 
 def _densities(
@@ -201,7 +191,8 @@ def _densities(
     rounded = len(values) <= len(column) / 2
     step = resolution(column, 0.0 if rounded else NEIGHBOURS_QUANTILE)
     usual = max(1.0, float(np.median(repeats)))
-    often = values[(repeats >= max(ATOM_ROWS, ATOM_SHARE * len(column))) & (repeats >= ATOM_EXCESS * usual)]
+    often = (repeats >= max(ATOM_ROWS, ATOM_SHARE * len(column))) & (repeats >= ATOM_EXCESS * usual)
+    often = values[often & ~np.isin(values, isolated(column))]
     for atoms in [often[:0], often][: 2 if 0 < len(often) <= MAX_ATOMS else 1]:
         rest = column[~np.isin(column, atoms)]
         if len(rest) < MIN_ROWS or len(np.unique(rest)) < 3:

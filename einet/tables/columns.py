@@ -30,7 +30,7 @@ from einet.tables.resolution import is_close, is_constant
 # The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
 MAX_SHARE_AT_FLOOR = 2 / 3
 # The variance of a standardised column from which an entry is as wide as its column, as entries are that no row uses.
-UNUSED_VARIANCE = 0.9
+UNUSED_VARIANCE = 0.5
 
 
 class TableWarning(UserWarning):
@@ -58,6 +58,8 @@ class Columns:
             its labels are `kinds.labels`, in the order of these.
         constant: columns of one value but for rounding; `values` has the most frequent.
         atoms: for each column the values that have a probability of their own beside a density.
+        excluded: for each column isolated values, far from all others, and their shares. They count as gaps, with such
+            a probability, so that they move nothing but their own rows; nor are they in samples.
         center: (D,), of z = (x - center) / scale; 0 but for columns of families that may be shifted and scaled.
         scale: (D,), 1 but for these, and chosen families of positive numbers.
         resolution: (D,), the smallest difference in z that counts: a column's step, where its values are rounded, or
@@ -90,7 +92,10 @@ class Columns:
         choices = self._choices(known, leaf)
         self.values = [choice.values for choice in choices]
         self.atoms = [choice.atoms for choice in choices]
-        self._excluded = [choice.excluded for choice in choices]
+        self.excluded = [
+            {float(value): float((column == value).mean()) for value in choice.excluded}
+            for choice, column in zip(choices, known, strict=True)
+        ]
         self.center = np.array([choice.center for choice in choices])
         self.scale = np.array([choice.scale for choice in choices])
         self.resolution = np.array([choice.resolution for choice in choices])
@@ -142,6 +147,7 @@ class Columns:
         rows = [("column", "cells", "family", "range", "missing")]
         for d, name in enumerate(names):
             family = "constant" if d in self.constant else _short(family_of[d], self.atoms[d])
+            family += f", but for {', '.join(f'{value:g}' for value in self.excluded[d])}" if self.excluded[d] else ""
             missing = f"{100 * self.missing[d]:.2g} %"
             rows.append((str(name), self.kinds.columns[d].text(), family, self._range(d), missing))
         widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
@@ -162,8 +168,8 @@ class Columns:
         Raises:
             ValueError: other columns, or a cell that is not of its column's kind, with its column.
         """
-        read_again = self.kinds.numbers(X)
-        X = check_array(read_again, dtype="float64", ensure_all_finite=cast(bool, "allow-nan"))
+        self.kinds.check_names(X)
+        X = check_array(self.kinds.numbers(X), dtype="float64", ensure_all_finite=cast(bool, "allow-nan"))
         if X.shape[1] != len(self.values):
             raise ValueError(f"X must have the {len(self.values)} columns of the training data, got {X.shape[1]}")
         return X
@@ -203,11 +209,12 @@ class Columns:
                 values = self.values[d]
                 if values is not None:
                     z[:, d], observed[:, d] = self._category(d, X[:, d])
-                elif self.has_unseen(d, family):
-                    observed[:, d] &= ~np.isin(X[:, d], self._excluded[d]) & _inside(family, z[:, d])
                 else:
-                    offset[:, d] -= np.where(here, math.log(self.scale[d]), 0.0)
-                    continue
+                    here &= self._not_excluded(d, X, observed, offset[:, d])
+                    if not self.has_unseen(d, family):
+                        offset[:, d] -= np.where(here, math.log(self.scale[d]), 0.0)
+                        continue
+                    observed[:, d] &= _inside(family, z[:, d])
                 seen = observed[:, d]
                 offset[:, d] += np.where(here & ~seen, math.log(UNSEEN_PROBABILITY), 0.0)
                 offset[:, d] += np.where(here & seen, math.log1p(-UNSEEN_PROBABILITY), 0.0)
@@ -226,6 +233,16 @@ class Columns:
         if family is None:
             family = next(each for each, own in self.families.items() if d in own)
         return self.values[d] is not None or (d in self.chosen and type(family) is not Normal)
+
+    def _not_excluded(self, d: int, X: np.ndarray, observed: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """Which cells are none of the isolated values; these become gaps here, with their probability."""
+        excluded = self.excluded[d]
+        for value, share in excluded.items():
+            at = X[:, d] == value
+            offset[at] += math.log(share)
+            observed[at, d] = False
+        offset[observed[:, d]] += math.log1p(-sum(excluded.values()))
+        return ~np.isin(X[:, d], list(excluded))
 
     def _category(self, d: int, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The number of each cell's category, and whether it has one."""

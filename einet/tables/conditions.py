@@ -128,12 +128,14 @@ class Conditions:
             unseen = [Alternative(kind=("unseen", value), offset=UNSEEN) for value, own in pairs if not len(own)]
             return _known(known, np.concatenate(codes)) + unseen
         point = points and not several
-        return list(dict.fromkeys(self._at(d, *pair, point) for pair in zip(wanted, numbers, strict=True)))
+        return list(dict.fromkeys(self._at(d, number, point) for number in numbers))
 
-    def _at(self, d: int, value: Any, number: float, point: bool) -> Alternative:
+    def _at(self, d: int, number: float, point: bool) -> Alternative:
         """One value of a column of numbers."""
+        if number in self.columns.excluded[d]:
+            return self._isolated(d, number)
         if not self._is_seen(d, number):
-            return Alternative(kind=("unseen", value), offset=UNSEEN)
+            return Alternative(kind=("unseen", number), offset=UNSEEN + self._possible(d).offset - SEEN)
         z = self._coordinate(d, number)
         return self._possible(d)._replace(value=z) if point else self._possible(d)._replace(low=z, high=z)
 
@@ -145,13 +147,20 @@ class Conditions:
         known = self.columns.values[d]
         if known is None:
             ends = (end if math.isinf(end) else self._coordinate(d, end) for end in (least, most))
-            return [self._possible(d)._replace(**dict(zip(("low", "high"), ends, strict=True)))]
+            isolated = [self._isolated(d, value) for value in self.columns.excluded[d] if least <= value <= most]
+            return [self._possible(d)._replace(**dict(zip(("low", "high"), ends, strict=True))), *isolated]
         known = np.asarray(known)
         return _known(known, np.flatnonzero((known >= least) & (known <= most)))
 
     def _possible(self, d: int) -> Alternative:
         """Any value that the family of a column of numbers has."""
-        return Alternative(kind="seen", offset=SEEN) if self.columns.has_unseen(d) else ANYTHING
+        excluded, unseen = self.columns.excluded[d], self.columns.has_unseen(d)
+        offset = math.log1p(-sum(excluded.values())) + (SEEN if unseen else 0.0)
+        return Alternative(kind="seen", offset=offset) if excluded or unseen else ANYTHING
+
+    def _isolated(self, d: int, number: float) -> Alternative:
+        """A value that has a probability of its own beside the family, whatever the other columns are."""
+        return Alternative(kind=("isolated", number), offset=math.log(self.columns.excluded[d][number]))
 
     def _is_seen(self, d: int, number: float) -> bool:
         """Whether the family of a column of numbers has this value."""

@@ -114,7 +114,7 @@ def _objects(cells: np.ndarray, kind: Any) -> list:
 
 def _of_polars(polars: Any, name: Any, objects: list, kind: Any) -> Any:
     dtype = kind.dtype
-    if kind.name == "dates" and dtype != polars.Date:
+    if kind.name == "dates":
         series = polars.Series(str(name), objects, dtype=polars.Datetime("us"))
         zone = getattr(dtype, "time_zone", None)
         if zone is not None:

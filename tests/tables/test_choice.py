@@ -32,7 +32,7 @@ DRAWS = {
     "stars": (lambda r, n: r.choice(5, n, p=[0.3, 0.05, 0.05, 0.2, 0.4]), Categorical),
     "prices": (lambda r, n: r.choice([9.99, 19.99, 49.99], n, p=[0.5, 0.3, 0.2]), Categorical),
     "prices in cents": (lambda r, n: r.choice([999, 1999, 4999], n), Categorical),
-    "a code for missing": (lambda r, n: np.where(np.arange(n) % 20 == 3, -999, r.randn(n)), (Atoms, Normal)),
+    "a code for missing": (lambda r, n: np.where(np.arange(n) % 20 == 3, -999, r.randn(n)), Normal),
 }
 
 
@@ -97,6 +97,7 @@ def test_the_offset_is_that_of_the_units(name):
         grid = np.linspace(low, high, 400_001) + 1e-7 if low < 0 else np.geomspace(low, high, 400_001)
         mass = np.trapezoid(density(grid), grid)
         mass += density(columns.atoms[0]).sum() if len(columns.atoms[0]) else 0
+        mass += sum(columns.excluded[0].values())
     assert mass == pytest.approx(1, abs=2e-3)
 
 
@@ -125,14 +126,15 @@ def test_the_resolution_is_the_step_of_rounded_values():
     assert resolution(np.r_[0.1 + 0.2, 0.3, 0.7]) == pytest.approx(0.4)  # rounding is no step
 
 
-def test_one_error_is_an_atom_and_moves_no_other_row():
+def test_one_error_is_a_gap_and_moves_no_other_row():
     random = np.random.RandomState(0)
     column = random.randn(1000)
     clean, dirty = Columns(column[:, None]), Columns(np.r_[1e6, column[1:]][:, None])
-    assert dirty.atoms[0].tolist() == [1e6] and dirty.center == pytest.approx(clean.center, abs=0.01)
-    z, _, _ = dirty.encode(np.array([[1e6], [0.5]]))
-    back = dirty.decode(z)[:, 0]
-    assert back[0] == 1e6 and back[1] == pytest.approx(0.5)  # an atom without rounding
+    assert dirty.excluded == [{1e6: 1e-3}] and dirty.center == pytest.approx(clean.center, abs=0.01)
+    z, seen, offset = dirty.encode(np.array([[1e6], [0.5]]))
+    assert seen.tolist() == [[False], [True]] and dirty.decode(z[1:]).item() == pytest.approx(0.5)
+    assert offset.tolist() == pytest.approx([np.log(1e-3), np.log1p(-1e-3) - np.log(dirty.scale[0])])
+    assert "Normal, but for 1e+06" in repr(dirty)
 
 
 def test_a_narrow_cluster_in_a_wide_one_is_above_the_floor():

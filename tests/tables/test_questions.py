@@ -68,6 +68,48 @@ def test_a_constant_and_what_is_no_condition():
     assert ask({"age": 30}) == 0  # a density, and no probability
 
 
+def test_isolated_values_atoms_and_counts_have_probabilities():
+    random = np.random.RandomState(0)
+    table = pandas.DataFrame({"a": random.randn(200), "n": random.poisson(30, 200), "rain": random.exponential(1, 200)})
+    table.loc[:9, "a"], table.loc[:119, "rain"] = -999.0, 0.0
+    density = EinetDensity(**QUICK).fit(table)
+    ask, missing = density.probability, {"a": np.nan, "n": np.nan, "rain": np.nan}
+    assert density.columns_.excluded[0] and density.columns_.atoms[2].size and 0.5 < ask({"rain": 0}) < 0.7
+    for name, value in (("a", -999.0), ("n", 31), ("rain", 0.0)):
+        if name == "n" and density.columns_.values[1] is None and ask({"n": 31}) == 0:
+            continue  # a count whose family is one of real numbers
+        alone = np.exp(density.score_samples(pandas.DataFrame([missing | {name: value}])))[0]
+        assert ask({name: value}) == pytest.approx(alone, rel=1e-6), name
+    assert ask({"a": (-1000, -500)}) == pytest.approx(ask({"a": -999}), rel=1e-9)
+    assert ask({"a": (None, -500)}) + ask({"a": (-499.9, None)}) == pytest.approx(1, abs=1e-6)
+    assert ask({"rain": (0.5, None)}, {"a": -999}) == pytest.approx(ask({"rain": (0.5, None)}), rel=1e-6)
+    assert ask({"a": (0, 1)}, {"a": -999}) == 0 and ask({"a": (None, 0)}, {"a": -999}) == pytest.approx(1)
+    drawn = density.sample(2000, random_state=0, given={"rain": (0, 1)})
+    assert drawn["rain"].between(0, 1).all()
+    wanted = ask({"rain": 0}) / ask({"rain": (0, 1)})
+    assert (drawn["rain"] == 0).mean() == pytest.approx(wanted, abs=0.05)
+
+
+def test_text_and_dates_in_conditions():
+    random = np.random.RandomState(0)
+    when = pandas.Timestamp("2020-01-01") + pandas.to_timedelta(random.randint(0, 700, 120), unit="D")
+    table = pandas.DataFrame({"name": random.choice(["ann", "bob"], 120), "when": when})
+    density = EinetDensity(**QUICK).fit(table)
+    middle = pandas.Timestamp("2021-01-01")
+    halves = density.probability({"when": (middle, None)}), density.probability({"when": (None, middle)})
+    assert sum(halves) == pytest.approx(1, abs=1e-6) and 0.3 < halves[0] < 0.7
+    drawn = density.sample(50, given={"name": "bob", "when": (middle, None)})
+    assert set(drawn["name"]) == {"bob"} and (drawn["when"] >= middle).all() and drawn.dtypes.equals(table.dtypes)
+    assert set(density.sample(3, given={"name": "zoe"})["name"]) == {"zoe"}
+    for given, message in (
+        ({"name": ("ann", None)}, "column 'name' has no order"),
+        ({"name": 3}, "column 'name' had categories in training"),
+        ({"when": ("2021-01-01", None)}, "column 'when' has dates, got text: as in datetime.date.fromisoformat"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            density.probability(given)
+
+
 def test_columns_by_number_after_an_array():
     table = people()
     density = EinetDensity(**QUICK).fit(table.to_numpy(dtype=float))
