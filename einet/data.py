@@ -50,12 +50,22 @@ def log_density(model: Einet | Mixture, x: Tensor, observed: Tensor | None = Non
 
 
 class CheckedData:
-    """Rows, masks and labels, checked once for `model`. They may be on another device than it is."""
+    """Rows, masks, labels and weights, checked once for `model`. They may be on another device than it is.
 
-    def __init__(self, model: Einet | Mixture, x: Tensor, observed: Tensor | None = None, labels: Tensor | None = None):
+    A row of weight 0 is left out: it may have density 0, whose logarithm no 0 would cancel.
+    """
+
+    def __init__(
+        self,
+        model: Einet | Mixture,
+        x: Tensor,
+        observed: Tensor | None = None,
+        labels: Tensor | None = None,
+        weights: Tensor | None = None,
+    ):
         check_model(model)
         observed = None if observed is None else as_mask(observed)
-        self.model, self.x, self.observed, self.labels = model, x, observed, labels
+        self.model, self.x, self.observed, self.labels, self.weights = model, x, observed, labels, None
         first = x[:1] if isinstance(x, Tensor) and x.dim() else x
         self.num_variables = len(model.as_input(first, None, check=False)[0])
         # By shape, not numel: one row with a (D,) mask, or an (H, W) mask with H == len(x), would look per-row.
@@ -65,6 +75,26 @@ class CheckedData:
             model.as_input(*self.select(rows))
         if labels is not None:
             self._check_labels(labels)
+        if weights is not None:
+            self._weigh(weights)
+
+    def _weigh(self, weights: Tensor) -> None:
+        weights = torch.as_tensor(weights).double().to(self.x.device)
+        if weights.shape != self.x.shape[:1] or not (weights.isfinite() & (weights >= 0)).all() or not weights.any():
+            raise ValueError(
+                f"weights must be {len(self.x)} finite numbers of at least 0, one of them above 0, got {weights}"
+            )
+        kept = weights > 0
+        if not kept.all():
+            observed = self.observed if self.observed is None or not self.masks_differ else self.observed[kept]
+            labels = None if self.labels is None else self.labels[kept]
+            self.x, self.observed, self.labels = self.x[kept], observed, labels
+        self.weights = weights[kept]
+
+    @property
+    def total_weight(self) -> float:
+        """The number of rows, each as often as its weight says."""
+        return float(len(self.x) if self.weights is None else self.weights.sum())
 
     def _check_labels(self, labels: Tensor) -> None:
         classes, right = self.model.num_classes, isinstance(labels, Tensor) and labels.dtype == torch.int64
@@ -103,8 +133,8 @@ class CheckedData:
         return self.x[rows].to(device), observed
 
     def move(self, device: torch.device) -> None:
-        self.x, others = self.x.to(device), (self.observed, self.labels)
-        self.observed, self.labels = (None if tensor is None else tensor.to(device) for tensor in others)
+        self.x, others = self.x.to(device), (self.observed, self.labels, self.weights)
+        self.observed, self.labels, self.weights = (None if part is None else part.to(device) for part in others)
 
     def log_density(self, rows: slice | Tensor) -> Tensor:
         log_density = self.model(*self.select(rows), check=False)
@@ -112,12 +142,23 @@ class CheckedData:
             return log_density
         return log_density.gather(1, self.labels[rows, None].to(log_density.device))[:, 0]
 
+    def log_likelihood(self, rows: slice | Tensor) -> Tensor:
+        """The sum of the log-densities of some rows, each times its weight."""
+        log_density = self.log_density(rows).double()
+        return (log_density if self.weights is None else log_density * self.weights[rows].to(log_density.device)).sum()
+
+    @torch.no_grad()
+    def mean_log_density(self) -> float:
+        """The mean over all rows, by weight."""
+        parts = [self.log_likelihood(rows) for rows in slices(len(self.x), INFERENCE_ROWS)]
+        return torch.stack(parts).sum().item() / self.total_weight
+
     @torch.no_grad()
     def log_densities(self, batch_size: int = INFERENCE_ROWS) -> Tensor:
         return torch.cat([self.log_density(rows) for rows in slices(len(self.x), batch_size)])
 
     def digest(self) -> str:
-        tensors = {"x": self.x, "observed": self.observed, "labels": self.labels}
+        tensors = {"x": self.x, "observed": self.observed, "labels": self.labels, "weights": self.weights}
         return digest({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
@@ -131,7 +172,7 @@ def epoch(
     seed: int,
     graph: GraphedStep | None = None,
 ) -> float:
-    """One pass over the rows. Returns the mean log-density, of each batch before its step."""
+    """One pass over the rows. Returns the mean log-density by weight, of each batch before its step."""
     order = torch.randperm(len(data.x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     order = order if graph is None else order.to(graph.device)
     total = torch.zeros((), dtype=torch.float64, device="cpu")
@@ -144,7 +185,7 @@ def epoch(
             total = total + (step(data, optimizer, batch) if graph is None else graph.step(batch))
     if batch_size is None:
         optimizer.step()
-    mean = total.item() / len(order)  # only here does the CPU wait for a GPU
+    mean = total.item() / data.total_weight  # only here does the CPU wait for a GPU
     if graph is not None and not math.isfinite(mean):
         raise ValueError(f"the log-likelihood became {mean}: some row has density 0 or infinity under the model")
     return mean
@@ -164,9 +205,16 @@ def step(data: CheckedData, optimizer: torch.optim.Optimizer, batch: Tensor) -> 
 
 
 def _accumulate(data: CheckedData, optimizer: torch.optim.Optimizer, batch: Tensor, rows_of_step: int) -> Tensor:
-    """Add the gradients of a batch to those there are. Returns the sum of its log-densities."""
-    value = data.log_density(batch).double().sum()
-    (value if isinstance(optimizer, EM) else -value / rows_of_step).backward()
+    """Add the gradients of a batch to those there are. Returns the sum of its log-densities.
+
+    EM weighs a step by the rows it saw. Any other optimizer gets the gradient of a mean, whose divisor has the mean
+    weight of all rows, so that a batch of light rows moves less than one of heavy rows.
+    """
+    value = data.log_likelihood(batch)
+    if isinstance(optimizer, EM):
+        value.backward()
+    else:
+        (-value / (rows_of_step * data.total_weight / len(data.x))).backward()
     return value.detach()
 
 

@@ -66,7 +66,7 @@ class EM(torch.optim.Optimizer):
             entry as rows whose statistics are what the entry expects.
         leaf_pseudocount: at least 0, added to the expected count of every leaf entry in each step, as rows whose
             variables are each distributed as in `data`: shrinkage towards the columns' own distributions.
-        data: x, (x,) or (x, observed), needed for a `leaf_pseudocount`.
+        data: x, (x,), (x, observed) or (x, observed, weights), needed for a `leaf_pseudocount`.
         momentum: in [0, 1), the share of earlier steps in expected counts, which then are moving averages over about
             1 / (1 - momentum) steps. Small batches make it worth while: a large `lr` then does not follow their noise.
             One more number is kept for every parameter; whoever sets parameters by hand makes a new `EM`.
@@ -86,7 +86,7 @@ class EM(torch.optim.Optimizer):
         lr: float = 1.0,
         pseudocount: float = 0.0,
         leaf_pseudocount: float = 0.0,
-        data: Tensor | tuple[Tensor, Tensor | None] | None = None,
+        data: Tensor | tuple[Tensor | None, ...] | None = None,
         momentum: float = 0.0,
     ):
         settings = {
@@ -104,11 +104,11 @@ class EM(torch.optim.Optimizer):
         check_movable(model)
         super().__init__(model.parameters(), settings)
         if leaf_pseudocount:
-            x, observed = (*as_parts("data", data, "x", "observed"), None)[:2]
+            x, observed, weights = (*as_parts("data", data, "x", "observed", "weights"), None, None)[:3]
             for network in self.networks:
                 values, mask = network.as_input(cast(Tensor, x), observed)
                 for part in network.leaves.parts:
-                    self.state[part.phi]["column"] = part.column_parameters(values, mask)
+                    self.state[part.phi]["column"] = part.column_parameters(values, mask, weights)
 
     def __getstate__(self) -> dict:
         """For copies and pickles: torch's own would leave out which networks the optimizer moves."""

@@ -143,7 +143,7 @@ class ExponentialFamily(LeafFamily):
         """
         if self.num_values is None:
             raise ValueError(f"{self} has no `log_probability` of its own, so that of an interval is not known")
-        low, high, phi = _together(low, high, phi)
+        low, high, phi = broadcast_ends(low, high, phi)
         return log_total(self.log_probabilities(phi)[..., None], self.allowed(low, high)[..., None])[..., 0, 0]
 
     # Learning
@@ -218,7 +218,7 @@ class ExponentialFamily(LeafFamily):
 
         The distribution function is inverted at a uniform number, to the last bit.
         """
-        low, high, phi = _together(low, high, phi)
+        low, high, phi = broadcast_ends(low, high, phi)
         if self.num_values is not None:
             return draw_among(self.log_probabilities(phi), self.allowed(low, high), generator)
         target = torch.log(uniform(low, generator)) + self.log_probability(low, high, phi)
@@ -261,7 +261,7 @@ class ExponentialFamily(LeafFamily):
         return 0.5 * torch.log(2 * math.pi * math.e * (variance if self.location_scale else variance + 1 / 12))
 
 
-def _together(low: Tensor, high: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def broadcast_ends(low: Tensor, high: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The ends and the parameters in one shape, beside the axis of statistics."""
     shape = torch.broadcast_shapes(low.shape, high.shape, phi.shape[1:])
     phi = phi.view(len(phi), *[1] * (len(shape) - phi.dim() + 1), *phi.shape[1:])

@@ -1,4 +1,4 @@
-"""Figures: images in a grid, region graphs.
+"""Figures: images in a grid, region graphs, the odd cells of a table.
 
     leaf  densities        product  partitions        sum  mixtures
 
@@ -13,15 +13,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from einet.graph.regions import RegionGraph
+from einet.graph.regions import RegionGraph, check_integers
 
-__all__ = ["draw_region_graph", "image_grid"]
+__all__ = ["draw_region_graph", "image_grid", "surprise"]
 
 LEAF, PRODUCT, SUM = "#2a9d8f", "#e9a03b", "#4053c4"
 INK = "#7b7f87"  # text, axes: at least 4 to 1 against white and against the dark theme's #14181e
@@ -128,6 +129,65 @@ def draw_region_graph(graph: RegionGraph, ax: Axes | None = None, names: Sequenc
     ax.set(xlim=(0, widest), ylim=(-0.5, len(rows) - 0.5))
     ax.set_axis_off()
     return ax
+
+
+def surprise(surprises: Any, table: Any = None, odd: int = 5, rows: int = 40, ax: Axes | None = None) -> Axes:
+    """Show which cells of which rows are odd: rows by columns, colour by nats, the oddest cells annotated.
+
+    Nats of one column depend on its unit, so a cell's colour is by how much it is above its column's median: 10 nats
+    are odds of 20,000 to 1 against a usual cell. Missing cells are left out.
+
+    Args:
+        surprises: (B, D) in nats, as of `EinetDensity.surprise`: a DataFrame, whose names and index are shown, an array
+            or a tensor.
+        table: what was asked about, in the same shape: the values of the odd cells are then shown in them.
+        odd: how many cells are annotated: in place of `table`'s values by their nats above the median.
+        rows: how many are shown: those with the oddest cells, in the order of the table.
+        ax: new axes where None.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: `surprises` is no table of numbers, `table` has another shape, or a number is out of range.
+
+    Source: not in the paper
+    """
+    check_integers(odd=odd + 1, rows=rows)
+    nats = torch.as_tensor(surprises.to_numpy(copy=True) if hasattr(surprises, "to_numpy") else surprises).double()
+    if nats.dim() != 2 or not nats.numel():
+        raise ValueError(f"surprises must be (B, D), got {tuple(nats.shape)}")
+    if table is not None and tuple(table.shape) != tuple(nats.shape):
+        raise ValueError(f"table must have the shape of surprises, {tuple(nats.shape)}, got {tuple(table.shape)}")
+    above = nats - nats.nanquantile(0.5, dim=0)
+    oddest = above.nan_to_num(-torch.inf, -torch.inf)
+    shown = oddest.amax(1).argsort(descending=True, stable=True)[:rows].sort().values
+    named = hasattr(surprises, "iloc")
+    names = list(surprises.columns if named else range(nats.shape[1]))
+    index = list(surprises.index if named else range(len(nats)))
+    if ax is None:
+        size = (min(10.0, 2 + 0.9 * len(names)), min(12.0, 1.2 + 0.24 * len(shown)))
+        ax = plt.figure(figsize=size, layout="constrained").add_subplot()
+    picture = ax.imshow(above[shown].numpy(), aspect="auto", interpolation="nearest", cmap="Oranges", vmin=0)
+    ax.figure.colorbar(picture, ax=ax, label="nats above the column's median")
+    ax.set_xticks(range(len(names)), [str(name) for name in names], rotation=45, ha="right")
+    ax.set_yticks(range(len(shown)), [str(index[row]) for row in shown.tolist()], fontsize=8)
+    place = {row: i for i, row in enumerate(shown.tolist())}
+    for flat in oddest.flatten().argsort(descending=True, stable=True)[:odd].tolist():
+        row, d = divmod(flat, len(names))
+        if row in place and oddest[row, d] > 0:
+            nats_here, ink = oddest[row, d].item(), "white" if oddest[row, d] > 0.6 * oddest.max() else "black"
+            text = _cell(table, row, d, nats_here)
+            ax.text(d, place[row], text, color=ink, ha="center", va="center", fontsize=8)
+    return ax
+
+
+def _cell(table: Any, row: int, d: int, nats: float) -> str:
+    if table is None:
+        return f"{nats:.1f}"
+    value = table.iloc[row, d] if hasattr(table, "iloc") else table[row, d]
+    value = value.item() if hasattr(value, "item") else value
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _first_met(graph: RegionGraph) -> dict[int, int]:

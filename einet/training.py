@@ -37,7 +37,7 @@ class History:
     """The course of a training by `fit`, one entry an epoch.
 
     Attributes:
-        train: mean log-density of the rows in nats, of each batch before its step, so while the parameters move.
+        train: mean log-density of the rows by weight in nats, of each batch before its step: while parameters move.
         valid: mean log-density of the validation rows in nats, after the epoch.
         seconds: duration of the epoch.
         lr: its step size.
@@ -60,6 +60,7 @@ def fit(
     observed: Tensor | None = None,
     labels: Tensor | None = None,
     *,
+    weights: Tensor | None = None,
     valid: Tensor | tuple | None = None,
     epochs: int = 10,
     batch_size: int | None = 100,
@@ -85,8 +86,10 @@ def fit(
         x: rows, as in `Einet.forward`.
         observed: bool, as in `Einet.forward`; missing values are integrated out.
         labels: (B,) int64, for a model with several classes: each row then trains its own root.
-        valid: rows to validate on, as x, (x,), (x, observed) or (x, observed, labels): the parameters of the best epoch
-            are kept.
+        weights: (B,) of at least 0, how often each row counts: with a weight of 2 as if it were there twice, with 0 not
+            at all. Batches are of rows as they are, so a full batch alone is exactly that of the repeated rows.
+        valid: rows to validate on, as x, (x,), (x, observed), (x, observed, labels) or (x, observed, labels, weights):
+            the parameters of the best epoch are kept.
         epochs: passes over the rows.
         batch_size: most rows a step, in a new random order every epoch. An epoch's batches differ by at most one row in
             size. None is full-batch: one step an epoch.
@@ -123,14 +126,14 @@ def fit(
     check_integers(optional=True, batch_size=batch_size, patience=patience)
     if patience is not None and valid is None:
         warnings.warn(f"patience={patience} has no effect without valid: nothing says when to stop", stacklevel=3)
-    train = CheckedData(model, x, observed, labels)
+    train = CheckedData(model, x, observed, labels, weights)
     train.check_resolution()
     check_movable(model)
-    held_out = None if valid is None else CheckedData(model, *as_parts("valid", valid, "x", "observed", "labels"))
+    held_out = None if valid is None else _held_out(model, valid)
     if any((rows.labels is None) != (model.num_classes == 1) for rows in (train, held_out) if rows is not None):
         raise ValueError(f"labels must be given where there are several classes, and only there: {model.num_classes}")
     if optimizer is None:
-        data = train.select(slice(None)) if leaf_pseudocount else None  # on the model's device
+        data = (*train.select(slice(None)), train.weights) if leaf_pseudocount else None  # on the model's device
         optimizer = EM(model, lr, pseudocount, leaf_pseudocount, data, momentum)
         scheduler = _falling(optimizer, lr, last_lr, epochs) if scheduler is None else scheduler
     elif last_lr is not None:
@@ -143,10 +146,10 @@ def fit(
         run.resume(checkpoint, settings, epochs)
     at_start = None
     if patience is not None and held_out is not None and run.epoch == 0:
-        at_start = held_out.log_densities().double().mean().item()
+        at_start = held_out.mean_log_density()
     bar = progress_bar(range(run.epoch, epochs), progress)
     for _ in bar:
-        if patience is not None and run.waited(steps_of_epoch(len(x), batch_size)) >= patience:
+        if patience is not None and run.waited(steps_of_epoch(len(train.x), batch_size)) >= patience:
             break
         run.advance(train, held_out, batch_size, seed)
         run.save()
@@ -156,6 +159,10 @@ def fit(
     if at_start is not None and run.epoch < epochs:
         _warn_of_plateau(at_start, max(run.history.valid), run.epoch)
     return run.history
+
+
+def _held_out(model: Einet | Mixture, valid: Tensor | tuple) -> CheckedData:
+    return CheckedData(model, *as_parts("valid", valid, "x", "observed", "labels", "weights"))
 
 
 def _falling(optimizer: EM, lr: float, last_lr: float | None, epochs: int) -> LRScheduler | None:
@@ -195,7 +202,7 @@ class _Run:
         if self.scheduler is not None:
             self.scheduler.step()
         if held_out is not None:
-            history.valid.append(held_out.log_densities().double().mean().item())
+            history.valid.append(held_out.mean_log_density())
         history.seconds.append(time.perf_counter() - start)
         self._keep_the_best()
 

@@ -19,8 +19,16 @@ MARKUP = re.compile(r"\*|(?<=\w)_(?!\w)|\|")  # what reStructuredText would take
 
 
 def public() -> dict[str, str]:
-    """Where each public name is: {"fit": "einet.fit", "EinetDensity": "einet.tables.EinetDensity", ...}."""
-    return {name: f"{package}.{name}" for package in PACKAGES for name in importlib.import_module(package).__all__}
+    """Where each public name is: {"fit": "einet.fit", "EinetDensity": "einet.tables.EinetDensity", ...}.
+
+    Of two of one name the later package's has it before its own, as "plotting.surprise".
+    """
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        for name in importlib.import_module(package).__all__:
+            short = f"{package.rpartition('.')[2]}.{name}" if name in found else name
+            found[short] = f"{package}.{name}"
+    return found
 
 
 def translated(text: str, names: dict[str, str]) -> str:

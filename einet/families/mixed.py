@@ -14,7 +14,8 @@ from torch import Tensor
 
 from einet.families.continuous import SMALLEST_POSITIVE, Normal
 from einet.families.discrete import Categorical
-from einet.family import ExponentialFamily, raise_where
+from einet.family import ExponentialFamily, broadcast_ends, raise_where
+from einet.intervals import draw_among
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,17 @@ class WithAtoms(ExponentialFamily):
         which, own = self._parts(theta)
         return torch.logsumexp(torch.cat((which[:-1], which[-1:] + self.family.log_normalizer(own)[None])), 0)
 
+    def log_probability(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
+        low, high, phi = broadcast_ends(low, high, phi)
+        return torch.logsumexp(self._log_parts(low, high, phi), 0)
+
+    def _log_parts(self, low: Tensor, high: Tensor, phi: Tensor) -> Tensor:
+        """log P(x is the atom, low <= x <= high) of each, and of the rest: (atoms + 1, ...)."""
+        which, own = self._parts(phi)
+        atoms = self._values(phi)
+        of_atoms = torch.where((atoms >= low) & (atoms <= high), torch.log(which[:-1]), -math.inf)
+        return torch.cat((of_atoms, (torch.log(which[-1]) + self.family.log_probability(low, high, own))[None]))
+
     # Learning
 
     def initial(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -151,6 +163,13 @@ class WithAtoms(ExponentialFamily):
         which, own = self._parts(phi)
         drawn = self._which.sample(which, generator).long()
         of_family = self.family.sample(own, generator)
+        return torch.where(drawn < len(self.atoms), self._at(drawn, phi), of_family)
+
+    def draw_between(self, low: Tensor, high: Tensor, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        low, high, phi = broadcast_ends(low, high, phi)
+        parts = self._log_parts(low, high, phi)
+        drawn = draw_among(parts, parts > -math.inf, generator).long()
+        of_family = self.family.draw_between(low, high, self._parts(phi)[1], generator)
         return torch.where(drawn < len(self.atoms), self._at(drawn, phi), of_family)
 
     def mean(self, phi: Tensor) -> Tensor:

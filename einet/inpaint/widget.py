@@ -13,7 +13,7 @@ import reprlib
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import anywidget
 import torch
@@ -72,7 +72,8 @@ class InpaintWidget(anywidget.AnyWidget):
     ):
         file = None
         if not isinstance(model, (Einet, Mixture)):
-            value_range, file, model = value_range_of(model), page_name(model), load(model)
+            value_range, file, path = value_range_of(model), page_name(model), model
+            model = cast(Einet | Mixture, load(path))
         low, high = check_images(model, value_range)
         self.model, self.images = model, _checked_images(model, images, low, high)
         self.generator = torch.Generator(self.images.device)

@@ -202,31 +202,36 @@ class LeafPart(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def column_statistics(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+    def column_statistics(
+        self, x: Tensor, observed: Tensor | None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """For each variable of the family the mean of T(x_d) over the rows of x (D, C, B) where d is observed.
+
+        `weights` (B,), if any, say how often each row counts.
 
         Returns:
             The means (|T|, V, C) in float64, 0 for a variable of no row, and the numbers of rows (V, 1).
         """
-        total, count = torch.zeros((), dtype=torch.float64, device=x.device), torch.zeros_like(self.variables)[:, None]
+        total = count = torch.zeros((), dtype=torch.float64, device=x.device)
+        times = x.new_ones(x.shape[-1], dtype=torch.float64) if weights is None else weights.to(x.device)
         family = self.family.alone
         for rows in slices(x.shape[-1], CHUNK_NUMEL // (family.num_statistics * len(self.variables))):
             seen = torch.ones_like(x[self.variables, 0, rows], dtype=torch.bool)
             if observed is not None:
                 seen &= observed[self.variables][:, rows] if observed.shape[1] > 1 else observed[self.variables]
             values = torch.where(seen[:, None], x[self.variables][..., rows].double(), family.placeholder)
-            total = total + torch.where(seen[:, None], family.statistics(values), 0).sum(-1)
-            count = count + seen.sum(-1, keepdim=True)
-        return total / count.clamp_min(1), count
+            total = total + torch.where(seen[:, None], family.statistics(values), 0) @ times[rows]
+            count = count + (seen.double() @ times[rows])[:, None]
+        return torch.where(count > 0, total / count, 0), count
 
     @torch.inference_mode(False)  # an optimizer keeps them
     @torch.no_grad()
-    def column_parameters(self, x: Tensor, observed: Tensor | None) -> Tensor:
+    def column_parameters(self, x: Tensor, observed: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """Parameters (|T|, P, C, 1) of the density that the variable of each pair has by itself in x (D, C, B).
 
         For a variable that is never observed, the mean of its leaf's entries as they are.
         """
-        mean, count = self.column_statistics(x, observed)
+        mean, count = self.column_statistics(x, observed, weights)
         place = torch.searchsorted(self.variables, self.pairs)
         own = self.family.alone.expecting(mean[:, place])  # (T, P, C)
         return torch.where(count[place] > 0, own, self.alone().double().mean(-1))[..., None].to(self.phi.dtype)

@@ -17,6 +17,9 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +45,7 @@ Families = Iterable[type[LeafFamily]]
 
 
 def save(
-    model: Einet | Mixture,
+    model: Any,
     path: str | os.PathLike,
     optimizer: torch.optim.Optimizer | None = None,
     *,
@@ -54,26 +57,33 @@ def save(
     `model.state_dict()` has no graph: this is the way to keep a model over a graph that was drawn without a seed.
 
     Args:
-        model: not parametrized for gradient training; `constrained` undoes that.
+        model: an `Einet` or a `Mixture`, not parametrized for gradient training (`constrained` undoes that); or an
+            estimator of `einet.tables`, fitted, with its settings and what it knows of the columns.
         path: a file that is replaced, or none yet. A link to a file stays a link, and that file is replaced.
         optimizer: its step size and state are kept, too, for `load_optimizer`.
         families: classes of leaves that are not einet's own.
-        dtype: by default the parameters' own, and log-densities after `load` are the same to the last bit. With
-            torch.float16 the file has half the size; `load` reads it as float32 and normalises again.
+        dtype: of networks alone, as `optimizer` is. By default the parameters' own, and log-densities after `load` are
+            the same to the last bit. With torch.float16 the file has half the size; `load` reads it as float32 and
+            normalises again.
 
     Raises:
-        ValueError: `model` is neither network nor mixture, is parametrized, has parameters that are no distribution or
-            a family that nobody knows; `path` is anything but a regular file, or in a folder that does not exist.
+        ValueError: `model` is neither network, mixture nor estimator, is parametrized, has parameters that are no
+            distribution or a family that nobody knows; an estimator is not fitted, or has a setting that no file holds,
+            such as a function of your own for its structure; `path` is anything but a regular file, or in a folder that
+            does not exist.
         OSError: the disk is full or the folder may not be written to. The old file stays.
 
     Source: not in the paper
     """
+    if _is_estimator(model):
+        if optimizer is not None or dtype is not None:
+            raise ValueError("optimizer and dtype are of networks: an estimator is saved as it is")
+        content, tensors = _tables().packed(model, _by_name(families))
+        write(path, {"estimator": content}, tensors)
+        return
     content = {"model": description(model, families)}
-    if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError("the model is parametrized for gradient training: call constrained(model) first")
+    check_saved(model)
     tensors = parameters_of(model)
-    check_dtype(tensors)
-    _check_parameters(model)
     if dtype is not None:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         check_dtype(tensors)
@@ -83,8 +93,18 @@ def save(
     write(path, content, tensors)
 
 
-def load(path: str | os.PathLike, *, families: Families = ()) -> Einet | Mixture:
+def check_saved(model: Einet | Mixture) -> None:
+    """Raise a `ValueError` where parameters are no distribution, or parametrized for gradient training."""
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise ValueError("the model is parametrized for gradient training: call constrained(model) first")
+    check_dtype(parameters_of(model))
+    _check_parameters(model)
+
+
+def load(path: str | os.PathLike, *, families: Families = ()) -> Any:
     """The model that `save` wrote, on the CPU; from a checkpoint of `fit`, the best parameters so far.
+
+    An `Einet`, a `Mixture` or an estimator of `einet.tables`, whichever it was. For the last scikit-learn is needed.
 
     Args:
         path: of the file.
@@ -99,8 +119,10 @@ def load(path: str | os.PathLike, *, families: Families = ()) -> Einet | Mixture
     """
     content, tensors = read(path)
     with as_value_error(path):
+        if "estimator" in content:
+            return _tables().unpacked(content["estimator"], tensors, _by_name(families))
         own = {name: tensor for name, tensor in tensors.items() if not name.startswith(NON_MODEL_PREFIXES)}
-        return _model(content["model"], own, _by_name(families))
+        return model_from(content["model"], own, _by_name(families))
 
 
 def load_optimizer(path: str | os.PathLike, optimizer: torch.optim.Optimizer) -> None:
@@ -120,6 +142,16 @@ def load_optimizer(path: str | os.PathLike, optimizer: torch.optim.Optimizer) ->
         set_optimizer_state(optimizer, content["optimizer"], tensors)
 
 
+def _is_estimator(model: Any) -> bool:
+    """Whether an estimator of `einet.tables` is meant, which is not imported for that."""
+    return any(kind.__module__.startswith("einet.tables.") for kind in type(model).__mro__)
+
+
+def _tables() -> ModuleType:
+    """How estimators are written and read: above this module, and only where scikit-learn is."""
+    return import_module("einet.tables.saved")
+
+
 # Models as JSON
 
 
@@ -127,8 +159,7 @@ def description(model: nn.Module, families: Families = ()) -> dict:
     """All of a model but its parameters, ready for JSON."""
     if not isinstance(model, (Einet, Mixture)):
         raise ValueError(
-            f"only an Einet or a Mixture can be saved, got {type(model).__name__}; a scikit-learn estimator is saved "
-            "by joblib.dump, its network alone by einet.save(estimator.model_, path)"
+            f"only an Einet, a Mixture or an estimator of einet.tables can be saved, got {type(model).__name__}"
         )
     known, networks, places = _by_name(families), [], []
     for network in model.components if isinstance(model, Mixture) else [model]:
@@ -170,7 +201,7 @@ def _by_name(families: Families) -> dict[str, type]:
 # And back
 
 
-def _model(content: dict, tensors: dict[str, Tensor], known: dict[str, type]) -> Einet | Mixture:
+def model_from(content: dict, tensors: dict[str, Tensor], known: dict[str, type]) -> Einet | Mixture:
     """Check everything, then build."""
     arguments, places = [_arguments(network, known) for network in content["networks"]], content["components"]
     mixture = places is not None

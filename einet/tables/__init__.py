@@ -6,7 +6,15 @@ resolution   a column's unit, and the smallest difference that counts in it
 choice       which family suits a column, by held-out cells
 columns      a table's columns as variables of a network, and back
 validation   when to stop: held-out rows, or folds
-estimator    `EinetDensity` and `EinetClassifier`
+weights      rows that count more or less than once
+frames       tables that go out as they came in
+conditions   what a question asks of columns, as boxes of variables
+questions    samples, probabilities, completions, intervals and surprises of a density
+estimator    `EinetDensity`, and what all estimators share
+discriminative, refinement    training on log P(y | x), and whether it pays
+classifier   `EinetClassifier`
+imputer      `EinetImputer`
+regressor    `EinetRegressor`
 """
 
 try:
@@ -14,7 +22,10 @@ try:
 except ImportError as error:
     raise ImportError("einet.tables needs scikit-learn 1.6 or later: pip install 'einet[tables]'") from error
 
+from einet.tables.classifier import EinetClassifier
 from einet.tables.columns import TableWarning
-from einet.tables.estimator import EinetClassifier, EinetDensity
+from einet.tables.estimator import EinetDensity
+from einet.tables.imputer import EinetImputer
+from einet.tables.regressor import EinetRegressor
 
-__all__ = ["EinetClassifier", "EinetDensity", "TableWarning"]
+__all__ = ["EinetClassifier", "EinetDensity", "EinetImputer", "EinetRegressor", "TableWarning"]

@@ -9,7 +9,7 @@ Source: not in the paper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from einet.families.continuous import MultivariateNormal
@@ -17,7 +17,7 @@ from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
 from einet.structures.learned import Structure, chow_liu
 
-Families = dict[LeafFamily, Sequence[int]]
+Families = Mapping[LeafFamily, Sequence[int]]
 
 # A mixture of K is tried where each component has this many rows; so is a tree of K where each entry has.
 ROWS_PER_COMPONENT, ROWS_PER_ENTRY = 8, 5

@@ -193,11 +193,16 @@ class Columns:
             ValueError: other columns; a cell of another kind, an infinity or, for a family that was given, a value
                 outside it, with its column.
         """
+        z, observed, offset = self.encode_cells(X)
+        return z, observed, offset.sum(1)
+
+    def encode_cells(self, X: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """`encode`, with the offset of each cell by itself (B, D)."""
         X = self.numbers(X)
         observed = ~np.isnan(X)
         with np.errstate(over="ignore", invalid="ignore"):  # the family refuses infinities
             z = (X - self.center) / self.scale
-        offset = np.zeros(len(X))
+        offset = np.zeros(X.shape)
         for family, own in self.families.items():
             for d in own:
                 here = observed[:, d].copy()
@@ -205,16 +210,16 @@ class Columns:
                 if values is not None:
                     z[:, d], observed[:, d] = self._category(d, X[:, d])
                 else:
-                    here &= self._not_excluded(d, X, observed, offset)
-                    if type(family) is Normal or d not in self.chosen:
-                        offset -= np.where(here, math.log(self.scale[d]), 0.0)
+                    here &= self._not_excluded(d, X, observed, offset[:, d])
+                    if not self.has_unseen(d, family):
+                        offset[:, d] -= np.where(here, math.log(self.scale[d]), 0.0)
                         continue
                     observed[:, d] &= _inside(family.alone, z[:, d])
                 seen = observed[:, d]
-                offset += np.where(here & ~seen, math.log(UNSEEN_PROBABILITY), 0.0)
-                offset += np.where(here & seen, math.log1p(-UNSEEN_PROBABILITY), 0.0)
+                offset[:, d] += np.where(here & ~seen, math.log(UNSEEN_PROBABILITY), 0.0)
+                offset[:, d] += np.where(here & seen, math.log1p(-UNSEEN_PROBABILITY), 0.0)
                 if values is None:
-                    offset -= np.where(seen & ~np.isin(X[:, d], self.atoms[d]), math.log(self.scale[d]), 0.0)
+                    offset[:, d] -= np.where(seen & ~np.isin(X[:, d], self.atoms[d]), math.log(self.scale[d]), 0.0)
                 elif len(values) == 1:
                     observed[:, d] = False
         z = np.where(observed, z, np.nan)
@@ -222,6 +227,12 @@ class Columns:
         for family, own in self.families.items():
             self._check_support(family, own, z, observed)
         return z, observed, offset
+
+    def has_unseen(self, d: int, family: LeafFamily | None = None) -> bool:
+        """Whether a column's chosen family does not have every value, so that one that it has not is possible, too."""
+        if family is None:
+            family = next(each for each, own in self.families.items() if d in own)
+        return self.values[d] is not None or (d in self.chosen and type(family) is not Normal)
 
     def _not_excluded(self, d: int, X: np.ndarray, observed: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """Which cells are none of the isolated values; these become gaps here, with their probability."""

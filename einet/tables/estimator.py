@@ -1,7 +1,6 @@
-"""The scikit-learn face: a density and a classifier over the columns of a table, in which NaN means missing.
+"""The scikit-learn face: a density over the columns of a table, in which NaN means missing, and what all share.
 
     EinetDensity().fit(X).score_samples(X)          log p(x), whatever is missing integrated out
-    EinetClassifier().fit(X, y).predict_proba(X)    P(y | x) = p(x | y) P(y) / sum over y' of p(x | y') P(y')
 
 Inside is a network over random binary trees with leaves to suit each column: `estimator.model_`, for every question
 that `einet.queries` answers, on rows that `estimator.columns_.encode` has translated.
@@ -20,9 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn import __version__ as installed
-from sklearn.base import BaseEstimator, ClassifierMixin, DensityMixin
+from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_array, check_random_state, check_X_y
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -31,20 +29,19 @@ from einet.families.continuous import Normal
 from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
 from einet.inputs import as_number, as_pseudocount, check_integers
-from einet.layers.scratch import slices
 from einet.mixture import Mixture
 from einet.network import Einet
-from einet.queries.marginals import conditional_marginals
 from einet.queries.passes import networks_of
-from einet.queries.sampling import sample
 from einet.starts import start_leaves
 from einet.structures.learned import Structure, graph_of
 from einet.structures.ready_made import random_binary_trees
 from einet.tables.candidates import ladders
 from einet.tables.columns import Columns
-from einet.tables.kinds import Table, read
+from einet.tables.kinds import Kinds, Table, read
+from einet.tables.questions import Questions
 from einet.tables.selection import Rows, Training, fix_constant_columns, selected
 from einet.tables.validation import epochs_by_folds, folds
+from einet.tables.weights import canonical_order, counted, in_proportion, mean
 from einet.training import History, fit
 
 try:
@@ -54,12 +51,12 @@ except ImportError as error:
 
 # The largest K that is tried.
 BUDGETS = {"fast": 16, "thorough": 64}
-# Rows that a leaf entry starts around, if these are no more than a quarter of all, and rows that are completed at once.
-ROWS_PER_ENTRY, ROWS_PER_CHUNK = 50, 1000
+# Rows that a leaf entry starts around, if these are no more than a quarter of all.
+ROWS_PER_ENTRY = 50
 
 
-class _EinetEstimator(BaseEstimator):
-    """What both estimators share. The constructor keeps its arguments and checks none, as scikit-learn wants it."""
+class TableEstimator(BaseEstimator):
+    """What the estimators share. The constructor keeps its arguments and checks none, as scikit-learn wants it."""
 
     def __init__(
         self,
@@ -77,6 +74,7 @@ class _EinetEstimator(BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         structure: Structure | None = None,
         sum_product: str = "tucker",
+        verbose: int = 0,
         budget: str = "fast",
         n_init: int | str = "auto",
     ):
@@ -94,6 +92,7 @@ class _EinetEstimator(BaseEstimator):
         self.random_state = random_state
         self.structure = structure
         self.sum_product = sum_product
+        self.verbose = verbose
         self.budget = budget
         self.n_init = n_init
 
@@ -110,8 +109,8 @@ class _EinetEstimator(BaseEstimator):
         if reset:
             table = read(X, training=True)
         else:
-            check_is_fitted(self, "columns_")
-            table = Table(self.columns_.kinds, self.columns_.kinds.numbers(X))
+            kinds = self._kinds()
+            table = Table(kinds, kinds.numbers(X))
         cells = table.numbers
         checked = check_X_y(cells, *y, **options) if y else check_array(cells, input_name="X", **options)
         validate_data(self, X, skip_check_array=True, reset=reset)
@@ -119,25 +118,39 @@ class _EinetEstimator(BaseEstimator):
             return replace(table, numbers=checked[0]), checked[1]
         return replace(table, numbers=checked) if reset else checked
 
-    def _fit(self, X: Table, labels: np.ndarray, num_classes: int) -> None:
-        """Columns, then the density that is best on held-out rows, or the one that is asked for."""
+    def _kinds(self) -> Kinds:
+        """What the cells of each column of a table are."""
+        check_is_fitted(self, "columns_")
+        return self.columns_.kinds
+
+    def _fit(self, X: Table, labels: np.ndarray, num_classes: int, weights: np.ndarray | None = None) -> None:
+        """Columns, then the density that is best on held-out rows, or the one that is asked for.
+
+        `labels` (B,) are 0, 1, ...; `weights` (B,) are of EM alone.
+        """
         self._check_settings()
         random = check_random_state(self.random_state)
         seed = random.randint(2**31 - 1)
-        columns = Columns(X, self.leaf, getattr(self, "feature_names_in_", None))
+        order = canonical_order(X.numbers, labels)
+        X, labels, weights = X[order], labels[order], None if weights is None else weights[order]
+        typical = in_proportion(weights, len(X))
+        columns = Columns(X[typical], self.leaf, getattr(self, "feature_names_in_", None))
         x, observed, _ = columns.encode(X)
         order = random.permutation(len(x))
+        data = (x, observed, torch.as_tensor(labels) if num_classes > 1 else None)
+        data += (None if weights is None else torch.as_tensor(weights),)
         if self.selects and self.structure is None and self.depth == "auto":
-            model, history = self._selected(columns, x, observed, labels, num_classes, order, seed)
+            model, history = self._selected(columns, data, labels, order, seed)
         else:
-            model, history = self._as_asked(columns, x, observed, labels, num_classes, order, seed)
+            graph = self._graph(x[typical], observed[typical], seed)
+            model, history = self._as_asked(graph, columns, data, labels, num_classes, order, seed)
         self.model_, self.columns_, self.history_ = model, columns, history
 
-    def _selected(self, columns, x, observed, labels, num_classes, order, seed) -> tuple[Einet | Mixture, History]:
+    def _selected(self, columns: Columns, data: tuple, labels, order, seed: int) -> tuple[Einet | Mixture, History]:
         """The best of the candidates, or a mixture of the best."""
-        parts = np.empty(len(x), dtype=int)
+        x, parts = data[0], np.empty(len(order), dtype=int)
         parts[order] = folds(labels[order], self.validation)
-        rows = Rows(x, observed, torch.as_tensor(labels) if num_classes > 1 else None, parts, columns.constant)
+        rows = Rows(x, *data[1:], parts=parts, constant=columns.constant)
         training = Training(
             epochs=_integer(self.epochs),
             patience=_integer(self.patience),
@@ -146,9 +159,8 @@ class _EinetEstimator(BaseEstimator):
             seed=seed,
         )
         reals = sorted(columns.reals)
-        floors = [
-            f.min_variance for f, own in columns.families.items() if isinstance(f, Normal) and set(own) & set(reals)
-        ]
+        families = columns.families.items()
+        floors = [f.min_variance for f, own in families if isinstance(f, Normal) and {*own} & {*reals}]
         most = BUDGETS[self.budget] if self.num_sums == "auto" else _integer(self.num_sums)
         kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), x.shape[1], most)
         if self.num_sums != "auto":
@@ -158,12 +170,11 @@ class _EinetEstimator(BaseEstimator):
             columns.warn_of_floor(network.leaves)
         return model, history
 
-    def _as_asked(self, columns, x, observed, labels, num_classes, order, seed) -> tuple[Einet, History]:
+    def _as_asked(self, graph, columns, data, labels, num_classes, order, seed) -> tuple[Einet, History]:
         """The structure that is asked for: starting point, EM."""
         num_sums = 10 if self.num_sums == "auto" else _integer(self.num_sums)
         sizes = {"num_sums": num_sums, "num_classes": num_classes, "sum_product": self.sum_product}
-        model = Einet(self._graph(x, observed, seed), columns.families, **sizes, seed=seed).double()
-        data = (x, observed, torch.as_tensor(labels)) if num_classes > 1 else (x, observed)
+        model = Einet(graph, columns.families, **sizes, seed=seed).double()
         network = partial(self._trained, model, columns, data, seed)
         parts = folds(labels[order], self.validation)
         epochs = _integer(self.epochs)
@@ -206,14 +217,20 @@ class _EinetEstimator(BaseEstimator):
         several = max(1, min(ROWS_PER_ENTRY, len(rows) // 4))
         share = several / (several + 1)  # the initial density of a leaf, of variance 1, counts as one row more
         start = {"rows": several, "share": share, "keep": 1 - share, "distinct": False, "seed": seed}
-        start_leaves(model, data[0][rows], data[1][rows], **start)
+        x, observed = data[0][rows], data[1][rows]
+        labels, weights = (None if part is None else part[rows] for part in data[2:])
+        typical = in_proportion(None if weights is None else weights.numpy(), len(x))
+        start_leaves(model, x[typical], observed[typical], **start)
         fix_constant_columns(model, columns.constant)
         batch_size = _integer(self.batch_size)
         steps = steps_of_epoch(len(rows), batch_size)  # each gets an equal part of the pseudocounts
         history = fit(
             model,
-            *(part[rows] for part in data),
-            valid=None if held_out is None else tuple(part[held_out] for part in data),
+            x,
+            observed,
+            labels,
+            weights=weights,
+            valid=None if held_out is None else tuple(None if part is None else part[held_out] for part in data),
             epochs=epochs,
             batch_size=batch_size,
             lr=self.lr,
@@ -221,19 +238,23 @@ class _EinetEstimator(BaseEstimator):
             leaf_pseudocount=self.leaf_pseudocount / steps,
             patience=None if held_out is None else _integer(self.patience),
             seed=seed,
-            progress=False,
+            progress=self.verbose > 1,
         )
+        if self.verbose:
+            print(_told(type(self).__name__, history, len(rows), held_out))
         return model, history
 
     def _log_density(self, X: Any) -> np.ndarray:
         """log p(x | class) in the units of `X`: (B, classes)."""
         check_is_fitted(self, "model_")
-        X = self._validated(X)
-        x, observed, offset = self.columns_.encode(X)
-        return (log_density(self.model_, x, observed).reshape(len(X), -1) + offset[:, None]).numpy()
+        return self._log_density_of(self._validated(X))
+
+    def _log_density_of(self, numbers: np.ndarray) -> np.ndarray:
+        x, observed, offset = self.columns_.encode(numbers)
+        return (log_density(self.model_, x, observed).reshape(len(x), -1) + offset[:, None]).numpy()
 
 
-class EinetDensity(DensityMixin, _EinetEstimator):
+class EinetDensity(Questions, DensityMixin, TableEstimator):
     """A density over the columns of a table, with exact marginals: NaN is a missing value, in training and in queries.
 
     A table is an array, a DataFrame of pandas or polars, a table of pyarrow, or rows as lists; None, NaT, pandas.NA and
@@ -278,6 +299,7 @@ class EinetDensity(DensityMixin, _EinetEstimator):
             (B, D) as the network sees them and the mask of what is observed; random binary trees by default.
         sum_product: as in `einet.Einet`. "cp" suits regions of more than two parts, as `einet.chow_liu` makes them;
             for "tucker", what a function makes is cut into halves.
+        verbose: 1 prints a line for each training, 2 shows a bar of its epochs, too, where tqdm is installed.
 
     Attributes:
         model_: an `Einet` in float64.
@@ -297,94 +319,38 @@ class EinetDensity(DensityMixin, _EinetEstimator):
 
     selects = True
 
-    def fit(self, X: Any, y: Any = None) -> EinetDensity:
-        """Learn from the rows of X (B, D); `y` is ignored."""
-        X = self._validated(X, reset=True)
-        self._fit(X, np.zeros(len(X), dtype=np.int64), 1)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> EinetDensity:
+        """Learn from the rows of X (B, D); `y` is ignored.
+
+        Args:
+            X: the table.
+            y: ignored.
+            sample_weight: (B,), how often each row counts: 2 is that row twice, 0 is not there.
+        """
+        return self._fit_table(self._validated(X, reset=True), sample_weight)
+
+    def _fit_table(self, table: Table, sample_weight: Any) -> EinetDensity:
+        rows, weights = counted(sample_weight, len(table))
+        self._fit(table[rows], np.zeros(len(rows), dtype=np.int64), 1, weights)
+        self.n_features_in_ = table.numbers.shape[1]
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x_observed) of each row, in nats and in the units of the data: (B,). 0 where all is missing."""
         return self._log_density(X)[:, 0]
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean of `score_samples`, for cross-validation and grid search."""
-        return float(self.score_samples(X).mean())
-
-    def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> Any:
-        """Draw new rows (n_samples, D), by the estimator's `random_state` where none is given.
-
-        They come as the table in training did: a DataFrame of the same library, names and dtypes, or an array.
-        """
-        check_is_fitted(self, "model_")
-        random = check_random_state(self.random_state if random_state is None else random_state)
-        generator = torch.Generator().manual_seed(random.randint(2**31 - 1))
-        n_samples = _integer(n_samples)
-        check_integers(n_samples=n_samples)
-        return self.columns_.decode(sample(self.model_, n_samples, generator))
-
-    def predict_missing(self, X: Any) -> Any:
-        """X with every gap filled: by the most probable of finitely many values, or else by E[x_d | x_observed].
-
-        It comes as the table in training did, with the index of `X`.
-        """
-        check_is_fitted(self, "model_")
-        index, X = getattr(X, "index", None), self._validated(X)
-        parts = [self._completed(X[rows]) for rows in slices(len(X), ROWS_PER_CHUNK)]
-        return self.columns_.table(np.where(np.isnan(X), np.concatenate(parts), X), index)
-
-    def _completed(self, X: np.ndarray) -> np.ndarray:
-        x, observed, _ = self.columns_.encode(X)
-        marginals = conditional_marginals(self.model_, x, observed)
-        values = marginals.mean()
-        if self.columns_.discrete:
-            probabilities = marginals.probabilities()[:, self.columns_.discrete]
-            values[:, self.columns_.discrete] = probabilities.argmax(2).to(values.dtype)
-        return self.columns_.decode_numbers(values)
+        return mean(self.score_samples(X), sample_weight)
 
 
-class EinetClassifier(ClassifierMixin, _EinetEstimator):
-    """Bayes' rule on the class-conditional roots of one network, P(y | x) = p(x | y) P(y) / p(x); NaN is missing.
-
-    The prior P(y) is the share of a class in the training data. Missing values are integrated out of p(x | y), so the
-    prediction is that of the observed columns alone, with no imputation. Arguments, errors and warnings are those of
-    `EinetDensity`, and so are the attributes beside these.
-
-    Attributes:
-        classes_: the classes, sorted.
-        class_log_prior_: log P(y) of each, in nats.
-
-    Source: Section 3 and 4.1
-    """
-
-    def fit(self, X: Any, y: Any) -> EinetClassifier:
-        """Learn p(x | y) and P(y) from rows X (B, D) and their classes y (B,), numbers or text."""
-        X, y = self._validated(X, y, reset=True)
-        check_classification_targets(y)
-        self.classes_, labels, counts = np.unique(y, return_inverse=True, return_counts=True)
-        self.class_log_prior_ = np.log(counts / len(y))
-        self._fit(X, labels.astype(np.int64), len(self.classes_))
-        return self
-
-    def predict_joint_log_proba(self, X: Any) -> np.ndarray:
-        """log p(x_observed, y) in nats, in the units of the data: (B, classes). Summed over y, it tells outliers."""
-        return self._log_density(X) + self.class_log_prior_
-
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """log P(y | x_observed): (B, classes). Where p(x) is 0, as far as float64 can tell, the log-prior."""
-        joint = self.predict_joint_log_proba(X)
-        joint = np.where(np.isneginf(joint).all(1, keepdims=True), self.class_log_prior_, joint)
-        joint = joint - joint.max(1, keepdims=True)  # first: the log p(x) of an outlier swallows digits
-        return joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """P(y | x_observed): (B, classes)."""
-        return np.exp(self.predict_log_proba(X))
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most probable class of each row: (B,)."""
-        best = self.predict_log_proba(X).argmax(1)
-        return self.classes_[best]
+def _told(name: str, history: History, num_rows: int, held_out: np.ndarray | None) -> str:
+    """A line on one training, for `verbose`: nats a row of columns as the network has them."""
+    best, seconds = history.best_epoch, sum(history.seconds)
+    told = f"[{name}] {num_rows} rows, {len(history.train)} epochs in {seconds:.1f} s: {history.train[best]:.4g} nats"
+    if held_out is None:
+        return told
+    return f"{told}, {history.valid[best]:.4g} on {len(held_out)} held out, best epoch {best + 1}"
 
 
 def _integer(value: Any) -> Any:

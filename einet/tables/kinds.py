@@ -154,6 +154,9 @@ class Table:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def __getitem__(self, rows: np.ndarray) -> Table:
+        return Table(self.kinds, self.numbers[rows])
+
 
 @dataclass
 class Kinds:

@@ -44,6 +44,7 @@ class Rows:
         x: (B, D).
         observed: (B, D).
         labels: (B,), or None for a single class.
+        weights: how often each row counts, (B,), or None where all count once.
         parts: the part of each row that is held out together, -1 for rows that never are: (B,).
         constant: columns of a single value.
 
@@ -53,12 +54,15 @@ class Rows:
     x: Tensor
     observed: Tensor
     labels: Tensor | None
+    weights: Tensor | None
     parts: np.ndarray
     constant: list[int]
 
-    def select(self, rows: np.ndarray) -> tuple[Tensor, ...]:
+    def select(self, rows: np.ndarray) -> tuple[Tensor | None, ...]:
+        """x, observed, labels and weights of some rows."""
         index = torch.as_tensor(rows)
-        return tuple(each[index] for each in (self.x, self.observed, self.labels) if each is not None)
+        several = self.x, self.observed, self.labels, self.weights
+        return tuple(None if each is None else each[index] for each in several)
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,13 @@ def trained(
 
     Source: not in the paper
     """
-    x, observed, *labels = data = rows.select(chosen)
+    x, observed, labels, weights = rows.select(chosen)
+    assert x is not None and observed is not None
     num_classes = int(rows.labels.max()) + 1 if rows.labels is not None else 1
     graph = graph_of(candidate.structure, x, observed, x.shape[1], candidate.sum_product)
     model = Einet(
         graph,
-        candidate.families,
+        dict(candidate.families),
         candidate.num_sums,
         num_classes=num_classes,
         sum_product=candidate.sum_product,
@@ -136,7 +141,10 @@ def trained(
         warnings.filterwarnings("ignore", "training ended", UserWarning)
         history = fit(
             model,
-            *data,
+            x,
+            observed,
+            labels,
+            weights=weights,
             valid=None if held_out is None else rows.select(held_out),
             epochs=epochs or training.epochs,
             patience=None if held_out is None else training.patience,
@@ -160,12 +168,13 @@ def measured(candidate: Candidate, rows: Rows, training: Training) -> Measured:
 
 
 def _log_densities(model: Einet, rows: Rows, chosen: np.ndarray) -> np.ndarray:
-    x, observed, *labels = rows.select(chosen)
+    x, observed, labels, _ = rows.select(chosen)
+    assert x is not None
     joint = log_density(model, x, observed).double()
-    if rows.labels is None:
+    if rows.labels is None or labels is None:
         return joint.numpy()
     prior = torch.bincount(rows.labels).double() / len(rows.labels)
-    return torch.log_softmax(joint + prior.log(), 1).gather(1, labels[0][:, None])[:, 0].numpy()
+    return torch.log_softmax(joint + prior.log(), 1).gather(1, labels[:, None])[:, 0].numpy()
 
 
 def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list[Measured]:

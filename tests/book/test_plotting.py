@@ -85,7 +85,7 @@ def test_region_graph_refuses_a_large_one():
         plotting.draw_region_graph(poon_domingos((4, 4), 1))
 
 
-@pytest.mark.parametrize("function", [plotting.image_grid, plotting.draw_region_graph])
+@pytest.mark.parametrize("function", [plotting.image_grid, plotting.draw_region_graph, plotting.surprise])
 def test_docstring_says_where_it_comes_from(function):
     doc = inspect.getdoc(function)
     assert re.search(r"^Source: \S", doc, re.M)
@@ -103,3 +103,30 @@ def test_what_moved_to_the_book_is_found_under_its_old_name_for_one_version():
         assert torch.equal(old, new)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         plotting.nothing  # noqa: B018
+
+
+def test_surprise_shows_the_odd_rows_and_tells_the_odd_cells():
+    generator = torch.Generator().manual_seed(0)
+    nats = torch.rand(100, 3, generator=generator)
+    nats[:, 2] += 50  # another unit, which is not odd
+    nats[7, 1], nats[60, 0], nats[3, 2] = 20.0, 9.0, torch.nan
+    table = torch.arange(300.0).reshape(100, 3)
+    ax = plotting.surprise(nats, table, odd=2, rows=10)
+    assert [text.get_text() for text in ax.texts] == ["22", "180"]
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(rows) == 10 and rows == sorted(rows, key=int) and {"7", "60"} <= set(rows)
+    picture = torch.as_tensor(ax.images[0].get_array().filled(torch.nan))
+    assert picture[rows.index("7"), 1] == pytest.approx(20 - nats[:, 1].median().item(), abs=0.02)
+    assert picture[:, 2].nan_to_num(0).abs().max() < 1
+    assert [text.get_text() for text in plotting.surprise(nats, odd=1).texts] == [f"{picture.nan_to_num(0).max():.1f}"]
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(torch.zeros(3),), (torch.zeros(0, 3),), (torch.zeros(3, 2), torch.zeros(2, 3)), (torch.zeros(3, 2), None, 5, 0)],
+)
+def test_surprise_refuses(arguments):
+    with pytest.raises(ValueError):
+        plotting.surprise(*arguments)
+    plt.close("all")

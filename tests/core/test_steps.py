@@ -13,7 +13,7 @@ from helpers import statistics_of
 import einet
 from einet import EM, Bernoulli, Categorical, Einet, Normal, fit, fit_mixture
 from einet.em import LAST_STEP
-from einet.tables.estimator import EinetClassifier, EinetDensity
+from einet.tables import EinetClassifier, EinetDensity
 from einet.tables.validation import folds
 from einet.training import History
 

@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import einet
 from einet import LogNormal, Poisson
 from einet.families import Bernoulli, Binomial, Categorical, Normal
-from einet.tables import EinetClassifier, EinetDensity
+from einet.tables import EinetClassifier, EinetDensity, EinetImputer, EinetRegressor
 from einet.tables.choice import choose
 from einet.tables.columns import Columns, TableWarning
 from experiments.missing import accuracies
@@ -30,6 +30,10 @@ SMALL = {"num_replicas": 2, "num_sums": 3, "epochs": 10, "random_state": 0}
         EinetClassifier(**SMALL),
         EinetDensity(**SMALL, leaf=Normal()),
         EinetClassifier(**SMALL, depth=0),
+        EinetClassifier(**SMALL | {"epochs": 3}, refine="auto"),
+        EinetRegressor(**SMALL | {"epochs": 30, "num_sums": 8, "num_replicas": 4}),
+        EinetImputer(EinetDensity(**SMALL)),
+        EinetImputer(EinetDensity(**SMALL), strategy="draw", random_state=0),
     ]
 )
 def test_scikit_learn_agrees(estimator, check):
@@ -445,10 +449,3 @@ def test_questions_to_an_estimator_say_where_its_network_is(ask):
     for x in (torch.zeros(1, 2), houses()):
         with pytest.raises(ValueError, match="an Einet or a Mixture, got EinetDensity: .* model_, .* columns_.encode"):
             ask(EinetDensity(), x, seen)
-
-
-def test_einet_save_says_how_an_estimator_is_saved(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"got EinetClassifier; .* joblib.dump, .* einet.save\(estimator.model_, path\)"
-    ):
-        einet.save(EinetClassifier(), tmp_path / "m")
