@@ -169,7 +169,8 @@ class Columns:
             ValueError: other columns, or a cell that is not of its column's kind, with its column.
         """
         self.kinds.check_names(X)
-        X = check_array(self.kinds.numbers(X), dtype="float64", ensure_all_finite=cast(bool, "allow-nan"))
+        with np.errstate(invalid="ignore"):  # scikit-learn's sum of numbers near the largest may be inf - inf
+            X = check_array(self.kinds.numbers(X), dtype="float64", ensure_all_finite=cast(bool, "allow-nan"))
         if X.shape[1] != len(self.values):
             raise ValueError(f"X must have the {len(self.values)} columns of the training data, got {X.shape[1]}")
         return X
