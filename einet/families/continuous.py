@@ -276,7 +276,8 @@ class Gamma(Positive):
     """Positive numbers with a skew, such as amounts of rain: T(x) = (x, log x), theta = (-shape / mean, shape - 1).
 
     The model keeps phi = (mean, shape). A direction is one of the uncorrelated statistics (x, log x - x / mean). A
-    shape below 1 has no mode; `mode` is then `SMALLEST_POSITIVE`.
+    shape below 1 has no mode; `mode` is then `SMALLEST_POSITIVE`. Samples are those of torch.distributions, which takes
+    no generator.
 
     Args:
         min_shape: lower bound on the shape, positive.
@@ -320,7 +321,6 @@ class Gamma(Positive):
         return torch.stack((phi[0].clamp_min(SMALLEST_POSITIVE), phi[1].clamp(self.min_shape, self.max_shape)))
 
     def sample(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        # torch.distributions does the same, but takes no generator.
         unit = torch._standard_gamma(phi[1].contiguous(), generator)  # pyright: ignore[reportPrivateImportUsage]
         return (unit * (phi[0] / phi[1])).clamp_min(SMALLEST_POSITIVE)
 

@@ -1,5 +1,6 @@
 """Densities that a table is offered: mixtures whose real columns are joint, and trees learned from the rows.
 
+    columns      every column by itself
     mixture-K    K components: in each, the real columns are one multivariate normal and the other columns independent;
                  where all columns are real, a Gaussian mixture
     tree-K       the Chow-Liu tree of the rows, thin layers, vectors of K entries
@@ -11,6 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
 
 from einet.families.continuous import MultivariateNormal
 from einet.family import LeafFamily
@@ -72,6 +76,8 @@ def ladders(
     Source: not in the paper
     """
     mixtures = _mixtures(joined(families, reals, floor), num_columns, reals, num_rows, most)
+    if len(reals) > 1:  # few rows may say nothing of what belongs together
+        mixtures.insert(0, Candidate("columns", one_sum(num_columns, []), families, 1))
     trees = _trees(families, num_rows, most) if num_columns > 2 else []
     return [ladder for ladder in (mixtures, trees) if ladder]
 
@@ -93,7 +99,18 @@ def _mixtures(families: Families, num_columns: int, reals: list[int], num_rows: 
 
 def _trees(families: Families, num_rows: int, most: int) -> list[Candidate]:
     sizes = [size for size in _powers(most) if size >= 4 and size * ROWS_PER_ENTRY <= num_rows]
-    return [Candidate(f"tree-{size}", chow_liu, families, size) for size in sizes]
+    return [Candidate(f"tree-{size}", tree, families, size) for size in sizes]
+
+
+def tree(x: Tensor, observed: Tensor | None) -> RegionGraph:
+    """`chow_liu`, to which a column without any observed value, such as a constant one, is a value of its own.
+
+    Source: not in the paper
+    """
+    if observed is None:
+        return chow_liu(x)
+    never = ~observed.any(0)
+    return chow_liu(torch.where(never, 0, x), observed | never)
 
 
 def _powers(most: int) -> Iterator[int]:

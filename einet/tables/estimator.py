@@ -25,7 +25,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from einet.data import log_density, steps_of_epoch
-from einet.families.continuous import Normal
 from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
 from einet.inputs import as_number, as_pseudocount, check_integers
@@ -159,8 +158,7 @@ class TableEstimator(BaseEstimator):
             seed=seed,
         )
         reals = sorted(columns.reals)
-        families = columns.families.items()
-        floors = [f.min_variance for f, own in families if isinstance(f, Normal) and {*own} & {*reals}]
+        floors = [getattr(family, "min_variance", 1.0) for family, own in columns.families.items() if {*own} & {*reals}]
         most = BUDGETS[self.budget] if self.num_sums == "auto" else _integer(self.num_sums)
         kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), x.shape[1], most)
         if self.num_sums != "auto":

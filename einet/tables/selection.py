@@ -31,7 +31,7 @@ FULL_BATCH_ROWS, BATCH_ROWS, LAST_LR = 2000, 500, 0.05
 # A candidate with less weight than this in the mixture is left out of it.
 MIN_WEIGHT = 0.1
 # Factors of the leaf pseudocount that are tried with the best size of a kind.
-SHRINKAGES = (10.0, 100.0)
+SHRINKAGES = (10.0, 100.0, 1000.0)
 # Steps of EM for the weights of the mixture.
 WEIGHT_STEPS = 200
 
@@ -58,11 +58,11 @@ class Rows:
     parts: np.ndarray
     constant: list[int]
 
-    def select(self, rows: np.ndarray) -> tuple[Tensor | None, ...]:
+    def select(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """x, observed, labels and weights of some rows."""
         index = torch.as_tensor(rows)
-        several = self.x, self.observed, self.labels, self.weights
-        return tuple(None if each is None else each[index] for each in several)
+        labels, weights = (None if each is None else each[index] for each in (self.labels, self.weights))
+        return self.x[index], self.observed[index], labels, weights
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,6 @@ def trained(
     Source: not in the paper
     """
     x, observed, labels, weights = rows.select(chosen)
-    assert x is not None and observed is not None
     num_classes = int(rows.labels.max()) + 1 if rows.labels is not None else 1
     graph = graph_of(candidate.structure, x, observed, x.shape[1], candidate.sum_product)
     model = Einet(
@@ -169,7 +168,6 @@ def measured(candidate: Candidate, rows: Rows, training: Training) -> Measured:
 
 def _log_densities(model: Einet, rows: Rows, chosen: np.ndarray) -> np.ndarray:
     x, observed, labels, _ = rows.select(chosen)
-    assert x is not None
     joint = log_density(model, x, observed).double()
     if rows.labels is None or labels is None:
         return joint.numpy()

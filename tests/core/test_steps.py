@@ -17,7 +17,7 @@ from einet.tables import EinetClassifier, EinetDensity
 from einet.tables.validation import folds
 from einet.training import History
 
-SMALL = {"num_replicas": 3, "num_sums": 4, "random_state": 0}
+SMALL = {"depth": 1, "num_replicas": 3, "num_sums": 4, "random_state": 0}
 
 
 def within(values, nats):
@@ -519,7 +519,10 @@ def test_a_frozen_model_is_refused():
         EM(model).step()
 
 
-@pytest.mark.parametrize("data, name", [((), "data"), ((1, 2, 3), "data"), ((), "valid"), ((1, 2, 3, 4), "valid")])
+TOO_LONG = [((), "data"), ((1, 2, 3, 4), "data"), ((), "valid"), ((1, 2, 3, 4, 5), "valid")]
+
+
+@pytest.mark.parametrize(("data", "name"), TOO_LONG)
 def test_tuples_of_another_length(data, name):
     with pytest.raises(
         ValueError, match=f"{name} must be x or a tuple such as .x, observed.*got a tuple of {len(data)}"

@@ -206,7 +206,7 @@ def test_what_cannot_be_saved(tmp_path, break_it, reason):
 
 
 def test_only_models_to_files_in_folders(tmp_path):
-    with pytest.raises(ValueError, match="Einet or a Mixture can be saved, got Linear"):
+    with pytest.raises(ValueError, match="or an estimator of einet.tables can be saved, got Linear"):
         save(torch.nn.Linear(2, 2), tmp_path / "m")
     with pytest.raises(ValueError, match="is a folder"):
         save(network(), tmp_path)
