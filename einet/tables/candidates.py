@@ -61,7 +61,7 @@ class Candidate:
 
 
 def ladders(
-    families: Families, reals: list[int], floor: float, num_rows: int, num_columns: int, most: int
+    families: Families, reals: list[int], floor: float, num_rows: int, num_columns: int, sizes: Sequence[int]
 ) -> list[list[Candidate]]:
     """The candidates of each kind, the smallest first.
 
@@ -71,14 +71,14 @@ def ladders(
         floor: the smallest variance of a joint density.
         num_rows: of the training data.
         num_columns: of the training data.
-        most: the largest K.
+        sizes: K, ascending.
 
     Source: not in the paper
     """
-    mixtures = _mixtures(joined(families, reals, floor), num_columns, reals, num_rows, most)
+    mixtures = _mixtures(joined(families, reals, floor), num_columns, reals, num_rows, sizes)
     if len(reals) > 1:  # few rows may say nothing of what belongs together
         mixtures.insert(0, Candidate("columns", one_sum(num_columns, []), families, 1))
-    trees = _trees(families, num_rows, most) if num_columns > 2 else []
+    trees = _trees(families, num_rows, sizes) if num_columns > 2 else []
     return [ladder for ladder in (mixtures, trees) if ladder]
 
 
@@ -91,15 +91,17 @@ def joined(families: Families, reals: list[int], floor: float) -> Families:
     return found | {family: own for family, own in left.items() if own}
 
 
-def _mixtures(families: Families, num_columns: int, reals: list[int], num_rows: int, most: int) -> list[Candidate]:
+def _mixtures(
+    families: Families, num_columns: int, reals: list[int], num_rows: int, sizes: Sequence[int]
+) -> list[Candidate]:
     graph = one_sum(num_columns, reals)
-    sizes = [size for size in _powers(most) if size == 1 or size * ROWS_PER_COMPONENT <= num_rows]
-    return [Candidate(f"mixture-{size}", graph, families, size) for size in sizes]
+    few = [size for size in sizes if size == 1 or size * ROWS_PER_COMPONENT <= num_rows] or [1]
+    return [Candidate(f"mixture-{size}", graph, families, size) for size in few]
 
 
-def _trees(families: Families, num_rows: int, most: int) -> list[Candidate]:
-    sizes = [size for size in _powers(most) if size >= 4 and size * ROWS_PER_ENTRY <= num_rows]
-    return [Candidate(f"tree-{size}", tree, families, size) for size in sizes]
+def _trees(families: Families, num_rows: int, sizes: Sequence[int]) -> list[Candidate]:
+    few = [size for size in sizes if size > 2 and size * ROWS_PER_ENTRY <= num_rows]
+    return [Candidate(f"tree-{size}", tree, families, size) for size in few]
 
 
 def tree(x: Tensor, observed: Tensor | None) -> RegionGraph:
@@ -113,11 +115,12 @@ def tree(x: Tensor, observed: Tensor | None) -> RegionGraph:
     return chow_liu(torch.where(never, 0, x), observed | never)
 
 
-def _powers(most: int) -> Iterator[int]:
-    size = 1
-    while size <= most:
-        yield size
-        size *= 2
+def up_to(most: int) -> list[int]:
+    """1, 2, 4, ... up to the largest K that is tried.
+
+    Source: not in the paper
+    """
+    return [2**power for power in range(most.bit_length()) if 2**power <= most]
 
 
 def one_sum(num_columns: int, joint: list[int]) -> RegionGraph:

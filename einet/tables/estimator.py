@@ -34,7 +34,7 @@ from einet.queries.passes import networks_of
 from einet.starts import start_leaves
 from einet.structures.learned import Structure, graph_of
 from einet.structures.ready_made import random_binary_trees
-from einet.tables.candidates import ladders
+from einet.tables.candidates import ladders, up_to
 from einet.tables.columns import Columns
 from einet.tables.kinds import Kinds, Table, read
 from einet.tables.questions import Questions
@@ -159,10 +159,9 @@ class TableEstimator(BaseEstimator):
         )
         reals = sorted(columns.reals)
         floors = [getattr(family, "min_variance", 1.0) for family, own in columns.families.items() if {*own} & {*reals}]
-        most = BUDGETS[self.budget] if self.num_sums == "auto" else _integer(self.num_sums)
-        kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), x.shape[1], most)
-        if self.num_sums != "auto":
-            kinds = [ladder[-1:] for ladder in kinds]
+        most = None if self.num_sums == "auto" else _integer(self.num_sums)
+        sizes = up_to(BUDGETS[self.budget]) if most is None else [most]
+        kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), x.shape[1], sizes)
         model, history, self.measured_ = selected(kinds, rows, training)
         for network in networks_of(model):
             columns.warn_of_floor(network.leaves)
