@@ -39,6 +39,7 @@ class Candidate:
         sum_product: as in `Einet`.
         shrinkage: factor of the `leaf_pseudocount` of training.
         start: the number of its start: another seed.
+        learns: whether it says more than what each column is by itself, so that shrinkage and starts matter.
 
     Source: not in the paper
     """
@@ -50,6 +51,7 @@ class Candidate:
     sum_product: str = "cp"
     shrinkage: float = 1.0
     start: int = 0
+    learns: bool = True
 
     def started(self, start: int) -> Candidate:
         """The same from another start."""
@@ -76,10 +78,10 @@ def ladders(
     Source: not in the paper
     """
     mixtures = _mixtures(joined(families, reals, floor), num_columns, reals, num_rows, sizes)
-    if len(reals) > 1:  # few rows may say nothing of what belongs together
-        mixtures.insert(0, Candidate("columns", one_sum(num_columns, []), families, 1))
+    # Few rows may say nothing of what belongs together.
+    columns = [Candidate("columns", one_sum(num_columns, []), families, 1, learns=False)] if len(reals) > 1 else []
     trees = _trees(families, num_rows, sizes) if num_columns > 2 else []
-    return [ladder for ladder in (mixtures, trees) if ladder]
+    return [ladder for ladder in (columns, mixtures, trees) if ladder]
 
 
 def joined(families: Families, reals: list[int], floor: float) -> Families:

@@ -48,6 +48,8 @@ try:
 except ImportError as error:
     raise ImportError(f"einet.tables needs scikit-learn 1.6 or later, this one is {installed}") from error
 
+# Fewer rows cannot tell candidates apart: random trees, which stay near the columns' own densities, serve them.
+MIN_ROWS = 20
 # The largest K that is tried.
 BUDGETS = {"fast": 16, "thorough": 64}
 # Rows that a leaf entry starts around, if these are no more than a quarter of all.
@@ -138,7 +140,7 @@ class TableEstimator(BaseEstimator):
         order = random.permutation(len(x))
         data = (x, observed, torch.as_tensor(labels) if num_classes > 1 else None)
         data += (None if weights is None else torch.as_tensor(weights),)
-        if self.selects and self.structure is None and self.depth == "auto":
+        if self.selects and self.structure is None and self.depth == "auto" and len(x) >= MIN_ROWS:
             model, history = self._selected(columns, data, labels, order, seed)
         else:
             graph = self._graph(x[typical], observed[typical], seed)

@@ -189,6 +189,8 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
     for ladder in ladders:
         sizes = list(climbed(ladder, score))
         largest = max(sizes, key=lambda each: found[each.name].score)
+        if not largest.learns:
+            continue
         list(climbed([largest.shrunk(factor) for factor in SHRINKAGES], score, patience=1))
         for start in range(1, training.num_starts):
             score(largest.started(start))
