@@ -53,7 +53,7 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
         leaf: str | ExponentialFamily | dict = "auto",
         depth: int | str = "auto",
         num_replicas: int = 10,
-        num_sums: int = 10,
+        num_sums: int | str = "auto",
         epochs: int = 200,
         batch_size: int | None = 100,
         lr: float = 0.1,
@@ -84,6 +84,7 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
             sum_product=sum_product,
             verbose=verbose,
         )
+        del self.budget, self.n_init  # of candidates, which do not compete for classes
         self.refine = refine
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> EinetClassifier:

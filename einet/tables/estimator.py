@@ -50,8 +50,8 @@ except ImportError as error:
 
 # Fewer rows cannot tell candidates apart: random trees, which stay near the columns' own densities, serve them.
 MIN_ROWS = 20
-# The largest K that is tried.
-BUDGETS = {"fast": 16, "thorough": 64}
+# The largest K that is tried, and from how many starts.
+BUDGETS, STARTS = {"fast": 16, "thorough": 64}, {"fast": 1, "thorough": 3}
 # Rows that a leaf entry starts around, if these are no more than a quarter of all.
 ROWS_PER_ENTRY = 50
 
@@ -98,6 +98,7 @@ class TableEstimator(BaseEstimator):
         self.n_init = n_init
 
     selects = False  # whether candidates compete where no structure is asked for
+    budget, n_init = "fast", "auto"
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -158,6 +159,8 @@ class TableEstimator(BaseEstimator):
             pseudocount=self.pseudocount,
             leaf_pseudocount=self.leaf_pseudocount,
             seed=seed,
+            num_starts=STARTS[self.budget] if self.n_init == "auto" else _integer(self.n_init),
+            verbose=bool(self.verbose),
         )
         reals = sorted(columns.reals)
         floors = [getattr(family, "min_variance", 1.0) for family, own in columns.families.items() if {*own} & {*reals}]
@@ -192,6 +195,8 @@ class TableEstimator(BaseEstimator):
         as_number("lr", self.lr, "within (0, 1]", lambda number: 0 < number <= 1)
         if self.budget not in BUDGETS:
             raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {self.budget!r}")
+        if self.n_init != "auto":
+            check_integers(n_init=_integer(self.n_init))
         check_integers(optional=True, batch_size=_integer(self.batch_size), patience=_integer(self.patience))
         for name in ("pseudocount", "leaf_pseudocount"):
             as_pseudocount(name, getattr(self, name))
@@ -266,11 +271,9 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
     a density: 1 - 1e-5, and any other value 1e-5. So has a value that a column of categories never had in training, or
     one outside the support of the family that was chosen, whatever the other columns are.
 
-    A limit: the random trees know nothing of the columns. They cut strongly correlated ones apart, and only sums of
-    products join them again. A mixture of normals with full covariances does not have to. On the 30 columns of
-    scikit-learn's breast cancer data, most of them sizes of the same cells, two such normals have 34 nats a row of the
-    test set and this density has 17, however large it is. Where many columns measure nearly the same and no cell is
-    missing, standardise and rotate them first: `sklearn.decomposition.PCA(whiten=True)` has 34 nats, too.
+    What the density is, rows decide that are held out: candidates are Gaussian mixtures whose other columns are
+    independent within a component, Chow-Liu trees, several sizes of both, with little or much shrinkage, and the
+    columns by themselves; those that make the held-out rows most probable together are mixed (`tables.selection`).
 
     Args:
         leaf: the family of the columns. "auto" chooses for each the simplest that is as good as any on held-out cells:
@@ -280,12 +283,14 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
             `ExponentialFamily` for all columns, or a dict {family: columns}, these as numbers from 0 or, after a
             DataFrame, as names; columns that it leaves out are chosen as by "auto". The support of a family that is
             given is its own, and a value outside it an error.
-        depth: of the random binary trees; "auto" is 1 below 8 columns, else 2.
-        num_replicas: number of trees.
-        num_sums: length of the vectors.
-        epochs: as in `einet.fit`; so are `batch_size`, `lr` and `patience`.
-        batch_size: see `epochs`.
-        lr: see `epochs`.
+        depth: of random binary trees, which then take the place of the candidates, as below 20 rows. For these, "auto"
+            is 1 below 8 columns, else 2.
+        num_replicas: number of these trees.
+        num_sums: K, the only size that is tried; "auto" tries several, or is 10 where a structure is asked for.
+        epochs: as in `einet.fit`; so is `patience`.
+        batch_size: as in `einet.fit`, where a structure is asked for; so is `lr`. Candidates are trained by full
+            batches up to 2,000 rows, else by batches of 500 with steps that fall.
+        lr: see `batch_size`.
         pseudocount: as in `einet.EM`, but in rows of the whole training data, so that it weighs the less the more rows
             there are; so is `leaf_pseudocount`.
         leaf_pseudocount: see `pseudocount`.
@@ -295,15 +300,20 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
         patience: see `epochs`.
         random_state: an integer makes fits and samples repeatable.
         structure: a `RegionGraph` over the columns, or a function to one, such as `einet.chow_liu`, from the rows
-            (B, D) as the network sees them and the mask of what is observed; random binary trees by default.
+            (B, D) as the network sees them and the mask of what is observed; the candidates by default.
         sum_product: as in `einet.Einet`. "cp" suits regions of more than two parts, as `einet.chow_liu` makes them;
             for "tucker", what a function makes is cut into halves.
+        budget: "fast" tries K up to 16 from one start, "thorough" up to 64 from three. Neither looks at a clock, so
+            that a seed gives the same density on any machine.
+        n_init: number of starts of the best size of each kind; "auto" is that of the budget.
         verbose: 1 prints a line for each training, 2 shows a bar of its epochs, too, where tqdm is installed.
 
     Attributes:
-        model_: an `Einet` in float64.
+        model_: an `Einet`, or a `Mixture` of the best candidates, in float64.
         columns_: translates between the table and the rows of the network.
-        history_: the `History` of its training.
+        history_: the `History` of its training, or that of its largest component.
+        measured_: the candidates, the best first, each with its mean log-density of held-out rows (`score`), if some
+            competed.
 
     Raises:
         ValueError: scikit-learn refuses the table, such as for another number of columns; a cell is infinite, nested,

@@ -78,7 +78,7 @@ class Training:
     leaf_pseudocount: float
     seed: int
     num_starts: int = 1
-    progress: bool = False
+    verbose: bool = False
 
     def steps(self, num_rows: int, shrinkage: float) -> dict[str, Any]:
         """The settings of `fit` for so many rows; pseudocounts are of all rows together."""
@@ -184,6 +184,8 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
 
     def score(candidate: Candidate) -> float:
         found[candidate.name] = measured(candidate, rows, training)
+        if training.verbose:
+            print(f"[{candidate.name}] {found[candidate.name].score:.4g} nats a row held out")
         return found[candidate.name].score
 
     for ladder in ladders:
