@@ -167,7 +167,8 @@ class TableEstimator(BaseEstimator):
         most = None if self.num_sums == "auto" else _integer(self.num_sums)
         sizes = up_to(BUDGETS[self.budget]) if most is None else [most]
         kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), x.shape[1], sizes)
-        model, history, self.measured_ = selected(kinds, rows, training)
+        model, history, found = selected(kinds, rows, training)
+        self.measured_ = [{"name": each.candidate.name, "score": each.score, "epochs": each.epochs} for each in found]
         for network in networks_of(model):
             columns.warn_of_floor(network.leaves)
         return model, history
@@ -312,8 +313,8 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
         model_: an `Einet`, or a `Mixture` of the best candidates, in float64.
         columns_: translates between the table and the rows of the network.
         history_: the `History` of its training, or that of its largest component.
-        measured_: the candidates, the best first, each with its mean log-density of held-out rows (`score`), if some
-            competed.
+        measured_: the candidates, the best first, if some competed: their names, their mean log-densities of held-out
+            rows as `score`, in the units of the network's rows, and their epochs.
 
     Raises:
         ValueError: scikit-learn refuses the table, such as for another number of columns; a cell is infinite, nested,

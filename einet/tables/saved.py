@@ -21,9 +21,11 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from einet.family import ExponentialFamily
+from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
+from einet.mixture import Mixture
 from einet.network import Einet
+from einet.queries.passes import networks_of
 from einet.queries.sampling import sample
 from einet.storage.checkpoint import check_saved, description, model_from, parameters_of
 from einet.structures.learned import chow_liu
@@ -93,12 +95,15 @@ class Packing:
             return {"type": "scalar", "array": self._array(np.asarray(value))}
         if isinstance(value, np.ndarray):
             return self._array(value)
-        if isinstance(value, ExponentialFamily):
+        if isinstance(value, LeafFamily):
             return self._family(value)
         if isinstance(value, RegionGraph):
             return {"type": "graph", "graph": json.loads(value.to_json())}
         if isinstance(value, Einet):
             return self._network(value)
+        if isinstance(value, Mixture):
+            weights = self._array(value.weights.detach().cpu().numpy())
+            return {"type": "mixture", "components": [self._network(each) for each in value.components], **weights}
         if isinstance(value, History):
             return {"type": "history", "fields": asdict(value)}
         if callable(value) and FUNCTIONS.get(getattr(value, "__name__", "")) is value:
@@ -126,7 +131,7 @@ class Packing:
             raise ValueError(f"an array of {array.dtype} is nothing that a file holds")
         return {"type": "array", "dtype": str(array.dtype), "tensor": name}
 
-    def _family(self, family: ExponentialFamily) -> dict:
+    def _family(self, family: LeafFamily) -> dict:
         name = type(family).__name__
         if self.known.get(name) is not type(family):
             raise ValueError(f"{name} is not one of {sorted(self.known)}: pass families=({name},), to save and to load")
@@ -210,6 +215,7 @@ class Unpacking:
             "family": lambda: self._family(content),
             "graph": lambda: RegionGraph.from_json(json.dumps(content["graph"])),
             "network": lambda: self._network(content),
+            "mixture": lambda: self._mixture(content),
             "history": lambda: History(**content["fields"]),
             "function": lambda: FUNCTIONS[content["name"]],
             "part": lambda: self._part(content),
@@ -237,7 +243,7 @@ class Unpacking:
         array[:] = items
         return (array.astype(str) if kind == "U" else array).reshape(content["shape"])
 
-    def _family(self, content: dict) -> ExponentialFamily:
+    def _family(self, content: dict) -> LeafFamily:
         if content["class"] not in self.known:
             raise ValueError(f"its family {content['class']!r} is not one of {sorted(self.known)}: pass families=(...)")
         return self.known[content["class"]](**{key: self.unpack(each) for key, each in content["fields"].items()})
@@ -247,8 +253,13 @@ class Unpacking:
         own = {key[len(prefix) :]: self._take(key) for key in self.tensors if key.startswith(prefix)}
         model = model_from(content["model"], own, self.known)
         if not isinstance(model, Einet):
-            raise ValueError("an estimator has a network, and no mixture")
+            raise ValueError("a network of an estimator is no mixture itself")
         return model
+
+    def _mixture(self, content: dict) -> Mixture:
+        components = [self._network(each) for each in content["components"]]
+        dtype = next(components[0].parameters()).dtype
+        return Mixture(components, self._array(content).tolist()).to(dtype)
 
     def _part(self, content: dict) -> Any:
         kind = PARTS[content["class"]]
@@ -290,9 +301,10 @@ def _check(estimator: Any) -> None:
             raise ValueError(f"it has {width} columns, and its density others")
         return
     model, columns = estimator.model_, estimator.columns_
-    if not isinstance(model, Einet) or type(columns) is not Columns:
+    if not isinstance(model, (Einet, Mixture)) or type(columns) is not Columns:
         raise ValueError("it lacks a network, or columns")
-    _check_columns(columns, model, width)
+    for network in networks_of(model):
+        _check_columns(columns, network, width)
     classes = 1
     if isinstance(estimator, EinetClassifier):
         classes, prior = len(estimator.classes_), np.asarray(estimator.class_log_prior_)
@@ -306,8 +318,12 @@ def _check(estimator: Any) -> None:
 
 def _check_columns(columns: Columns, model: Einet, width: int) -> None:
     """By their attributes, and by taking two of the network's own rows there and back."""
-    families = {family: sorted(own) for family, own in columns.families.items()}
-    if families != {family: sorted(own) for family, own in model.families.items()}:
+    # Of reals that are joint, each by itself is normal, as its column is; any other family is the column's own.
+    of_columns, of_network = (
+        {d: f for f, own in each.items() for d in own} for each in (columns.families, model.families)
+    )
+    joint = {d for d, family in of_network.items() if family.joint and d in columns.reals}
+    if of_columns.keys() != of_network.keys() or any(of_columns[d] != of_network[d] for d in of_network.keys() - joint):
         raise ValueError("its columns have other families than its network")
     if model.graph.num_variables != width or len(columns.values) != width or len(columns.kinds.columns) != width:
         raise ValueError(f"it has {width} columns, and its network {model.graph.num_variables}")

@@ -101,7 +101,7 @@ def test_networks_that_are_skipped_could_not_have_won(monkeypatch):
     usual, by_maxima = argmax_of_the_sum_pass(model, x, observed.expand(40, -1)), []
     for network, weight in zip(networks, model.weights, strict=True):
         inside, mask = model.as_input(x, observed)
-        modes = most_probable._with_modes(network, network.leaves(inside, mask), mask)
+        modes = most_probable._with_modes(network, network.leaves(inside, mask), inside, mask)
         passed = passes.upward(network, modes, most_probable.maximum)
         completed = torch.where(observed, x, decoded(network, passed, torch.zeros(40).long()))
         by_maxima.append((passed.outputs[-1].log()[0, 0] + weight.log(), completed))

@@ -402,7 +402,7 @@ def test_a_leaf_for_some_columns_by_name_or_number():
     for columns in (["rooms"], "rooms", [1], np.array([1]), 1):
         families = Columns(table.to_numpy(), {Binomial(2): columns}, list(table)).families
         assert families == {Binomial(2): [1], area: [0], Bernoulli(): [2]}
-    own = EinetDensity(**SMALL, leaf={Binomial(2): ["rooms"]}).fit(table)
+    own = EinetDensity(**SMALL, depth=1, leaf={Binomial(2): ["rooms"]}).fit(table)
     assert own.model_.families == {Binomial(2): (1,), area: (0,), Bernoulli(): (2,)}
     every = EinetDensity(**SMALL, leaf={}).fit(table)
     assert np.array_equal(every.score_samples(table), EinetDensity(**SMALL).fit(table).score_samples(table))

@@ -79,9 +79,11 @@ def test_weights_that_cannot_be(weights, message):
 
 
 def test_verbose_tells_of_each_training(capsys):
-    EinetDensity(**QUICK | {"epochs": 2}).fit(TABLE)
+    assert "mixture-1" in (EinetDensity(verbose=1).fit(TABLE), capsys.readouterr().out)[1]
+    trees = QUICK | {"epochs": 2, "depth": 1}
+    EinetDensity(**trees).fit(TABLE)
     assert capsys.readouterr().out == ""
-    EinetDensity(**QUICK | {"epochs": 2, "verbose": 1}).fit(TABLE)
+    EinetDensity(**trees | {"verbose": 1}).fit(TABLE)
     assert capsys.readouterr().out.startswith("[EinetDensity] 60 rows, 2 epochs in")
-    EinetDensity(**QUICK | {"epochs": 2, "verbose": 1, "validation": 0.5}).fit(people(200))
+    EinetDensity(**trees | {"verbose": 1, "validation": 0.5}).fit(people(200))
     assert "on 100 held out, best epoch 2" in capsys.readouterr().out
