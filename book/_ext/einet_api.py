@@ -66,7 +66,7 @@ def process(app, what, name, member, options, lines) -> None:
 
 def hide(app, what, name, member, skip, options) -> bool | None:
     """What Python gives a named tuple, of whose fields it knows their numbers, and scikit-learn an estimator."""
-    foreign = not getattr(member, "__module__", "einet").startswith("einet")
+    foreign = not (getattr(member, "__module__", "einet") or "builtins").startswith("einet")
     return True if foreign or type(member).__name__ == "_tuplegetter" else None
 
 
