@@ -144,6 +144,7 @@ class TableEstimator(BaseEstimator):
         if self.selects and self.structure is None and self.depth == "auto" and len(x) >= MIN_ROWS:
             model, history = self._selected(columns, data, labels, order, seed)
         else:
+            vars(self).pop("measured_", None)  # of an earlier fit
             graph = self._graph(x[typical], observed[typical], seed)
             model, history = self._as_asked(graph, columns, data, labels, num_classes, order, seed)
         self.model_, self.columns_, self.history_ = model, columns, history
@@ -152,7 +153,7 @@ class TableEstimator(BaseEstimator):
         """The best of the candidates, or a mixture of the best."""
         x, parts = data[0], np.empty(len(order), dtype=int)
         parts[order] = folds(labels[order], self.validation)
-        rows = Rows(x, *data[1:], parts=parts, constant=columns.constant)
+        rows = Rows(x, data[1], data[3], parts, columns.constant)
         training = Training(
             epochs=_integer(self.epochs),
             patience=_integer(self.patience),
@@ -168,9 +169,9 @@ class TableEstimator(BaseEstimator):
         sizes = up_to(BUDGETS[self.budget]) if most is None else [most]
         kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), x.shape[1], sizes)
         model, history, found = selected(kinds, rows, training)
-        self.measured_ = [{"name": each.candidate.name, "score": each.score, "epochs": each.epochs} for each in found]
         for network in networks_of(model):
             columns.warn_of_floor(network.leaves)
+        self.measured_ = [{"name": each.candidate.name, "score": each.score, "epochs": each.epochs} for each in found]
         return model, history
 
     def _as_asked(self, graph, columns, data, labels, num_classes, order, seed) -> tuple[Einet, History]:

@@ -43,7 +43,6 @@ class Rows:
     Attributes:
         x: (B, D).
         observed: (B, D).
-        labels: (B,), or None for a single class.
         weights: how often each row counts, (B,), or None where all count once.
         parts: the part of each row that is held out together, -1 for rows that never are: (B,).
         constant: columns of a single value.
@@ -53,16 +52,14 @@ class Rows:
 
     x: Tensor
     observed: Tensor
-    labels: Tensor | None
     weights: Tensor | None
     parts: np.ndarray
     constant: list[int]
 
-    def select(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """x, observed, labels and weights of some rows."""
+    def select(self, rows: np.ndarray) -> tuple[Tensor, Tensor, None, Tensor | None]:
+        """x, observed, no labels, and weights of some rows, as `fit` takes them."""
         index = torch.as_tensor(rows)
-        labels, weights = (None if each is None else each[index] for each in (self.labels, self.weights))
-        return self.x[index], self.observed[index], labels, weights
+        return self.x[index], self.observed[index], None, None if self.weights is None else self.weights[index]
 
 
 @dataclass(frozen=True)
@@ -123,14 +120,12 @@ def trained(
 
     Source: not in the paper
     """
-    x, observed, labels, weights = rows.select(chosen)
-    num_classes = int(rows.labels.max()) + 1 if rows.labels is not None else 1
+    x, observed, _, weights = rows.select(chosen)
     graph = graph_of(candidate.structure, x, observed, x.shape[1], candidate.sum_product)
     model = Einet(
         graph,
         dict(candidate.families),
         candidate.num_sums,
-        num_classes=num_classes,
         sum_product=candidate.sum_product,
         seed=training.seed + candidate.start,
     ).double()
@@ -142,7 +137,6 @@ def trained(
             model,
             x,
             observed,
-            labels,
             weights=weights,
             valid=None if held_out is None else rows.select(held_out),
             epochs=epochs or training.epochs,
@@ -153,7 +147,7 @@ def trained(
 
 
 def measured(candidate: Candidate, rows: Rows, training: Training) -> Measured:
-    """The log-densities that a candidate gives to rows it was not trained on: of their labels, where they have some.
+    """The log-densities that a candidate gives to rows it was not trained on.
 
     Source: not in the paper
     """
@@ -161,18 +155,9 @@ def measured(candidate: Candidate, rows: Rows, training: Training) -> Measured:
     for part in range(rows.parts.max() + 1):
         chosen, held_out = np.flatnonzero(rows.parts != part), np.flatnonzero(rows.parts == part)
         model, history = trained(candidate, rows, chosen, training, held_out)
-        found[held_out] = _log_densities(model, rows, held_out)
+        found[held_out] = log_density(model, *rows.select(held_out)[:2]).double().numpy()
         steps.append((history.best_epoch + 1) * len(chosen))
     return Measured(candidate, found[rows.parts >= 0], max(1, round(float(np.median(steps)) / len(rows.parts))))
-
-
-def _log_densities(model: Einet, rows: Rows, chosen: np.ndarray) -> np.ndarray:
-    x, observed, labels, _ = rows.select(chosen)
-    joint = log_density(model, x, observed).double()
-    if rows.labels is None or labels is None:
-        return joint.numpy()
-    prior = torch.bincount(rows.labels).double() / len(rows.labels)
-    return torch.log_softmax(joint + prior.log(), 1).gather(1, labels[:, None])[:, 0].numpy()
 
 
 def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list[Measured]:
@@ -223,11 +208,9 @@ def selected(ladders: list[list[Candidate]], rows: Rows, training: Training) -> 
         smallest = ladders[0][0]
         return *trained(smallest, rows, everything, training), [Measured(smallest, np.zeros(0), training.epochs)]
     found = best(ladders, rows, training)
-    kept, weights = found[:1], np.ones(1)
-    if rows.labels is None:
-        weights = weights_of(found)
-        kept = [each for each, weight in zip(found, weights, strict=True) if weight >= MIN_WEIGHT]
-        weights = weights_of(kept)
+    # Many that are alike share the weight, so that none may have much of it.
+    kept = [each for each, weight in zip(found, weights_of(found), strict=True) if weight >= MIN_WEIGHT] or found[:1]
+    weights = weights_of(kept)
     models = [trained(each.candidate, rows, everything, training, epochs=each.epochs) for each in kept]
     model, history = models[int(weights.argmax())]
     return (model if len(models) == 1 else Mixture([m for m, _ in models], weights.tolist()).double()), history, found

@@ -1,5 +1,7 @@
 """Which density a table gets: candidates, what held-out rows say of them, and their mixture."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ TRAINING = Training(epochs=30, patience=5, pseudocount=0.0, leaf_pseudocount=0.0
 
 def rows(x, parts, constant=()):
     x = torch.as_tensor(x)
-    return Rows(x, torch.ones_like(x, dtype=torch.bool), None, None, np.asarray(parts), list(constant))
+    return Rows(x, torch.ones_like(x, dtype=torch.bool), None, np.asarray(parts), list(constant))
 
 
 def correlated(num_rows, seed=0):
@@ -84,6 +86,21 @@ def test_a_mixture_of_one_is_the_normal_density():
     exact = multivariate_normal(x.mean(0), np.cov(x.T, bias=True)).logpdf(x)
     assert einet.log_density(model, torch.as_tensor(x)).numpy() == pytest.approx(exact, abs=1e-3)
     assert found[0].candidate.name.startswith("mixture-1")
+
+
+def test_many_that_are_alike_leave_one():
+    """Twelve equal candidates have a twelfth of the weight each: none reached a tenth, and nothing was left to mix."""
+    x, parts = correlated(100), np.arange(100) % 2
+    alike = [Candidate(str(number), one_sum(2, [0, 1]), {MultivariateNormal(): [0, 1]}, 1) for number in range(12)]
+    model, _, found = selected([[replace(each, learns=False)] for each in alike], rows(x, parts), TRAINING)
+    assert isinstance(model, einet.Einet) and len(found) == 12
+
+
+@pytest.mark.slow
+def test_several_starts_are_tried_and_an_earlier_table_is_forgotten():
+    density = EinetDensity(n_init=2, num_sums=2, random_state=0).fit(correlated(60))
+    assert any(each["name"].endswith("start 1") for each in density.measured_)
+    assert not hasattr(density.fit(correlated(15)), "measured_"), "too few rows for candidates"
 
 
 @pytest.mark.slow
