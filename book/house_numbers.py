@@ -2,7 +2,7 @@
 
     images, labels = house_numbers(10_000, seed=0)      # (10000, 32, 32, 3), uint8, and (10000,), int64
 
-Chapter 10 and experiments/images.py train on them.
+Chapter 12 and experiments/images.py train on them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What chapter 9 makes of the race: tables, the panels of the paper's Figures 3 and 6, a formula for cost.
+"""What chapter 11 makes of the race: tables, the panels of the paper's Figures 3 and 6, a formula for cost.
 
 records = origin.read("efficiency")          as experiments/efficiency.py wrote them
 panels(records)                              time against memory, a row each for K, depth and R

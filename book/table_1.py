@@ -1,4 +1,4 @@
-"""Table 1 of the paper beside ours, for chapter 8, and in short for the intro and the README.
+"""Table 1 of the paper beside ours, for chapter 10, and in short for the intro and the README.
 
     table = table_1.Table(origin.read("debd"))
     table.paper, table.ours, table.errors    # nats, a row for each data set; NaN where it has not been run yet

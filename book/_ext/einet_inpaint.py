@@ -1,6 +1,6 @@
 """Pages that show an `InpaintWidget` get what it needs to answer without a kernel: its script, its style, its models.
 
-So do chapters 7 and 10, whose figures ask the same engine.
+So do chapters 7 and 12, whose figures ask the same engine.
 
 All of it is made while the book is built: the script from the one source in einet/inpaint, the models from book/models.
 """

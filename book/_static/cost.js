@@ -1,4 +1,4 @@
-// The part of chapter 9 that answers: what a network costs, from K, depth and R, by the formula fitted on the page.
+// The part of chapter 11 that answers: what a network costs, from K, depth and R, by the formula fitted on the page.
 // A classic script without dependencies, so that it also runs from file://. It fills every element of class "cost-figure".
 (() => {
   "use strict";

@@ -1,4 +1,4 @@
-// The table of chapter 8 that answers: it sorts, it filters, and it says where each number came from.
+// The table of chapter 10 that answers: it sorts, it filters, and it says where each number came from.
 // A classic script without dependencies, so that it also runs from file://. A cell of the page left a plain table in every
 // element of class "debd-figure", and beside it the records of book/results/debd.json as JSON; without this script the
 // plain table stays.

@@ -1,4 +1,4 @@
-// The figure of chapter 3 that answers: choose what was seen, then a sum, and read which products and weights made it.
+// The figure of chapter 2 that answers: choose what was seen, then a sum, and read which products and weights made it.
 // A classic script without dependencies, so that it also runs from file://. It fills every element of class "einsum-figure".
 (() => {
   "use strict";

@@ -1,4 +1,4 @@
-// The figure of chapter 2 that answers: make densities small, and see three ways to compute log S in float32 survive or not.
+// The figure of chapter 3 that answers: make densities small, and see three ways to compute log S in float32 survive or not.
 // A classic script without dependencies, so that it also runs from file://. It fills every element of class "magnitude-figure".
 (() => {
   "use strict";

@@ -1,4 +1,4 @@
-// The figure of chapter 12 that answers: what a classifier believes when pixels are missing, integrated out or filled in.
+// The figure of chapter 8 that answers: what a classifier believes when pixels are missing, integrated out or filled in.
 // A classic script without dependencies, so that it also runs from file://. It fills every element of class
 // "missing-figure" with what a cell of the page computed and left in the element "missing-data".
 (() => {

@@ -1,4 +1,4 @@
-// The figure of chapter 10 that answers: an image that a model drew, and the regions of its circuit. Press a region, and
+// The figure of chapter 12 that answers: an image that a model drew, and the regions of its circuit. Press a region, and
 // its pixels are drawn anew given all others, by the engine of the inpainter (einet/inpaint), and shown by its means. A classic
 // script, so that it also runs from file://. It fills every element of class "regions-figure", and leaves the last region's rows
 // and the log-density of what was kept in data attributes, which tests/book/test_browser.py looks at.

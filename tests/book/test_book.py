@@ -22,6 +22,7 @@ from statistics import median
 
 import nbformat
 import pytest
+import yaml
 from project import ROOT
 
 BOOK = ROOT / "book"
@@ -141,3 +142,18 @@ def test_frame(file):
 def test_what_agrees_is_asserted(file):
     asserts = [c for c in cells(file, "code") if re.search(r"^\s*assert |\bassert_close\(", c.source, re.M)]
     assert asserts, "at least one assert: slow and fast agree, on the page"
+
+
+def test_addresses_of_before_lead_to_a_chapter():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    names = {f"book/{file.stem}" for file in NOTEBOOKS}
+    redirects = config["sphinx"]["config"]["redirects"]
+    assert len(redirects) >= 8 and not redirects.keys() & names, "a page stands where a redirect should"
+    assert {f"book/{target.removesuffix('.html')}" for target in redirects.values()} <= names
+
+
+def test_chapters_stand_in_the_order_of_their_numbers():
+    chapters = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"][0]["chapters"]
+    assert [f"{each['file']}.ipynb" for each in chapters] == [f"book/{file.name}" for file in CHAPTERS]
+    titles = [int(re.match(r"# (\d+) ", text(file))[1]) for file in CHAPTERS]
+    assert titles == [int(file.name[:2]) for file in CHAPTERS]

@@ -173,9 +173,9 @@ def test_two_columns_know_of_each_other_what_einet_says(browser):
 
 
 def test_a_region_is_drawn_anew(browser):
-    """Chapter 10: pixels of the region that was pressed change, and no others; the page is read from the disk."""
+    """Chapter 12: pixels of the region that was pressed change, and no others; the page is read from the disk."""
     tab = browser.new_page()
-    tab.goto((HTML / "book/10_images.html").as_uri())
+    tab.goto((HTML / "book/12_images.html").as_uri())
     figure = tab.locator(".regions-figure")
     figure.get_by_role("checkbox").uncheck()
     pixels = """canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]"""
@@ -224,7 +224,7 @@ class TestInpainter(WithoutAKernel):
     def test_every_image_has_the_log_density_that_python_says(self, page, name):
         """To 0.1 nats, of the very pixels of the chapter: (byte + 0.5) / 256, of the sheet."""
         shown = shown_by(name)
-        sheet = torch.tensor(plt.imread(BOOK / "_static/11_clothes.png")).view(10, 28, 20, 28)[:, :, 0]
+        sheet = torch.tensor(plt.imread(BOOK / "_static/13_clothes.png")).view(10, 28, 20, 28)[:, :, 0]
         images = torch.tensor(np.stack([np.frombuffer(base64.b64decode(i), shown["dtype"]) for i in shown["images"]]))
         assert torch.equal(images.view(10, 28, 28), (255 * sheet + 0.5) / 256)
         (file,) = (BOOK / "models").glob(f"{shown['file'].rsplit('-', 1)[0]}.safetensors")
@@ -253,7 +253,7 @@ class TestInpainter(WithoutAKernel):
 
 def test_the_intro_and_chapter_11_share_a_model():
     """It is in the book once, and not in the pages."""
-    pages = ["book/intro.html", "book/11_inpainting.html"]
+    pages = ["book/intro.html", "book/13_inpainting.html"]
     assert set(pages) <= set(INPAINTERS)
     models = [f.relative_to(HTML).as_posix() for f in HTML.rglob("fashion-mnist*")]
     digest = hashlib.sha256((BOOK / "models/fashion-mnist.safetensors").read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What chapter 9 makes of the race: book/race.py."""
+"""What chapter 11 makes of the race: book/race.py."""
 
 import matplotlib.pyplot as plt
 import pytest

@@ -594,7 +594,7 @@ def test_the_clothes_of_chapter_11():
     """The sheet of images in book/_static: the first twenty of each kind of the test set."""
     images, labels = fashion_mnist("test")
     rows = [torch.cat(list(images[labels == kind][:20]), 1) for kind in range(10)]
-    sheet = plt.imread(ROOT / "book/_static/11_clothes.png")
+    sheet = plt.imread(ROOT / "book/_static/13_clothes.png")
     np.testing.assert_array_equal((255 * sheet).round().astype(np.uint8), torch.cat(rows).numpy())
 
 
