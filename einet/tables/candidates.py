@@ -84,6 +84,12 @@ def ladders(
     return [ladder for ladder in (columns, mixtures, trees) if ladder]
 
 
+def of_reals(several: list[list[Candidate]]) -> list[list[Candidate]]:
+    """The mixtures among ladders, where counts and skewed columns are reals: all else is as good without that."""
+    found = [[each for each in ladder if each.name.startswith("mixture")] for ladder in several]
+    return [[replace(each, name=f"{each.name} of reals") for each in ladder] for ladder in found if ladder]
+
+
 def joined(families: Families, reals: list[int], floor: float) -> Families:
     """The families with one multivariate normal for the columns `reals`, where there are several."""
     if len(reals) < 2:
