@@ -12,8 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Sequence
-from numbers import Integral
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,11 +21,12 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from einet.families.continuous import Normal
-from einet.family import ExponentialFamily, LeafFamily
+from einet.family import LeafFamily
 from einet.leaves import LeafLayer
 from einet.tables.choice import UNSEEN_PROBABILITY, Choice, choose, joint, normal, of_values
 from einet.tables.kinds import Table, read
 from einet.tables.resolution import is_close, is_constant
+from einet.tables.support import described, given_families, inside, min_deviation
 
 # The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
 MAX_SHARE_AT_FLOOR = 2 / 3
@@ -141,7 +141,7 @@ class Columns:
         """What becomes of each column. Sets `families` and `chosen`."""
         self.families: dict[LeafFamily, list[int]] = {}
         choices: dict[int, Choice] = {}
-        for family, own in self._given_families(leaf, len(known)).items():
+        for family, own in given_families(leaf, len(known), self.names).items():
             # No density has variance 0, so a constant is a category. It would be blurred, in whatever unit it is.
             left = [d for d in own if not (family.location_scale and is_constant(known[d]))]
             if left or not own:
@@ -179,7 +179,7 @@ class Columns:
         names = range(len(self.values)) if self.names is None else self.names
         rows = [("column", "cells", "family", "range", "missing")]
         for d, name in enumerate(names):
-            family = "constant" if d in self.constant else _short(family_of[d], self.atoms[d], self.shift[d])
+            family = "constant" if d in self.constant else described(family_of[d], self.atoms[d], self.shift[d])
             family += f", but for {', '.join(f'{value:g}' for value in self.excluded[d])}" if self.excluded[d] else ""
             missing = f"{100 * self.missing[d]:.2g} %"
             rows.append((str(name), self.kinds.columns[d].text(), family, self._range(d), missing))
@@ -250,7 +250,7 @@ class Columns:
                     if not self.has_unseen(d, family):
                         offset[:, d] -= np.where(here, math.log(self.scale[d]), 0.0)
                         continue
-                    observed[:, d] &= _inside(family.alone, z[:, d])
+                    observed[:, d] &= inside(family.alone, z[:, d])
                 seen = observed[:, d]
                 offset[:, d] += np.where(here & ~seen, math.log(UNSEEN_PROBABILITY), 0.0)
                 offset[:, d] += np.where(here & seen, math.log1p(-UNSEEN_PROBABILITY), 0.0)
@@ -355,7 +355,7 @@ class Columns:
         for part in leaves.parts:
             if not part.family.location_scale:
                 continue
-            narrowest = _min_deviation(part.family)
+            narrowest = min_deviation(part.family)
             variance = part.family.alone.variance(part.alone().detach())  # (P, C, K), of standardised columns
             used = variance < UNUSED_VARIANCE
             narrow = variance <= 1.2 * narrowest**2  # shrinkage keeps them off the bound itself
@@ -378,25 +378,6 @@ class Columns:
 
     # Arguments
 
-    def _given_families(self, leaf: Any, num_columns: int) -> dict[LeafFamily, list[int]]:
-        """The families that `leaf` names, with columns as numbers."""
-        if isinstance(leaf, str) and leaf == "auto":
-            return {}
-        if isinstance(leaf, LeafFamily):
-            return {leaf: list(range(num_columns))}
-        if not isinstance(leaf, dict) or not all(isinstance(family, LeafFamily) for family in leaf):
-            raise ValueError(f'leaf must be "auto", an ExponentialFamily or a dict of them, got {leaf!r}')
-        own = {f: c if isinstance(c, Iterable) and not isinstance(c, str) else [c] for f, c in leaf.items()}
-        return {family: [self._number(column, num_columns) for column in columns] for family, columns in own.items()}
-
-    def _number(self, column: str | int, num_columns: int) -> int:
-        if isinstance(column, Integral) and 0 <= int(column) < num_columns:
-            return int(column)
-        if self.names is not None and column in self.names:
-            return self.names.index(cast(str, column))
-        known = f"0 to {num_columns - 1}" + ("" if self.names is None else f", or {self.names}")
-        raise ValueError(f"leaf must name columns of X, which are {known}, got {column!r}")
-
     def _label(self, d: int) -> str:
         return f"column {d if self.names is None else repr(self.names[d])}"
 
@@ -409,41 +390,3 @@ class Columns:
                 raise ValueError(f"{self._label(own[0])}: {error}") from None
             for d in own:
                 self._check_support(family, [d], z, observed)
-
-
-def _inside(family: ExponentialFamily, z: np.ndarray) -> np.ndarray:
-    """Whether each cell is in the support: the whole column, in most tables, or one after the other."""
-    inside = ~np.isnan(z)
-    values, place = np.unique(z[inside], return_inverse=True)
-    inside[inside] = _among(family, torch.as_tensor(values))[place]
-    return inside
-
-
-def _among(family: ExponentialFamily, values: Tensor) -> np.ndarray:
-    """`check` in halves: few cells are outside."""
-    try:
-        family.check(values)
-    except ValueError:
-        if len(values) == 1:
-            return np.array([False])
-        half = len(values) // 2
-        return np.concatenate((_among(family, values[:half]), _among(family, values[half:])))
-    return np.ones(len(values), dtype=bool)
-
-
-def _min_deviation(family: LeafFamily) -> float:
-    """The smallest standard deviation of a leaf: that of parameters 0 after `project`."""
-    alone = family.alone
-    nothing = torch.zeros(alone.num_statistics, 1, dtype=torch.float64)
-    return alone.variance(alone.project(nothing)).sqrt().item()
-
-
-def _short(family: LeafFamily, atoms: np.ndarray, shift: float) -> str:
-    """A family's name, with the number of its values, or its atoms in the units of the table."""
-    if not math.isnan(shift):
-        return f"Normal, of log(x + {shift:.3g})" if shift else "LogNormal"
-    within = getattr(family, "family", None)
-    if len(atoms) and isinstance(within, ExponentialFamily):
-        return f"{type(within).__name__} with atoms at {', '.join(f'{atom:g}' for atom in atoms)}"
-    count = getattr(family, "categories", getattr(family, "total", None))
-    return type(family).__name__ + ("" if count is None or type(family).__name__ == "Bernoulli" else f"({count})")

@@ -190,7 +190,8 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
         largest = max(sizes, key=lambda each: found[each.name].score)
         if not largest.learns:
             continue
-        list(climbed([largest.shrunk(factor) for factor in SHRINKAGES], score, patience=1))
+        shrunk = [largest.shrunk(factor) for factor in SHRINKAGES]
+        list(climbed(shrunk, score, patience=1, best=found[largest.name].score))
         for start in range(1, training.num_starts):
             score(largest.started(start))
     return sorted(found.values(), key=lambda each: -each.score)
