@@ -32,12 +32,12 @@ class Recipe:
     rows     of training, the first so many; test_rows likewise
     sums     K; of a "gmm" the number of Gaussians, with full covariances if `full`
     delta, axes   of `einet.poon_domingos`, several deltas from coarse to fine; axis 0 is cut into upper and lower parts
-    structure     "rectangles", of poon_domingos; or, for one network alone, the "tree" of `einet.chow_liu` or the
+    structure     "rectangles", of poon_domingos; or, with rows held out, the "tree" of `einet.chow_liu` or the
                   "quadrants" of `einet.quad_graph`
     layer    "tucker" or "cp", of such a network; last_lr (0: that of lr) and concentration likewise
     reach    of `starts.start_from_clusters`, where it is not 0
     blur     of `blur.BlurredEM`, where it is not 0
-    valid_rows    the last so many of the rows, which choose the epoch
+    held_out      the share of each cluster's rows that chooses the epoch
     """
 
     dataset: str
@@ -65,7 +65,7 @@ class Recipe:
     concentration: float = 1.0
     reach: float = 0.0
     blur: float = 0.0
-    valid_rows: int = 0
+    held_out: float = 0.0
     hidden: bool = False  # whether halves of test images are hidden, and measures taken of what fills them
     export: str = ""  # the file below book/models that the model is written to, in float16
     figure: tuple[str, ...] = PARTS  # what is drawn of it; of some data sets no images may be passed on
@@ -181,7 +181,7 @@ _pixels = partial(_fashion, leaves="Categorical", delta=(16, 8, 4, 2, 1), lr=0.4
 
 _one = partial(
     Recipe, "fashion-mnist", layer="cp", leaves="Categorical", clusters=1, batch=500, lr=0.1, last_lr=0.01, floor=1e-6,
-    pseudocount=0.01, valid_rows=5_000, figure=(),
+    pseudocount=0.01, held_out=1 / 12, figure=(),
 )  # fmt: skip
 _tree = partial(_one, structure="tree", reach=1.5, blur=1.5)
 
@@ -215,9 +215,11 @@ RUNS = {
     "fashion-tree-32": _tree(sums=32, epochs=6),
     "fashion-tree-64": _tree(sums=64, epochs=6),
     "fashion-tree-128": _tree(sums=128, epochs=8, hidden=True, figure=PARTS),
+    "fashion-trees-16": _tree(clusters=16, sums=16, epochs=5),
+    "fashion-trees-32": _tree(clusters=16, sums=32, epochs=6, hidden=True, figure=PARTS),
     "fashion-page": _tree(
-        leaves="Normal", sums=32, epochs=8, min_variance=1e-5, max_variance=1.0, blur=0.0, hidden=True,
-        export="fashion-mnist.safetensors", figure=PARTS,
+        leaves="Normal", clusters=16, sums=9, epochs=8, lr=0.2, last_lr=0.02, min_variance=1e-6, max_variance=1.0,
+        blur=0.0, hidden=True, export="fashion-mnist.safetensors", figure=PARTS,
     ),  # fmt: skip
     "fashion-small": _fashion(
         rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import resource
 import time
 from dataclasses import asdict
@@ -15,7 +14,8 @@ from torch import Tensor
 import einet
 from book import figures
 from einet import plotting
-from einet.data import log_density
+from einet.clustered.kmeans import clusters_of
+from einet.data import CheckedData, log_density
 from einet.inpaint import export
 from einet.storage.archive import read
 from experiments.images.blur import BlurredEM, blur_
@@ -26,9 +26,9 @@ from experiments.provenance import provenance
 from experiments.records import say
 
 EXPORTED_BYTES = 2_000_000  # of a model that is committed, at most
-LN2 = math.log(2)
 DRAWN = 1000  # samples, whose time is taken
 COLUMNS, LINES = 8, 2  # of each part of a figure
+LEAST_BATCH, STEPS = 100, 20  # rows of a step, and steps of an epoch: in a small cluster batches are smaller
 ROWS_OF_ENTRY, START_ROWS = 8, 10_000  # that an entry of a leaf starts around, and that these are drawn from
 
 
@@ -39,7 +39,7 @@ def run(name: str, recipe: Recipe, options) -> dict:
     started = time.time()
     data = images(recipe, options.seed)
     x = inputs(data.train, recipe, options.seed + 1)
-    training = train_one if recipe.model == "einet" and recipe.valid_rows else TRAININGS[recipe.model]
+    training = train_networks if recipe.model == "einet" and recipe.held_out else TRAININGS[recipe.model]
     model, seconds = training(recipe, data, x, options, folder_of(name, recipe, options))
     if recipe.export:  # what is asked is what the book has: a file in half precision
         written = exported(model.network, options.models / recipe.export)
@@ -161,45 +161,71 @@ def train_einet(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) 
     return Circuit(model, options.device), sum(map(sum, kept))
 
 
-def train_one(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) -> tuple[Circuit, float]:
-    """One network, by validation rows, and seconds: of its start, and of all epochs, whichever call they were in."""
-    folder.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    rows, held_out = x[: -recipe.valid_rows], x[-recipe.valid_rows :]
+def train_networks(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) -> tuple[Circuit, float]:
+    """For each k-means cluster a network, or one for all rows, by validation rows; and seconds, without k-means."""
+    clusters = [torch.arange(len(x))]
+    if recipe.clusters > 1:
+        clusters = clusters_of(CheckedData(einet.Einet(*single_region(recipe, data)), x), recipe.clusters, 0, folder)
+    networks, seconds = [], 0.0
+    for number, cluster in enumerate(clusters):
+        file = folder / f"network-{number}.safetensors"
+        network, own = train_network(recipe, data, x[cluster], options, file, options.seed + number)
+        networks.append(network)
+        seconds += own
+    model = networks[0]
+    if len(networks) > 1:
+        model = einet.Mixture(networks, [len(cluster) / len(x) for cluster in clusters])
+    return Circuit(model, options.device), seconds
+
+
+def single_region(recipe: Recipe, data: Images) -> tuple[einet.RegionGraph, einet.LeafFamily, int]:
+    """The arguments of a network that only checks rows."""
+    return einet.poon_domingos(data.shape, min(data.shape), max_depth=0), recipe.family(data.channels), 1
+
+
+def train_network(recipe: Recipe, data: Images, x: Tensor, options, file: Path, seed: int) -> tuple[einet.Einet, float]:
+    """One network, and the seconds of its start and of all epochs, whichever call they were in."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    start, first = time.perf_counter(), round(len(x) * (1 - recipe.held_out))
+    rows, held_out = x[:first], x[first:]
     network = einet.Einet(
         graph_of(recipe, rows, data.shape),
         recipe.family(data.channels),
         num_sums=recipe.sums,
         sum_product=recipe.layer,
         concentration=recipe.concentration,
-        seed=options.seed,
+        seed=seed,
     ).to(options.device)
     if recipe.reach:
-        start_from_clusters(network, rows, recipe.reach, options.seed)
+        start_from_clusters(network, rows, recipe.reach, seed)
     else:
-        some = rows[:START_ROWS]
-        einet.start_leaves(network, some, rows=ROWS_OF_ENTRY, distinct=False, seed=options.seed)
+        einet.start_leaves(network, rows[:START_ROWS], rows=ROWS_OF_ENTRY, distinct=False, seed=seed)
+    optimizer = einet.EM(network, recipe.lr, recipe.pseudocount)
     if recipe.blur:
         blur_(network, recipe.blur)
         optimizer = BlurredEM(network, recipe.lr, recipe.pseudocount, recipe.blur)
-    else:
-        optimizer = einet.EM(network, recipe.lr, recipe.pseudocount)
-    last = (recipe.last_lr or recipe.lr) / recipe.lr
     seconds = time.perf_counter() - start
     history = einet.fit(
         network,
         rows,
         valid=held_out,
         epochs=recipe.epochs,
-        batch_size=recipe.batch,
+        batch_size=min(recipe.batch, max(LEAST_BATCH, len(rows) // STEPS)),
         optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last, max(1, recipe.epochs - 1)),
-        seed=options.seed,
-        checkpoint=folder / "network.safetensors",
+        scheduler=falling(optimizer, recipe),
+        seed=seed,
+        checkpoint=file,
         progress=not options.quiet,
     )
-    say(f"validation, bits a pixel: {', '.join(f'{-v / LN2 / data.dimensions:.3f}' for v in history.valid)}")
-    return Circuit(network, options.device), seconds + sum(history.seconds)
+    bits = ", ".join(f"{value:.3f}" for value in bits_per_dimension(Tensor(history.valid), recipe, data.dimensions))
+    say(f"{file.stem}: {len(rows)} rows, bits of validation rows {bits}")
+    return network, seconds + sum(history.seconds)
+
+
+def falling(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LinearLR:
+    """The step falls from the recipe's lr to its last_lr in the last epoch."""
+    share = (recipe.last_lr or recipe.lr) / recipe.lr
+    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, share, max(1, recipe.epochs - 1))
 
 
 def train_factorised(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) -> tuple[Circuit, float]:
