@@ -8,44 +8,45 @@ Source: not in the paper
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from einet import EM, Einet
+from einet import EM, Einet, Mixture
 from einet.families.discrete import Categorical
-from einet.leaves.factorised import FamilyLeaves
+from einet.leaves.part import LeafPart
 
 REACH = 3  # standard deviations to which a bell reaches
 
 
 class BlurredEM(EM):
-    """`EM` of a network with `Categorical` leaves alone, whose counts are blurred by a bell.
+    """`EM` of networks with `Categorical` leaves alone, whose counts are blurred by a bell.
 
     Args:
-        network: the density.
+        model: an `Einet`, or a `Mixture` of some.
         lr: see `EM`; so is `pseudocount`.
         pseudocount: see `lr`.
         width: standard deviation of the bell, in levels.
     """
 
-    def __init__(self, network: Einet, lr: float, pseudocount: float, width: float):
-        super().__init__(network, lr, pseudocount)
-        (part,) = network.leaves.parts
-        if not isinstance(part.family, Categorical):
-            raise ValueError(f"leaves must be Categorical to be blurred, got {part.family}")
-        self.part, self.width = cast(FamilyLeaves, part), width
+    def __init__(self, model: Einet | Mixture, lr: float, pseudocount: float, width: float):
+        super().__init__(model, lr, pseudocount)
+        self.width = width
+        foreign = [part.family for part in self._parts() if not isinstance(part.family, Categorical)]
+        if foreign:
+            raise ValueError(f"leaves must be Categorical to be blurred, got {foreign[0]}")
+
+    def _parts(self) -> list[LeafPart]:
+        return [part for network in self.networks for part in network.leaves.parts]
 
     @torch.no_grad()
     def step(self, closure=None):
         if closure is not None:
             raise ValueError("closure must be None: what it computes would not be blurred")
-        phi, gradient = self.part.phi, self.part.phi.grad
-        if gradient is not None:
-            gradient.mul_(phi)
-            gradient.copy_(blurred(gradient, self.width)).div_(phi)
+        for part in self._parts():
+            if part.phi.grad is not None:
+                counts = part.phi * part.phi.grad
+                part.phi.grad.copy_(blurred(counts, self.width)).div_(part.phi)
         return super().step()
 
 
@@ -67,5 +68,5 @@ def blurred(counts: Tensor, width: float) -> Tensor:
 @torch.no_grad()
 def blur_(network: Einet, width: float) -> None:
     """Blur the histograms of all leaves, in place."""
-    (part,) = network.leaves.parts
-    part.phi.copy_(blurred(part.phi, width))
+    for part in network.leaves.parts:
+        part.phi.copy_(blurred(part.phi, width))

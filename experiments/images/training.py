@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import resource
 import time
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from experiments.images.measures import hidden_halves, looks, nearest
 from experiments.images.recipes import LEVELS, Images, Recipe, bits_per_dimension, graph_of, images, inputs, outputs
 from experiments.images.starts import start_from_clusters
 from experiments.provenance import provenance
-from experiments.records import say
+from experiments.records import say, write_whole
 
 EXPORTED_BYTES = 2_000_000  # of a model that is committed, at most
 DRAWN = 1000  # samples, whose time is taken
@@ -166,15 +167,29 @@ def train_networks(recipe: Recipe, data: Images, x: Tensor, options, folder: Pat
     clusters = [torch.arange(len(x))]
     if recipe.clusters > 1:
         clusters = clusters_of(CheckedData(einet.Einet(*single_region(recipe, data)), x), recipe.clusters, 0, folder)
+    shared = graph_of(recipe, x, data.shape) if recipe.structure == "one tree" else None
     networks, seconds = [], 0.0
     for number, cluster in enumerate(clusters):
+        graph = shared or graph_of(recipe, x[cluster], data.shape)
         file = folder / f"network-{number}.safetensors"
-        network, own = train_network(recipe, data, x[cluster], options, file, options.seed + number)
+        network, own = train_network(recipe, data, x[cluster], graph, options, file, options.seed + number)
         networks.append(network)
         seconds += own
     model = networks[0]
     if len(networks) > 1:
         model = einet.Mixture(networks, [len(cluster) / len(x) for cluster in clusters])
+    if recipe.joint_epochs:
+        history = einet.fit(
+            model,
+            x,
+            epochs=recipe.joint_epochs,
+            batch_size=recipe.batch,
+            optimizer=optimizer_of(model, recipe, recipe.joint_lr),
+            seed=options.seed,
+            checkpoint=folder / "together.safetensors",
+            progress=not options.quiet,
+        )
+        seconds += sum(history.seconds)
     return Circuit(model, options.device), seconds
 
 
@@ -183,13 +198,18 @@ def single_region(recipe: Recipe, data: Images) -> tuple[einet.RegionGraph, eine
     return einet.poon_domingos(data.shape, min(data.shape), max_depth=0), recipe.family(data.channels), 1
 
 
-def train_network(recipe: Recipe, data: Images, x: Tensor, options, file: Path, seed: int) -> tuple[einet.Einet, float]:
+def train_network(
+    recipe: Recipe, data: Images, x: Tensor, graph: einet.RegionGraph, options, file: Path, seed: int
+) -> tuple[einet.Einet, float]:
     """One network, and the seconds of its start and of all epochs, whichever call they were in."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    done = file.with_suffix(".json")
+    if done.exists():
+        return einet.load(file).to(options.device), json.loads(done.read_text())["seconds"]
     start, first = time.perf_counter(), round(len(x) * (1 - recipe.held_out))
     rows, held_out = x[:first], x[first:]
     network = einet.Einet(
-        graph_of(recipe, rows, data.shape),
+        graph,
         recipe.family(data.channels),
         num_sums=recipe.sums,
         sum_product=recipe.layer,
@@ -200,10 +220,9 @@ def train_network(recipe: Recipe, data: Images, x: Tensor, options, file: Path, 
         start_from_clusters(network, rows, recipe.reach, seed)
     else:
         einet.start_leaves(network, rows[:START_ROWS], rows=ROWS_OF_ENTRY, distinct=False, seed=seed)
-    optimizer = einet.EM(network, recipe.lr, recipe.pseudocount)
     if recipe.blur:
         blur_(network, recipe.blur)
-        optimizer = BlurredEM(network, recipe.lr, recipe.pseudocount, recipe.blur)
+    optimizer = optimizer_of(network, recipe, recipe.lr)
     seconds = time.perf_counter() - start
     history = einet.fit(
         network,
@@ -219,7 +238,15 @@ def train_network(recipe: Recipe, data: Images, x: Tensor, options, file: Path, 
     )
     bits = ", ".join(f"{value:.3f}" for value in bits_per_dimension(Tensor(history.valid), recipe, data.dimensions))
     say(f"{file.stem}: {len(rows)} rows, bits of validation rows {bits}")
-    return network, seconds + sum(history.seconds)
+    seconds += sum(history.seconds)
+    write_whole(done, json.dumps({"seconds": seconds}))
+    return network, seconds
+
+
+def optimizer_of(model: einet.Einet | einet.Mixture, recipe: Recipe, lr: float) -> einet.EM:
+    if recipe.blur:
+        return BlurredEM(model, lr, recipe.pseudocount, recipe.blur)
+    return einet.EM(model, lr, recipe.pseudocount)
 
 
 def falling(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LinearLR:
