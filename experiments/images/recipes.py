@@ -68,7 +68,7 @@ class Recipe:
     blur: float = 0.0
     held_out: float = 0.0
     joint_epochs: int = 0
-    joint_lr: float = 0.1
+    joint_lr: float = 0.02
     hidden: bool = False  # whether halves of test images are hidden, and measures taken of what fills them
     export: str = ""  # the file below book/models that the model is written to, in float16
     figure: tuple[str, ...] = PARTS  # what is drawn of it; of some data sets no images may be passed on
@@ -222,8 +222,8 @@ RUNS = {
     "fashion-trees-32": _tree(clusters=16, sums=32, epochs=6, hidden=True, figure=PARTS),
     "fashion-trees-32-joint": _tree(clusters=16, sums=32, epochs=6, joint_epochs=1, hidden=True, figure=PARTS),
     "fashion-page": _tree(
-        leaves="Normal", clusters=10, sums=9, epochs=8, joint_epochs=2, lr=0.2, last_lr=0.02, min_variance=1e-6,
-        max_variance=1.0, blur=0.0, hidden=True, export="fashion-mnist.safetensors", figure=PARTS,
+        leaves="Normal", clusters=10, sums=9, epochs=8, joint_epochs=3, lr=0.2, last_lr=0.02, min_variance=1e-6,
+        max_variance=1.0, blur=0.0, joint_lr=0.03, hidden=True, export="fashion-mnist.safetensors", figure=PARTS,
     ),  # fmt: skip
     "fashion-small": _fashion(
         rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
