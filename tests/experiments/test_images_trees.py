@@ -22,7 +22,8 @@ def rows():
 
 
 def tree_of(rows, leaf, sums=3):
-    return einet.Einet(einet.chow_liu(rows, shape=(4, 4)), leaf, num_sums=sums, sum_product="cp", seed=0)
+    graph = einet.chow_liu(rows, shape=(4, 4))
+    return einet.Einet(graph, leaf, num_sums=sums, sum_product="cp", concentration=1.0, seed=0)
 
 
 # The start
