@@ -43,8 +43,8 @@ def _follow(tree: ast.AST, found: dict[str, Path]) -> None:
                 if file.is_file() and _enter(file, found):
                     inner = ast.parse(file.read_text(encoding="utf-8"))
                     for text in _strings(inner):
-                        for folder in (file.parent, BOOK / "results"):
-                            _enter(folder / text, found)
+                        for name in (text, f"{text}.tsv"):
+                            _enter(file.parent / name, found)
                     _follow(inner, found)
 
 

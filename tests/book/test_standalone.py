@@ -63,7 +63,7 @@ def test_what_cannot_be_shown_is_an_error():
 def test_files_that_code_needs():
     code = ["%matplotlib inline\nfrom book import origin, table_1", 'model = load("models/fashion-mnist.safetensors")']
     found = companions.needed([*code, 'origin.read("floor")'])
-    assert {"book/__init__.py", "book/origin.py", "book/figures.py", "experiments/records.py",
+    assert {"book/__init__.py", "book/origin.py", "book/figures.py", "book/table_1.tsv", "experiments/records.py",
             "book/results/floor.json", "models/fashion-mnist.safetensors"} <= {*found}  # fmt: skip
     assert not [name for name in found if name.startswith(("einet", "tests"))]
     assert companions.needed(["import einet"]) == {}
