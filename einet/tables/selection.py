@@ -36,6 +36,8 @@ FULL_BATCH_ROWS, BATCH_ROWS, LAST_LR = 2000, 500, 0.05
 MIN_WEIGHT = 0.1
 # Factors of the leaf pseudocount that are tried with the best size of a kind.
 SHRINKAGES = (10.0, 100.0, 1000.0)
+# Of the first weights: all components of a Gaussian mixture begin with some rows.
+CONCENTRATION = 1.0
 # Steps of EM for the weights of the mixture.
 WEIGHT_STEPS = 200
 # So many nats a row must a later way to have the columns as variables be better than the ones before.
@@ -138,6 +140,7 @@ def trained(
         candidate.num_sums,
         sum_product=candidate.sum_product,
         seed=training.seed + candidate.start,
+        concentration=CONCENTRATION,
     ).double()
     start_leaves(model, x, observed, distinct=False, seed=training.seed + candidate.start)
     fix_constant_columns(model, rows.constant)
