@@ -281,6 +281,8 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
     What the density is, rows decide that are held out: candidates are Gaussian mixtures whose other columns are
     independent within a component, Chow-Liu trees, several sizes of both, with little or much shrinkage, and the
     columns by themselves; those that make the held-out rows most probable together are mixed (`tables.selection`).
+    Counts and skewed columns may be reals there, too, or the logarithms of x + a shift (`columns_.logs`), in one normal
+    density with all others, where that is better; a sample is then no whole number, and "mode" is that of logarithms.
 
     Args:
         leaf: the family of the columns. "auto" chooses for each the simplest that is as good as any on held-out cells:
