@@ -124,7 +124,7 @@ class Columns:
         choices = []
         for d, column in enumerate(known):
             numbers = self.center[d], self.scale[d], self.values[d], self.atoms[d], np.array(list(self.excluded[d]))
-            choice = Choice(family_of[d], *numbers, self.resolution[d])
+            choice = Choice(cast(Any, family_of[d]), *numbers, self.resolution[d])
             changes = d in self.chosen and not self.kinds.are_labels(d)
             choices.append(joint(column, choice, self.kinds.has_zero(d)) if changes else choice)
         other = copy.copy(self)
@@ -348,7 +348,7 @@ class Columns:
     def floor(self) -> float:
         """The smallest variance of a density of all reals together: that of the narrowest of them."""
         own = [family for family, columns in self.families.items() if {*columns} & self.reals.keys()]
-        return min((family.min_variance for family in own if isinstance(family, Normal)), default=1.0)
+        return min((getattr(family, "min_variance", 1.0) for family in own), default=1.0)
 
     def warn_of_floor(self, leaves: LeafLayer) -> None:
         """Warn of each column most of whose leaf entries, after training, are as narrow as a given family allows."""
