@@ -1,7 +1,7 @@
 """Pages load what they use: a dozen of two thousand icons, and the index of words on the page that searches in it.
 
 The theme has all icons of Fontawesome three times: in a script, `name:[width, height, [aliases], "f3d0", "path"]`; in
-its style, as `.fa-name:before{content:"..."}`; and in a font, for signs that a style puts before a title. When the pages
+its style, as `.fa-name:before{content:"..."}`; and in a font, for signs that a style puts before a title. When pages
 are written, what none of them asks for is taken out of the three. Needs fontTools, with brotli.
 
 The index of words would be for the theme's search while one types, which is switched off.
