@@ -90,7 +90,7 @@ def test_what_is_copied_is_fresh():
 
 
 def test_table_1_is_that_of_the_results():
-    """Read without book/table_1.py: the paper's better column, the best published, and whatever validation rows chose."""
+    """Read without book/table_1.py: the paper's better column, the best published, and what validation rows chose."""
     records = json.loads((ROOT / "book/results/debd.json").read_text(encoding="utf-8"))
     by_validation = sorted(records, key=lambda r: r["settings"]["validation_log_likelihood"])
     best = {r["dataset"]: r["test_log_likelihood"] for r in by_validation}  # the last one of a set stays
