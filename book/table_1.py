@@ -218,7 +218,7 @@ class Table:
         owners = list(dict.fromkeys(owner for _, owner in COLUMNS.values()))
         spans = [sum(owner == whose for _, whose in COLUMNS.values()) for owner in owners]
         groups = "".join(f'<th colspan="{n}">{owner}</th>' for owner, n in zip(owners, spans, strict=True))
-        titles = ["set", "(e) is as good as", *(title for title, _ in COLUMNS.values())]
+        titles = ["set", "(e) reaches", *(title for title, _ in COLUMNS.values())]
         head = f'<tr class="groups"><th colspan="2"></th>{groups}</tr><tr>{_cells("th", titles)}</tr>'
         reached = self.reached("e")
         body = "".join(
@@ -226,7 +226,7 @@ class Table:
             for of, name in self.names.items()
         )
         means, ranks = self.values.mean(skipna=False), self.ranks()
-        feet = {"mean": means.map("{:.3f}".format), "average rank": ranks.map("{:.2f}".format)}
+        feet = {"mean": means.map("{:.3f}".format), "rank": ranks.map("{:.2f}".format)}
         foot = "".join(f"<tr>{_cells('td', [name, '', *of.replace('nan', GAP)])}</tr>" for name, of in feet.items())
         told = {"datasets": list(self.names.index), "columns": list(COLUMNS), "told": self._stories()}
         data = json.dumps(told, ensure_ascii=False).replace("</", "<\\/")

@@ -105,9 +105,8 @@ def test_a_test_is_turned_round_where_the_best_is_the_rival():
     best = record("nltcs", "best", -5.9, SETTINGS | {"validation_log_likelihood": -1.0})
     worse = record("nltcs", "learned", -6.0, TREES, t_test=paired("worse", "best"))
     turned = table_1.Table([best, worse]).test("nltcs", "e")
-    assert turned == {
-        "against": "learned", "verdict": "better", "mean_difference": 0.02, "t": 2.5, "p_better": 0.006, "p_worse": 0.99,
-    }  # fmt: skip
+    means = {"mean_difference": 0.02, "t": 2.5, "p_better": 0.006, "p_worse": 0.99}
+    assert turned == {"against": "learned", "verdict": "better", **means}
 
 
 def test_what_was_read_first_comes_back():
