@@ -31,7 +31,7 @@ TERMS = {
     "Floor": ("03_log_einsum_exp", r"floors?"),
     "Held-out rows": ("05_structures", r"held.out"),
     "Imputation": ("08_queries", r"imput(e|es|ed|ing|ation)"),
-    "Leaf": ("01_circuits", r"lea(f|ves)"),
+    "Leaf": ("01_circuits", r"leaf|leaves(?! (room|open))"),
     "Log-likelihood": ("intro", r"log-likelihoods?"),
     "MPE": ("08_queries", r"MPE|most probable explanations?"),
     "Marginal": ("intro", r"marginals?"),
@@ -76,7 +76,7 @@ def paragraphs(stem):
 
 def words(paragraph):
     """Without what a link leads to, and what is code, a formula or a citation."""
-    return re.sub(r"\]\([^)]*\)|`[^`]*`|\$[^$]*\$|\{cite:\w\}`[^`]*`", "", paragraph)
+    return re.sub(r"\[|\]\([^)]*\)|`[^`]*`|\$[^$]*\$|\{cite:\w\}`[^`]*`", "", paragraph)
 
 
 def first_use(pattern):
