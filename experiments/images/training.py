@@ -137,6 +137,7 @@ def train_einet(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) 
         decay=recipe.decay,
         pseudocount=recipe.pseudocount,
         start_from_rows=recipe.start_from_rows,
+        concentration=1.0,  # the records are of flat starts
         seed=options.seed,
         device=options.device,
         processes=options.processes,
