@@ -1,4 +1,4 @@
-"""No chapter uses what a later one explains: where each term of the glossary is defined, against where it is first used.
+"""No chapter uses what a later one explains: where each term of the glossary is defined, and where it is first used.
 
 A term is defined on the page that first uses it, and linked to the glossary there: `[*nats*](notation.md#nat)`. What
 comes before a reader has begun, the promise of a chapter, its headings and captions of figures, is not counted.
@@ -70,13 +70,15 @@ def paragraphs(stem):
     cells = nbformat.read(BOOK / f"{stem}.ipynb", as_version=4).cells
     source = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     source = re.sub(r"^(:{3,}|`{3,})\{figure\}.*?^\1$", "", source, flags=re.S | re.M)
-    source = re.sub(r"```.*?```|\$\$.*?\$\$|^#.*?$|^\*\*The promise\.\*\*.*?\n\n", "", source, flags=re.S | re.M)
+    source = re.sub(r"```.*?```|\$\$.*?\$\$|^#.*?$", "", source, flags=re.S | re.M)
+    source = re.sub(r"^\*\*The promise\.\*\*.*?\n\n", "", source, flags=re.S | re.M)
     return [text for text in re.split(r"\n\s*\n", source) if text.strip()]
 
 
 def words(paragraph):
     """Without what a link leads to, and what is code, a formula or a citation."""
-    return re.sub(r"\[|\]\([^)]*\)|`[^`]*`|\$[^$]*\$|\{cite:\w\}`[^`]*`", "", paragraph)
+    prose = re.sub(r"\[|\]\([^)]*\)|`[^`]*`|\$[^$]*\$|\{cite:\w\}`[^`]*`", "", paragraph)
+    return " ".join(prose.split())
 
 
 def first_use(pattern):
