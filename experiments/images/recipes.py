@@ -225,9 +225,6 @@ RUNS = {
         leaves="Normal", clusters=10, sums=9, epochs=8, joint_epochs=3, lr=0.2, last_lr=0.02, min_variance=1e-6,
         max_variance=1.0, blur=0.0, joint_lr=0.03, hidden=True, export="fashion-mnist.safetensors", figure=PARTS,
     ),  # fmt: skip
-    "fashion-small": _fashion(
-        rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
-    ),
     "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), figure=()),
     "cifar10": Recipe("cifar10", rows=50_000, clusters=100, figure=()),
 }  # fmt: skip
