@@ -148,7 +148,7 @@ def as_numbers(rows: pd.DataFrame, one_hot: bool = False) -> pd.DataFrame:
             missing = ~cells.isin(known[name])
             columns |= {f"{name} {value}": (cells == value).astype(float).mask(missing) for value in known[name]}
         else:
-            columns[name] = pd.Categorical(cells, categories=known[name])
+            columns[name] = pd.Categorical(cells.where(cells.isin(known[name])), categories=known[name])
     return pd.DataFrame(columns, index=rows.index)
 
 
