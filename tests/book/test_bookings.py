@@ -98,7 +98,8 @@ def test_the_figure_has_the_oddest_rows(rows):
     above = pd.DataFrame(np.where(wrong, 5.0, 1.0), columns=rows.columns).where(table.notna())
 
     def fill(gaps):
-        return gaps.fillna({name: rows[name].mode()[0] for name in rows})
+        modes = {name: rows[name].mode()[0] for name in rows}
+        return pd.DataFrame({n: gaps[n].astype(object).where(gaps[n].notna(), modes[n]) for n in rows})
 
     script = bookings.figure_data(table, rows, wrong, above, fill, 24)
     data = json.loads(re.fullmatch(r'<script type="application/json" id="surprise-data">(.*)</script>', script)[1])
