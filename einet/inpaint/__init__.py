@@ -8,7 +8,7 @@
     pages       `write_page_files`: the files with which a built page answers by itself
     picture     a picture for where nothing answers
     engine.js   the circuit in JavaScript, without dependencies: tools, file, families, leaves, circuit
-    widget.js   the view, of elements, ground (ink on any page), colours, painting, pictures (of the user), views, layout;
+    widget.js   the view: elements, ground (ink on any page), colours, painting, pictures (of the user), views, layout;
                 kernel.js and page.js say who answers; inpaint.css is its style
 
 With a kernel Python computes, without one the engine does; tests hold that they agree. Needs anywidget.

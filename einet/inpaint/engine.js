@@ -4,7 +4,7 @@
 //     given.logDensity, given.sample(random(7)), given.moments(), given.explanation()
 //
 // Letters as in einet: D variables, C channels, K entries of a region's vector, T statistics of a leaf, P pairs of a
-// leaf region and a variable in it. tests/inpaint/test_engine.py holds the engine beside einet.
+// leaf region and a variable in it. tests/inpaint/test_inpaint.py holds the engine beside einet.
 
 import { Circuit } from "./circuit.js";
 import { missing, readFile } from "./file.js";

@@ -25,7 +25,7 @@ function layOutImages(widget) {
   const own = thumbnail("yours", widget.own);
   own.hidden = true; // until there is one
   widget.thumbnails.push(own);
-  const file = element(items, "input", { type: "file", accept: "image/*", hidden: "" });
+  const file = element(items, "input", { type: "file", accept: "image/*", hidden: "", "aria-label": "a picture" });
   file.addEventListener("change", () => {
     if (file.files.length) widget.open(file.files[0]);
     file.value = ""; // the same file may be chosen again

@@ -3,11 +3,11 @@
 const MOST = 512; // pixels a side that are looked at
 const median = (values) => Float64Array.from(values).sort()[values.length >> 1];
 
-// What lies at the edge of a grey picture, from 0 to 1, and whether it is nearly the same all around
+// What lies at the edge of a grey picture, from 0 to 1, and whether most of it is nearly the same
 function edgeOf(grey, height, width) {
   const isEdge = (_, i) => i < width || i >= (height - 1) * width || i % width === 0 || i % width === width - 1;
   const edge = grey.filter(isEdge), ground = median(edge);
-  return { ground, plain: edge.filter((value) => Math.abs(value - ground) < 0.12).length > 0.8 * edge.length };
+  return { ground, plain: edge.filter((value) => Math.abs(value - ground) < 0.12).length > 0.6 * edge.length };
 }
 
 // The smallest box around all that differs from the ground: [left, top, width, height]
@@ -32,7 +32,8 @@ function customOf(images, { low, high, height, width, channels }) {
     return (own.reduce((sum, value) => sum + value, 0) / channels - low) / (high - low);
   }));
   const edges = greys.map((grey) => edgeOf(grey, height, width));
-  return { least, most, ground: median(edges.map((edge) => edge.ground)), plain: edges.every((edge) => edge.plain) };
+  const plain = edges.filter((edge) => edge.plain).length > edges.length / 2;
+  return { least, most, ground: median(edges.map((edge) => edge.ground)), plain };
 }
 
 const blank = (custom, { height, width, channels }) =>
