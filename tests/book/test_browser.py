@@ -24,7 +24,8 @@ from book.figures import edges_of_tree
 from einet.inpaint.pages import page_name
 
 HTML, BOOK = (ROOT / name for name in ("_build/html", "book"))
-PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
+# The pages, without those of viewcode, which have no more than the source of a module.
+PAGES = sorted(f for f in HTML.rglob("*.html") if not {"_static", "_modules"} & {*f.parts})
 
 # What scrolls sideways without the fade of scroll.js: the first words of each.
 CUT = """[...document.querySelectorAll("article *")]
@@ -117,6 +118,22 @@ def test_page(browser, server, page, scheme):
         troubles.append(f"a screen of 400 px has to scroll sideways to {width} px")
     context.close()
     assert not troubles, "\n".join(troubles)
+
+
+@every_page
+def test_weight(browser, page):
+    """All files that a page loads: at most 2.2 MB, with an inpainter and its model 4.5, with any other model 5."""
+    loaded = set()
+    tab = browser.new_page()
+    tab.on("request", lambda request: loaded.add(urldefrag(request.url)[0].partition("?")[0]))
+    tab.goto(page.as_uri(), wait_until="networkidle")
+    tab.evaluate("window.MathJax?.startup?.promise")
+    tab.close()
+    files = [Path(unquote(url.removeprefix("file://"))) for url in loaded if url.startswith("file:")]
+    sizes = {file.name: file.stat().st_size / 1e6 for file in files}
+    models = [file for file in files if file.parent.name == "inpaint" and file.stat().st_size > 1e6]
+    limit = 4.5 if str(page.relative_to(HTML)) in INPAINTERS else 5 if models else 2.2
+    assert sum(sizes.values()) <= limit, sorted(sizes.items(), key=lambda item: -item[1])[:6]
 
 
 @pytest.mark.parametrize("height,width,delta,rows_only", [(28, 28, 7, False), (9, 14, 4, False), (32, 20, 8, True)])
