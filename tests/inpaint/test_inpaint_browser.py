@@ -133,7 +133,7 @@ def test_models_of_one_name_answer_for_themselves(browser, tmp_path):
 
 @pytest.mark.parametrize("values", ["reals", "middles of bytes"])
 def test_the_page_is_right_about_the_very_images_of_the_notebook(browser, tmp_path, values):
-    """To 0.1 nats, with bells of a thousandth, to which a rounding to one of 256 steps is worth several nats a pixel."""
+    """To 0.1 nats, with bells of a thousandth: there a rounding to one of 256 steps is worth nats a pixel."""
     model = einet.Einet(einet.poon_domingos((4, 4), 2), einet.Normal(min_variance=1e-6), num_sums=3, seed=0)
     torch.nn.init.uniform_(model.leaves.parts[0].phi[0], 0.2, 0.8, torch.Generator().manual_seed(0))
     torch.nn.init.constant_(model.leaves.parts[0].phi[1], 1e-6)
