@@ -7,7 +7,7 @@
     python experiments/images.py --only lfw --clusters 100 --rows 5000     another recipe, into data/runs/images.json
 
 The recipe is the paper's: k-means clusters, an EiNet on a Poon-Domingos structure for each, cluster shares as weights,
-stochastic EM. Runs named `tree` learn their structures: starts.py says how they begin, blur.py how their histograms stay
+stochastic EM. Runs named `tree` learn their structures: starts.py says how they begin, blur.py how histograms stay
 smooth, measures.py what their samples and their answers are measured by. Every number is an argument; recipes.py has
 the defaults of each run.
 
