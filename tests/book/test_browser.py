@@ -207,6 +207,35 @@ def test_a_region_is_drawn_anew(browser):
     assert 500 < kept < 3000  # nats, of half an image
 
 
+def test_odd_rows_are_sorted_and_say_what_was_expected(browser):
+    """Chapter 9: by the oddest cell and by the file; a line tells of its cells by a key; errors are shown."""
+    tab = browser.new_page()
+    tab.goto((HTML / "book/09_tables.html").as_uri())
+    figure = tab.locator(".surprise-figure")
+    data = json.loads(tab.locator("#surprise-data").text_content())
+    odd = {row["line"]: max(nats for nats in row["nats"] if nats is not None) for row in data["rows"]}
+
+    def shown():
+        return [int(line) for line in figure.locator("tbody th").all_text_contents()]
+
+    assert [odd[line] for line in shown()] == sorted(odd.values(), reverse=True)
+    figure.get_by_role("combobox").select_option("as in the file")
+    assert shown() == sorted(odd)
+    row = data["rows"][0]
+    column = row["nats"].index(odd[row["line"]])
+    figure.get_by_role("button", name=str(row["line"]), exact=True).press("Enter")
+    said = figure.locator("output").text_content()
+    assert (
+        f"{data['columns'][column]} is {row['cells'][column]}; from the rest of its row, {row['expected'][column]}"
+        in said
+    )
+    assert figure.locator(".bar").count() == sum(nats is not None for nats in row["nats"])
+    assert figure.get_by_role("button", pressed=True).count() == 1 and figure.locator(".wrong").count() == 0
+    figure.get_by_role("checkbox").check()
+    assert figure.locator(".wrong").count() == sum("wrong" in row for row in data["rows"]) > 0
+    tab.close()
+
+
 def heights(pages):
     """The names of pages with an inpainter, and the height of its images, which are square."""
     start = re.compile(r'class="einet-inpaint" data-page="{&quot;height&quot;: (\d+)')
