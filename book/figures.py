@@ -42,7 +42,9 @@ SUM_INK = "#6574da"  # sums as thin lines or small text, where SUM is too dark f
 def style(svg: bool = True) -> None:
     """Set matplotlib up for the book: transparent, grey ink, lines in the order sum, product, leaf.
 
-    In a notebook figures become SVG; `svg=False` keeps PNG, which is smaller where there are many points or images.
+    In a notebook figures become SVG, which the book's pages show, and PNG beside it: JupyterLab draws no SVG of a
+    notebook that it does not trust, such as one of a fresh clone. `svg=False` keeps PNG alone, which is smaller where
+    there are many points or images.
     """
     ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     plt.rcParams.update(dict.fromkeys(ink, INK))
@@ -61,6 +63,7 @@ def style(svg: bool = True) -> None:
             "legend.frameon": False,
             "figure.figsize": (6.4, 3.6),
             "figure.dpi": 110,
+            "figure.constrained_layout.hspace": 0.08,  # a label below one panel, a title above the next
             "figure.facecolor": "none",
             "axes.facecolor": "none",
             "savefig.facecolor": "none",
@@ -74,7 +77,7 @@ def style(svg: bool = True) -> None:
     except ImportError:
         return
     if get_ipython() is not None:
-        set_matplotlib_formats("svg" if svg else "png")
+        set_matplotlib_formats(*(["svg", "png"] if svg else ["png"]))
 
 
 def edges_of_tree(graph: RegionGraph) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
     python book/readme.py    # writes both anew; a test holds that they are
 
 The table stands between two comments. A picture is the output of a cell of intro.ipynb with a tag such as
-`readme-race`, and becomes _static/readme_race.svg (or .png, where the cell made one).
+`readme-race`, and becomes _static/readme_race.svg (or .png, where the cell made no SVG).
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ def with_table(text: str) -> str:
 def table() -> str:
     """Table 1 in short, a sentence about it, and where it came from."""
     found = table_1.Table(origin.read("debd"))
-    origins = [record["provenance"] for record in found.records]
-    days, commits = (sorted({o[what][:size] for o in origins}) for what, size in (("date", 10), ("commit", 7)))
-    machines = ", ".join(sorted({o["machine"] for o in origins}))
+    origins = [record["provenance"] for record in found.told.values() if record]
+    days = sorted({origin["date"][:10] for origin in origins})
+    machines = ", ".join(sorted({origin["machine"] for origin in origins}))
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
-    return f"{found.to_markdown()}\n\n{found.summary()} Measured {when} at {', '.join(commits)}; {machines}."
+    told = f"Measured {when} ({machines}); [book/results/debd.json](book/results/debd.json) has the commit of each."
+    return f"{found.to_markdown()}\n\n{found.summary()} {told}"
 
 
 def pictures() -> dict[str, bytes]:
@@ -46,11 +47,11 @@ def pictures() -> dict[str, bytes]:
 
 def _picture(tag: str, outputs: list[dict]) -> tuple[str, bytes]:
     for data in (out.get("data", {}) for out in outputs):
-        if "image/png" in data:
-            return f"{tag.replace('-', '_')}.png", base64.b64decode(data["image/png"])
         if "image/svg+xml" in data:
             undated = re.sub(r"\s*<metadata>.*?</metadata>", "", "".join(data["image/svg+xml"]), flags=re.S)
             return f"{tag.replace('-', '_')}.svg", undated.encode()
+        if "image/png" in data:
+            return f"{tag.replace('-', '_')}.png", base64.b64decode(data["image/png"])
     raise ValueError(f"the cell {tag} of intro.ipynb has no picture: run the notebook first")
 
 

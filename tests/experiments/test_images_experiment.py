@@ -8,7 +8,7 @@ import torch
 
 import einet
 from experiments.images import command as experiment
-from experiments.images import recipes, training
+from experiments.images import measures, recipes, training
 from experiments.images.recipes import Images, Recipe
 
 FAMILIES = ["Normal", "Binomial", "Categorical"]
@@ -21,7 +21,7 @@ def drawn(rows, test_rows, seed):
     dark = (torch.arange(4) < 2)[None, :, None] == labels.bool()[:, None, None]
     noise = torch.randint(40, (rows + test_rows, 4, 4), generator=generator)
     x = (torch.where(dark, 20, 180) + noise).to(torch.uint8)
-    return Images(x[:rows], x[rows:], labels[:rows])
+    return Images(x[:rows], x[rows:], labels[:rows], labels[rows:])
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_training_is_not_repeated_but_another_recipe_is(made, tmp_path):
 
 
 def test_models_for_the_book(made, tmp_path):
-    record = made("--only", "fashion-small")[1]["fashion-small"]
+    record = made("--only", "fashion-page")[1]["fashion-page"]
     file = tmp_path / "models" / record["model"]["file"]
     assert file.stat().st_size == record["model"]["bytes"]
     assert record["model"]["sha256"] in (tmp_path / "models" / "README.md").read_text()
@@ -77,7 +77,7 @@ def test_models_for_the_book(made, tmp_path):
 
 def test_a_model_too_large_is_not_written(made, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "EXPORTED_BYTES", 100)
-    failures, records = made("--only", "fashion-small")
+    failures, records = made("--only", "fashion-page")
     assert failures == 1 and not records and "at most 100" in capsys.readouterr().out
     assert not list((tmp_path / "models").glob("*.safetensors"))
 
@@ -119,9 +119,9 @@ def test_the_factorised_baseline_is_the_histogram_of_each_class():
 
 
 def test_nearest_is_the_nearest(monkeypatch):
-    monkeypatch.setattr(training, "PART", 3)
+    monkeypatch.setattr(measures, "PART", 3)
     others = torch.randint(256, (8, 2, 2), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    assert training.nearest(others[[7, 0, 4]], others).tolist() == [7, 0, 4]
+    assert measures.nearest(others[[7, 0, 4]], others).tolist() == [7, 0, 4]
 
 
 def test_every_number_is_an_argument():
