@@ -440,6 +440,7 @@ def test_with_a_live_kernel(browser, lab):
         image = page.pixels()
         page.after(page.stroke, (2, 1), (5, 6))
         page.assert_visible_stays(image)
+        page.press("hide all")
         drawn = [page.pixels()]
         while torch.equal(drawn[0], drawn[-1]) and len(drawn) < 20:  # without noise two draws may be the same
             page.press("↻ draw again")
