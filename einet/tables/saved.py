@@ -303,7 +303,10 @@ def _check(estimator: Any) -> None:
     model, columns = estimator.model_, estimator.columns_
     if not isinstance(model, (Einet, Mixture)) or type(columns) is not Columns:
         raise ValueError("it lacks a network, or columns")
-    for network in networks_of(model):
+    others = estimator.others_ if isinstance(estimator, EinetClassifier) else []
+    for network in [*networks_of(model), *others]:
+        if not isinstance(network, Einet):
+            raise ValueError(f"{type(network).__name__} is no network")
         _check_columns(columns, network, width)
     classes = 1
     if isinstance(estimator, EinetClassifier):
@@ -312,6 +315,11 @@ def _check(estimator: Any) -> None:
             raise ValueError(f"its {classes} classes have the log-prior {prior}")
         if len(set(estimator.classes_.tolist())) != classes:
             raise ValueError("a class is there twice")
+        weights = np.asarray(estimator.weights_)
+        if weights.shape != (1 + len(others),) or not (weights > 0).all() or not abs(weights.sum() - 1) < 1e-6:
+            raise ValueError(f"its {1 + len(others)} networks have the weights {weights}")
+        if any(other.num_classes != classes for other in others):
+            raise ValueError(f"it has {classes} classes, and a network others")
     if model.num_classes != classes:
         raise ValueError(f"its network has {model.num_classes} classes, and it has {classes}")
 

@@ -1,0 +1,170 @@
+"""Which networks tell classes apart: they are measured on rows they were not trained on, and the best answer together.
+
+Every network is trained without one part of the rows at a time, by EM on log p(x, y), and then, in a copy, further on
+log P(y | x). Both are asked for the class of what they have not seen, whole and with cells hidden. The weights with
+which their answers P(y | x) are mixed follow from these by EM; networks that matter are trained on all rows.
+
+Source: not in the paper; stacking is that of Smyth and Wolpert (1999), "Linearly combining density estimators"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from einet.network import Einet
+from einet.tables.discriminative import Rows, log_losses, refined, some_rows, with_gaps
+from einet.training import History
+
+# Where this many rows are held out by one part of PARTS, it decides alone; else so many parts, each held out once.
+PARTS, ENOUGH_ROWS, FEW_PARTS = 5, 200, 3
+# A network with less weight than this is left out.
+MIN_WEIGHT = 0.1
+# Steps of EM for the weights.
+WEIGHT_STEPS = 200
+REFINED = ", refined"
+
+Train = Callable[[np.ndarray], tuple[Einet, History]]
+
+
+class Measured(NamedTuple):
+    """A network, and what it says of rows that it was not trained on.
+
+    Attributes:
+        name: that of its candidate; a refined one ends with ", refined".
+        train: from numbers of rows to a network that EM trained on them.
+        losses: -log P(y | x) in nats, of whole held-out rows and of the same rows with gaps, (2, rows).
+        epochs: of training on log P(y | x), the median of those that were best; None where there was none of that.
+    """
+
+    name: str
+    train: Train
+    losses: Tensor
+    epochs: int | None
+
+
+class Answering(NamedTuple):
+    """Networks that answer together, the one with the largest weight first, and what was measured, the best first.
+
+    Attributes:
+        models: each with a root for every class.
+        weights: of their answers.
+        history: of the first one's EM.
+        measured: a dict for each, of name, score, epochs and weight.
+    """
+
+    models: list[Einet]
+    weights: np.ndarray
+    history: History
+    measured: list[dict[str, Any]]
+
+
+def answering(
+    candidates: dict[str, Train], rows: Rows, log_prior: Tensor, refine: Any, epochs: int, patience: int, seed: int
+) -> Answering | None:
+    """The networks that tell the classes of held-out rows best, together.
+
+    Args:
+        candidates: how each is trained, by name.
+        rows: x, observed, labels and weights.
+        log_prior: log P(y), (classes,).
+        refine: False for networks as EM trained them, True for those trained further, "auto" for both.
+        epochs: most of training further.
+        patience: of that.
+        seed: of what is drawn.
+
+    Returns:
+        None where no class has two rows.
+    """
+    parts = parts_of(rows[2].numpy(), np.random.RandomState(seed))
+    if parts.max() < 0:
+        return None
+    found = []
+    for name, train in candidates.items():
+        found += _measured(name, train, rows, parts, log_prior, refine, epochs, patience, seed)
+    own = np.concatenate([np.flatnonzero(parts == part) for part in held_out(parts)])
+    count = torch.ones(len(own)).double() if rows[3] is None else rows[3][own].double()
+    count = (count / count.sum()).repeat(2) / 2
+    weights = mixing_weights(torch.stack([each.losses.flatten() for each in found]), count)
+    kept = [number for number, weight in enumerate(weights) if weight >= MIN_WEIGHT] or [int(weights.argmax())]
+    final = np.zeros(len(found))
+    final[kept] = mixing_weights(torch.stack([found[number].losses.flatten() for number in kept]), count)
+    order = sorted(kept, key=lambda number: -final[number])
+    trained: dict[int, tuple[Einet, History]] = {}
+    models, history = [], None
+    for number in order:
+        name, train, _, best = found[number]
+        if id(train) not in trained:
+            trained[id(train)] = train(np.arange(len(parts)))
+        model, of_model = trained[id(train)]
+        models.append(refined(model, rows, None, log_prior, epochs=best, seed=seed)[0] if best else model)
+        history = of_model if history is None else history
+    assert history is not None
+    scores = [-(each.losses.flatten() * count).sum().item() for each in found]
+    told = [
+        {"name": each.name, "score": score, "epochs": each.epochs, "weight": float(weight)}
+        for each, score, weight in zip(found, scores, final, strict=True)
+    ]
+    return Answering(models, final[order], history, sorted(told, key=lambda each: -each["score"]))
+
+
+def _measured(name, train, rows, parts, log_prior, refine, epochs, patience, seed) -> list[Measured]:
+    """A candidate as EM trains it, and refined."""
+    generator = torch.Generator().manual_seed(seed)
+    plain, further, best = [], [], []
+    for part in held_out(parts):
+        others, own = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
+        model, _ = train(others)
+        inside, outside = some_rows(rows, others), some_rows(rows, own)
+        twice = _joined(outside, with_gaps(outside, generator))
+        if refine is not True:
+            plain.append(log_losses(model, twice, log_prior).view(2, -1))
+        if refine:
+            better, course = refined(
+                model, inside, twice, log_prior, epochs=epochs, patience=patience, seed=seed
+            )
+            further.append(log_losses(better, twice, log_prior).view(2, -1))
+            best.append(course.best)
+    found = [Measured(name, train, torch.cat(plain, 1), None)] if plain else []
+    if further:
+        found.append(Measured(name + REFINED, train, torch.cat(further, 1), round(float(np.median(best)))))
+    return found
+
+
+def mixing_weights(losses: Tensor, count: Tensor) -> np.ndarray:
+    """The weights of a mixture of answers that make the classes of rows most probable, by EM: (networks,).
+
+    Args:
+        losses: -log P(y | x) of each network and row, (networks, rows).
+        count: how much each row counts, (rows,), summing to 1.
+    """
+    probabilities = torch.exp(losses.min(0).values - losses)
+    weights = torch.full((len(losses), 1), 1 / len(losses), dtype=torch.float64)
+    for _ in range(WEIGHT_STEPS):
+        joint = probabilities * weights
+        weights = (joint / joint.sum(0) * count).sum(1, keepdim=True)
+    return weights[:, 0].numpy()
+
+
+def parts_of(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """The part in which each row is held out, (B,); -1 for never, as for a row that is alone in its class."""
+    order, parts = random.permutation(len(labels)), np.full(len(labels), -1)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        if len(own) > 1:
+            parts[own] = (np.arange(len(own)) + label) % (PARTS if len(labels) >= PARTS * ENOUGH_ROWS else FEW_PARTS)
+    return np.where(parts > 0, -1, parts) if len(labels) >= PARTS * ENOUGH_ROWS else parts
+
+
+def held_out(parts: np.ndarray) -> np.ndarray:
+    """The parts that have rows."""
+    return np.unique(parts[parts >= 0])
+
+
+def _joined(one: Rows, other: Rows) -> Rows:
+    x, observed, labels = (torch.cat(pair) for pair in zip(one[:3], other[:3], strict=True))
+    return x, observed, labels, None if one[3] is None or other[3] is None else torch.cat((one[3], other[3]))
