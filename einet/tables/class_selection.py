@@ -1,15 +1,15 @@
 """Which networks tell classes apart: they are measured on rows they were not trained on, and the best answer together.
 
-Every network is trained without one part of the rows at a time, by EM on log p(x, y), and then, in a copy, further on
-log P(y | x). Both are asked for the class of what they have not seen, whole and with cells hidden. The weights with
-which their answers P(y | x) are mixed follow from these by EM; networks that matter are trained on all rows.
+Every network is trained without one part of the rows at a time, by EM on log p(x, y), and asked for the classes of what
+it has not seen, whole and with cells hidden. Copies of the best are trained further on log P(y | x), and asked, too. The
+weights with which the answers P(y | x) are mixed follow from these by EM; networks that matter are trained on all rows.
 
 Source: not in the paper; stacking is that of Smyth and Wolpert (1999), "Linearly combining density estimators"
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ from einet.training import History
 PARTS, ENOUGH_ROWS, FEW_PARTS = 5, 200, 3
 # A network with less weight than this is left out.
 MIN_WEIGHT = 0.1
+# So many of the candidates, the best by EM, are trained further.
+MOST_REFINED = 2
 # Steps of EM for the weights.
 WEIGHT_STEPS = 200
 REFINED = ", refined"
@@ -45,6 +47,22 @@ class Measured(NamedTuple):
     train: Train
     losses: Tensor
     epochs: int | None
+
+
+class Part(NamedTuple):
+    """Rows that are held out together.
+
+    Attributes:
+        own: their numbers.
+        others: those of all other rows.
+        inside: the other rows.
+        outside: the rows that are held out, and again with gaps.
+    """
+
+    own: np.ndarray
+    others: np.ndarray
+    inside: Rows
+    outside: Rows
 
 
 class Answering(NamedTuple):
@@ -83,10 +101,18 @@ def answering(
     parts = parts_of(rows[2].numpy(), np.random.RandomState(seed))
     if parts.max() < 0:
         return None
-    found = []
+    divided = list(_divided(rows, parts, seed))
+    found, trained_on = [], {}
     for name, train in candidates.items():
-        found += _measured(name, train, rows, parts, log_prior, refine, epochs, patience, seed)
-    own = np.concatenate([np.flatnonzero(parts == part) for part in held_out(parts)])
+        trained_on[name] = [train(part.others)[0] for part in divided]
+        losses = [_losses_twice(model, part, log_prior) for model, part in zip(trained_on[name], divided, strict=True)]
+        found.append(Measured(name, train, torch.cat(losses, 1), None))
+    if refine:
+        options = {"epochs": epochs, "patience": patience, "seed": seed}
+        best = sorted(found, key=lambda each: each.losses.mean().item())[:MOST_REFINED]
+        further = [_refined(each, trained_on[each.name], divided, log_prior, options) for each in best]
+        found = further if refine is True else found + further
+    own = np.concatenate([part.own for part in divided])
     count = torch.ones(len(own)).double() if rows[3] is None else rows[3][own].double()
     count = (count / count.sum()).repeat(2) / 2
     weights = mixing_weights(torch.stack([each.losses.flatten() for each in found]), count)
@@ -112,27 +138,27 @@ def answering(
     return Answering(models, final[order], history, sorted(told, key=lambda each: -each["score"]))
 
 
-def _measured(name, train, rows, parts, log_prior, refine, epochs, patience, seed) -> list[Measured]:
-    """A candidate as EM trains it, and refined."""
+def _divided(rows: Rows, parts: np.ndarray, seed: int) -> Iterator[Part]:
+    """The parts that have rows."""
     generator = torch.Generator().manual_seed(seed)
-    plain, further, best = [], [], []
-    for part in held_out(parts):
-        others, own = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
-        model, _ = train(others)
-        inside, outside = some_rows(rows, others), some_rows(rows, own)
-        twice = _joined(outside, with_gaps(outside, generator))
-        if refine is not True:
-            plain.append(log_losses(model, twice, log_prior).view(2, -1))
-        if refine:
-            better, course = refined(
-                model, inside, twice, log_prior, epochs=epochs, patience=patience, seed=seed
-            )
-            further.append(log_losses(better, twice, log_prior).view(2, -1))
-            best.append(course.best)
-    found = [Measured(name, train, torch.cat(plain, 1), None)] if plain else []
-    if further:
-        found.append(Measured(name + REFINED, train, torch.cat(further, 1), round(float(np.median(best)))))
-    return found
+    for part in np.unique(parts[parts >= 0]):
+        own, others = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
+        outside = some_rows(rows, own)
+        yield Part(own, others, some_rows(rows, others), _joined(outside, with_gaps(outside, generator)))
+
+
+def _losses_twice(model: Einet, part: Part, log_prior: Tensor) -> Tensor:
+    return log_losses(model, part.outside, log_prior).view(2, -1)
+
+
+def _refined(plain: Measured, models: list[Einet], divided: list[Part], log_prior: Tensor, options: dict) -> Measured:
+    """What becomes of a candidate that is trained further."""
+    losses, best = [], []
+    for model, part in zip(models, divided, strict=True):
+        better, course = refined(model, part.inside, part.outside, log_prior, **options)
+        losses.append(_losses_twice(better, part, log_prior))
+        best.append(course.best)
+    return Measured(plain.name + REFINED, plain.train, torch.cat(losses, 1), round(float(np.median(best))))
 
 
 def mixing_weights(losses: Tensor, count: Tensor) -> np.ndarray:
@@ -158,11 +184,6 @@ def parts_of(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
         if len(own) > 1:
             parts[own] = (np.arange(len(own)) + label) % (PARTS if len(labels) >= PARTS * ENOUGH_ROWS else FEW_PARTS)
     return np.where(parts > 0, -1, parts) if len(labels) >= PARTS * ENOUGH_ROWS else parts
-
-
-def held_out(parts: np.ndarray) -> np.ndarray:
-    """The parts that have rows."""
-    return np.unique(parts[parts >= 0])
 
 
 def _joined(one: Rows, other: Rows) -> Rows:
