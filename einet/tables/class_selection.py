@@ -1,7 +1,7 @@
 """Which networks tell classes apart: they are measured on rows they were not trained on, and the best answer together.
 
-Every network is trained without one part of the rows at a time, by EM on log p(x, y), and asked for the classes of what
-it has not seen, whole and with cells hidden. Copies of the best are trained further on log P(y | x), and asked, too. The
+Every network is trained without one part of the rows at a time, by EM on log p(x, y), and asked for the classes of
+what it has not seen, whole and with cells hidden. Copies of the best are trained further on log P(y | x), and asked, too. The
 weights with which the answers P(y | x) are mixed follow from these by EM; networks that matter are trained on all rows.
 
 Source: not in the paper; stacking is that of Smyth and Wolpert (1999), "Linearly combining density estimators"

@@ -26,7 +26,7 @@ from einet.reparametrize import constrained, unconstrained
 Rows = tuple[Tensor, Tensor, Tensor, Tensor | None]
 # Adam's steps; the rows of each, such that an epoch has STEPS of them, but no fewer than LEAST_BATCH.
 LEARNING_RATE, BATCH_SIZE, LEAST_BATCH, STEPS, ROWS_PER_CHUNK = 0.02, 100, 16, 10, 1000
-# The share of its cells that a row may lack beyond what it lacks: one of two in training, and a copy of each to measure.
+# The share of its cells that a row loses: one of two rows in training, and a copy of each that measures.
 HIDDEN = 0.3
 
 
