@@ -1,8 +1,9 @@
 """Which networks tell classes apart: they are measured on rows they were not trained on, and the best answer together.
 
 Every network is trained without one part of the rows at a time, by EM on log p(x, y), and asked for the classes of
-what it has not seen, whole and with cells hidden. Copies of the best are trained further on log P(y | x), and asked, too. The
-weights with which the answers P(y | x) are mixed follow from these by EM; networks that matter are trained on all rows.
+what it has not seen, whole and with cells hidden. Copies of the best are trained further on log P(y | x), and asked,
+too. The weights with which the answers P(y | x) are mixed follow from these by EM; networks that matter are trained on
+all rows.
 
 Source: not in the paper; stacking is that of Smyth and Wolpert (1999), "Linearly combining density estimators"
 """
@@ -102,40 +103,50 @@ def answering(
     if parts.max() < 0:
         return None
     divided = list(_divided(rows, parts, seed))
-    found, trained_on = [], {}
-    for name, train in candidates.items():
-        trained_on[name] = [train(part.others)[0] for part in divided]
-        losses = [_losses_twice(model, part, log_prior) for model, part in zip(trained_on[name], divided, strict=True)]
-        found.append(Measured(name, train, torch.cat(losses, 1), None))
-    if refine:
-        options = {"epochs": epochs, "patience": patience, "seed": seed}
-        best = sorted(found, key=lambda each: each.losses.mean().item())[:MOST_REFINED]
-        further = [_refined(each, trained_on[each.name], divided, log_prior, options) for each in best]
-        found = further if refine is True else found + further
+    options = {"epochs": epochs, "patience": patience, "seed": seed}
+    found = _measured(candidates, divided, log_prior, refine, options)
     own = np.concatenate([part.own for part in divided])
     count = torch.ones(len(own)).double() if rows[3] is None else rows[3][own].double()
     count = (count / count.sum()).repeat(2) / 2
-    weights = mixing_weights(torch.stack([each.losses.flatten() for each in found]), count)
+    losses = torch.stack([each.losses.flatten() for each in found])
+    weights = mixing_weights(losses, count)
     kept = [number for number, weight in enumerate(weights) if weight >= MIN_WEIGHT] or [int(weights.argmax())]
     final = np.zeros(len(found))
-    final[kept] = mixing_weights(torch.stack([found[number].losses.flatten() for number in kept]), count)
+    final[kept] = mixing_weights(losses[kept], count)
     order = sorted(kept, key=lambda number: -final[number])
-    trained: dict[int, tuple[Einet, History]] = {}
-    models, history = [], None
-    for number in order:
-        name, train, _, best = found[number]
-        if id(train) not in trained:
-            trained[id(train)] = train(np.arange(len(parts)))
-        model, of_model = trained[id(train)]
-        models.append(refined(model, rows, None, log_prior, epochs=best, seed=seed)[0] if best else model)
-        history = of_model if history is None else history
-    assert history is not None
-    scores = [-(each.losses.flatten() * count).sum().item() for each in found]
+    models, history = _trained([found[number] for number in order], rows, log_prior, seed)
     told = [
         {"name": each.name, "score": score, "epochs": each.epochs, "weight": float(weight)}
-        for each, score, weight in zip(found, scores, final, strict=True)
+        for each, score, weight in zip(found, (-losses @ count).tolist(), final, strict=True)
     ]
     return Answering(models, final[order], history, sorted(told, key=lambda each: -each["score"]))
+
+
+def _measured(
+    candidates: dict[str, Train], divided: list[Part], log_prior: Tensor, refine: Any, options: dict
+) -> list[Measured]:
+    """All candidates as EM trains them, and the best of them trained further; these alone where `refine` is True."""
+    found, models = [], {}
+    for name, train in candidates.items():
+        models[name] = [train(part.others)[0] for part in divided]
+        losses = [_losses_twice(model, part, log_prior) for model, part in zip(models[name], divided, strict=True)]
+        found.append(Measured(name, train, torch.cat(losses, 1), None))
+    if not refine:
+        return found
+    best = sorted(found, key=lambda each: each.losses.mean().item())[:MOST_REFINED]
+    further = [_refined(each, models[each.name], divided, log_prior, options) for each in best]
+    return further if refine is True else found + further
+
+
+def _trained(chosen: list[Measured], rows: Rows, log_prior: Tensor, seed: int) -> tuple[list[Einet], History]:
+    """Those that were chosen, on all rows, and the history of the first."""
+    everything = np.arange(len(rows[0]))
+    by_em = {train: train(everything) for train in dict.fromkeys(each.train for each in chosen)}
+    models = []
+    for each in chosen:
+        model = by_em[each.train][0]
+        models.append(refined(model, rows, None, log_prior, epochs=each.epochs, seed=seed)[0] if each.epochs else model)
+    return models, by_em[chosen[0].train][1]
 
 
 def _divided(rows: Rows, parts: np.ndarray, seed: int) -> Iterator[Part]:

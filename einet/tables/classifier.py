@@ -50,8 +50,9 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
         num_sums: K of these trees; "auto" is 6 where they are one candidate of several, else 10.
         validation: of the network that is asked for; candidates are measured on a fifth of the rows, or, below 1,000,
             on every third.
-        refine: whether networks are trained further on log P(y | x). "auto": where that is better on held-out rows.
-            True: all are. False: none is. p(x, y) of one that was trained further is a means only.
+        refine: whether networks are trained further on log P(y | x). "auto": candidates, where that is better on
+            held-out rows. True: the best candidates, or the network that is asked for. False: none. p(x, y) of a
+            network that was trained further is a means only.
 
     Attributes:
         classes_: the classes, sorted.
@@ -158,9 +159,9 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
         return answer
 
     def _as_asked(self, graph, columns, data, labels, num_classes, order, seed) -> tuple[Any, History]:
-        """The structure that is asked for, refined where that is better."""
+        """The structure that is asked for, refined if that is asked for."""
         model, history = super()._as_asked(graph, columns, data, labels, num_classes, order, seed)
-        if not self.refine or num_classes == 1:
+        if self.refine is not True or num_classes == 1:
             return model, history
         epochs = history.best_epoch + 1
 
