@@ -30,6 +30,9 @@ pages: $(INSTALLED)  ## build the book, as strictly, from the outputs that its c
 	sed 's/execute_notebooks: force/execute_notebooks: "off"/; s#: book/_ext#: ../book/_ext#g' _config.yml > _build/stored.yml
 	$(BIN)/jupyter-book build . --config _build/stored.yml -W -n --keep-going --quiet
 
+notebooks: pages  ## plain copies of the chapters, which run anywhere with the installed package
+	@echo "The notebooks: $(CURDIR)/_build/html/notebooks"
+
 quick: $(INSTALLED)  ## lint, and the core's tests with few examples: under a minute on two cores
 	$(MAKE) --no-print-directory -j2 lint core
 
@@ -62,4 +65,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-.PHONY: help install book pages quick core test lab lint dist experiments clean
+.PHONY: help install book pages notebooks quick core test lab lint dist experiments clean

@@ -24,14 +24,27 @@ from torch import Tensor
 from einet.graph import RegionGraph
 from einet.plotting import INK, LEAF, PRODUCT, SUM
 
-__all__ = ["INK", "LEAF", "PRODUCT", "SUM", "SUM_INK", "edges_of_tree", "information_data", "information_map", "style"]
+__all__ = [
+    "INK",
+    "LEAF",
+    "PRODUCT",
+    "SUM",
+    "SUM_INK",
+    "edges_of_tree",
+    "information_data",
+    "information_map",
+    "missing_data",
+    "style",
+]
 SUM_INK = "#6574da"  # sums as thin lines or small text, where SUM is too dark for a dark page
 
 
 def style(svg: bool = True) -> None:
     """Set matplotlib up for the book: transparent, grey ink, lines in the order sum, product, leaf.
 
-    In a notebook figures become SVG; `svg=False` keeps PNG, which is smaller where there are many points or images.
+    In a notebook figures become SVG, which the book's pages show, and PNG beside it: JupyterLab draws no SVG of a
+    notebook that it does not trust, such as one of a fresh clone. `svg=False` keeps PNG alone, which is smaller where
+    there are many points or images.
     """
     ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     plt.rcParams.update(dict.fromkeys(ink, INK))
@@ -63,7 +76,7 @@ def style(svg: bool = True) -> None:
     except ImportError:
         return
     if get_ipython() is not None:
-        set_matplotlib_formats("svg" if svg else "png")
+        set_matplotlib_formats(*(["svg", "png"] if svg else ["png"]))
 
 
 def edges_of_tree(graph: RegionGraph) -> list[tuple[int, int]]:
@@ -138,6 +151,22 @@ def information_data(
         )
     data = json.dumps({"pseudocount": pseudocount, "sets": sets}, separators=(",", ":"))
     return f'<script type="application/json" id="information-data">{data}</script>'
+
+
+def missing_data(labels: Sequence[int], shown: Sequence[Tensor], beliefs: Sequence) -> str:
+    """Chapter 8's digits with more and more gaps, as the script element that _static/missing.js reads.
+
+    Args:
+        labels: of the digits.
+        shown: the digits, NaN where a pixel is missing, for 0, 10, ..., 90 % of them.
+        beliefs: for each of these, probabilities of the classes with gaps integrated out, and filled.
+    """
+    stages = []
+    for share, x, both in zip(range(0, 100, 10), shown, beliefs, strict=True):
+        pixels = ["".join(map(str, row)) for row in x.nan_to_num(2).int().tolist()]
+        stages.append([share, pixels, *([[round(100 * p) for p in row] for row in of.tolist()] for of in both)])
+    data = json.dumps({"labels": list(map(int, labels)), "stages": stages})
+    return f'<script type="application/json" id="missing-data">{data}</script>'
 
 
 def _grid(num_variables: int, names: tuple[Sequence, Sequence] | None) -> tuple[int, int]:

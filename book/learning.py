@@ -19,21 +19,22 @@ import pandas as pd
 from book import figures
 from einet.training import History
 
-STARTS = ["flat", "0.1", "flat+rows", "0.3+rows", "0.1+rows", "0.03+rows"]
+STARTS = ["flat", "0.1", "0.03", "flat+rows", "0.1+rows", "0.03+rows"]
 DEPTHS = [f"rat-{depth}" for depth in (1, 2, 3, 4)]
 STRUCTURES = [*DEPTHS, "tree", "pd"]
 IMAGES = {"digits": "digits", "fashion": "Fashion-MNIST"}
 GAP = "–"
+WIDE = (0, (1, 3))  # dots, far apart
 
 
 def curves(runs: Mapping[str, History]) -> None:
     """Two panels: full-batch EM in green, stochastic EM in blue, others in orange; the best held-out value in words."""
     figure, axes = plt.subplots(2, 1, figsize=(6, 7.6), sharex=True, layout="constrained")
-    for (name, run), dash in zip(runs.items(), "- : - -- -. : - --".split(), strict=False):
+    for (name, run), dash in zip(runs.items(), ["-", ":", "-", "--", "-.", ":", "-", "--", WIDE, WIDE], strict=False):
         colour = figures.LEAF if "full" in name else figures.SUM_INK if "EM" in name else figures.PRODUCT
         for ax, values in zip(axes, (run.train, run.valid), strict=True):
             label = f"{name}: {max(run.valid):.1f}"
-            ax.semilogx(range(1, len(values) + 1), values, dash, color=colour, label=label)
+            ax.semilogx(range(1, len(values) + 1), values, linestyle=dash, color=colour, label=label)
     for ax, rows in zip(axes, ("training rows", "held-out rows"), strict=True):
         ax.set(title=rows, ylabel="nats per image", ylim=(-28, -15.5))
     axes[1].set_xticks((1, 2, 5, 10, 20, 30), (1, 2, 5, 10, 20, 30), minor=False)

@@ -3,7 +3,7 @@
     python book/readme.py    # writes both anew; a test holds that they are
 
 The table stands between two comments. A picture is the output of a cell of intro.ipynb with a tag such as
-`readme-race`, and becomes _static/readme_race.svg (or .png, where the cell made one).
+`readme-race`, and becomes _static/readme_race.svg (or .png, where the cell made no SVG).
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def pictures() -> dict[str, bytes]:
 
 def _picture(tag: str, outputs: list[dict]) -> tuple[str, bytes]:
     for data in (out.get("data", {}) for out in outputs):
-        if "image/png" in data:
-            return f"{tag.replace('-', '_')}.png", base64.b64decode(data["image/png"])
         if "image/svg+xml" in data:
             undated = re.sub(r"\s*<metadata>.*?</metadata>", "", "".join(data["image/svg+xml"]), flags=re.S)
             return f"{tag.replace('-', '_')}.svg", undated.encode()
+        if "image/png" in data:
+            return f"{tag.replace('-', '_')}.png", base64.b64decode(data["image/png"])
     raise ValueError(f"the cell {tag} of intro.ipynb has no picture: run the notebook first")
 
 

@@ -26,6 +26,7 @@ from einet.em import EM
 from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
 from einet.inputs import as_concentration, check_integers
+from einet.layers.sums import CONCENTRATION
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.starts import start_leaves
@@ -50,7 +51,7 @@ def fit_mixture(
     pseudocount: float = 0.0,
     decay: float = 1.0,
     start_from_rows: bool = False,
-    concentration: float = 1.0,
+    concentration: float = CONCENTRATION,
     seed: int = 0,
     device: str | torch.device = "cpu",
     processes: int = 1,

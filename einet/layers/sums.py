@@ -29,6 +29,8 @@ from einet.layers.thin import scaled_sums as thin_sums
 
 # A weight below this is as good as 0; kept positive, it can grow again, and no product of densities dies of it.
 WEIGHT_FLOOR = 1e-12
+# Of the Dirichlet distribution that new weights are drawn from: experiments/starts.py, chapter 7.
+CONCENTRATION = 0.1
 # From this many pairs of entries on, `maximum` leaves out those that cannot be the largest; how many it tries first.
 MANY_PAIRS, TRIED_FIRST = 2**12, 128
 
@@ -354,7 +356,7 @@ def set_precision(model: nn.Module, precision: str | None) -> None:
 def normalized_(weights: Tensor, dim: int, generator: torch.Generator, concentration: float = 1.0) -> None:
     """Fill with draws from the symmetric Dirichlet distribution of this concentration along `dim`; 1 is the flat one.
 
-    Of a small concentration, few weights of a sum share its mass. Those with none are WEIGHT_FLOOR.
+    Of a small concentration, few weights of a sum share its mass. Those with none are twice WEIGHT_FLOOR.
     """
     with torch.no_grad():
         uniform = torch.rand(weights.shape, generator=generator, dtype=torch.float32, device=generator.device)
@@ -366,5 +368,6 @@ def normalized_(weights: Tensor, dim: int, generator: torch.Generator, concentra
         shape = torch.full_like(uniform, concentration + 1)
         draw = torch._standard_gamma(shape, generator).log_()  # pyright: ignore[reportPrivateImportUsage]
         draw += uniform.clamp_min_(torch.finfo(uniform.dtype).tiny).log_().div_(concentration)
-        draw = torch.softmax(draw, dim).clamp_min_(WEIGHT_FLOOR)
+        # Twice the floor: no rounding takes it below, so that a step which moves nothing changes nothing.
+        draw = torch.softmax(draw, dim).clamp_min_(2 * WEIGHT_FLOOR)
         weights.copy_(draw / draw.sum(dim, keepdim=True))

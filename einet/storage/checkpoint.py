@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 from einet.families import FAMILIES
 from einet.family import LeafFamily
 from einet.graph.regions import RegionGraph
-from einet.layers.sums import WEIGHT_FLOOR, Weighted
+from einet.layers.sums import CONCENTRATION, WEIGHT_FLOOR, Weighted
 from einet.leaves.part import LeafPart
 from einet.mixture import Mixture
 from einet.network import Einet
@@ -256,7 +256,7 @@ class _NoMemory(TorchFunctionMode):
 
 
 class _Unfilled(Einet):
-    def reset_parameters(self, seed: int | None = None, concentration: float = 1.0) -> None:
+    def reset_parameters(self, seed: int | None = None, concentration: float = CONCENTRATION) -> None:
         """Parameters are read, not drawn."""
 
 

@@ -111,7 +111,8 @@ class Search:
     def initial(self, candidate: Candidate) -> einet.Einet:
         depth, replicas, leaves, sums = candidate.structure
         graph = einet.random_binary_trees(self.size.variables, depth, replicas, seed=self.seed)
-        return einet.Einet(graph, einet.Bernoulli(), sums, leaves, seed=self.seed).to(self.device)
+        # The records are of flat starts, as in the paper.
+        return einet.Einet(graph, einet.Bernoulli(), sums, leaves, seed=self.seed, concentration=1.0).to(self.device)
 
     def rows(self, candidate: Candidate) -> torch.Tensor:
         if candidate.rows is None:

@@ -19,6 +19,7 @@ from book.house_numbers import house_numbers
 from einet.datasets import fashion_mnist, find, image_folder
 
 LEVELS = 256
+TREE_ROWS = 15_000  # that pairs of pixels are counted in
 PARTS = ("real", "samples", "without noise", "nearest")  # of a figure
 
 
@@ -31,6 +32,13 @@ class Recipe:
     rows     of training, the first so many; test_rows likewise
     sums     K; of a "gmm" the number of Gaussians, with full covariances if `full`
     delta, axes   of `einet.poon_domingos`, several deltas from coarse to fine; axis 0 is cut into upper and lower parts
+    structure     "rectangles", of poon_domingos; or, with rows held out, a "tree" of `einet.chow_liu` for each cluster,
+                  "one tree" for all of them, or the "quadrants" of `einet.quad_graph`
+    layer    "tucker" or "cp", of such a network; last_lr (0: that of lr) and concentration likewise
+    reach    of `starts.start_from_clusters`, where it is not 0
+    blur     of `blur.BlurredEM`, where it is not 0
+    held_out      the share of each cluster's rows that chooses the epoch
+    joint_epochs  of EM of the mixture as a whole, at joint_lr
     """
 
     dataset: str
@@ -52,6 +60,16 @@ class Recipe:
     floor: float = 1e-5  # of the probability of a category
     start_from_rows: bool = True  # as `einet.fit_mixture` has it; the paper starts at random
     full: bool = False
+    structure: str = "rectangles"
+    layer: str = "tucker"
+    last_lr: float = 0.0
+    concentration: float = 1.0
+    reach: float = 0.0
+    blur: float = 0.0
+    held_out: float = 0.0
+    joint_epochs: int = 0
+    joint_lr: float = 0.02
+    hidden: bool = False  # whether halves of test images are hidden, and measures taken of what fills them
     export: str = ""  # the file below book/models that the model is written to, in float16
     figure: tuple[str, ...] = PARTS  # what is drawn of it; of some data sets no images may be passed on
 
@@ -63,7 +81,8 @@ class Recipe:
         return einet.Categorical(LEVELS, channels=channels, floor=self.floor)
 
 
-KINDS = ("dataset", "model", "start_from_rows", "full", "export", "figure")  # what is no number
+# What is no number.
+KINDS = ("dataset", "model", "start_from_rows", "full", "structure", "layer", "hidden", "export", "figure")
 NUMBERS = [field.name for field in fields(Recipe) if field.name not in KINDS]
 
 
@@ -72,11 +91,12 @@ NUMBERS = [field.name for field in fields(Recipe) if field.name not in KINDS]
 
 @dataclass
 class Images:
-    """Bytes (n, H, W) or (n, H, W, 3) to train and to test on, and the classes of the former where there are some."""
+    """Bytes (n, H, W) or (n, H, W, 3) to train and to test on, and their classes where there are some."""
 
     train: Tensor
     test: Tensor
     labels: Tensor | None = None
+    test_labels: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -102,8 +122,8 @@ def _house_numbers(rows: int, test_rows: int, seed: int) -> Images:
 
 
 def _fashion_mnist(rows: int, test_rows: int, seed: int) -> Images:
-    train, labels = fashion_mnist("train")
-    return Images(train[:rows], fashion_mnist("test")[0][:test_rows], labels[:rows])
+    (train, labels), (test, test_labels) = map(fashion_mnist, ("train", "test"))
+    return Images(train[:rows], test[:test_rows], labels[:rows], test_labels[:test_rows])
 
 
 def _zip(name: str, train: str, test: str, size: int, rows: int, test_rows: int, seed: int) -> Images:
@@ -145,12 +165,28 @@ def bits_per_dimension(log_densities: Tensor, recipe: Recipe, dimensions: int) -
     return bits + (torch.tensor(LEVELS).log2().item() if recipe.leaves == "Normal" else 0)
 
 
+def graph_of(recipe: Recipe, x: Tensor, shape: tuple[int, int]) -> einet.RegionGraph:
+    """The structure of one network, from the rows where it is learned."""
+    if recipe.structure in ("tree", "one tree"):
+        graph = einet.chow_liu(x[:TREE_ROWS], shape=shape)
+        return graph.binary() if recipe.layer == "tucker" else graph
+    if recipe.structure == "quadrants":
+        return einet.quad_graph(shape)
+    return einet.poon_domingos(shape, recipe.delta, recipe.axes)
+
+
 _fashion = partial(
     Recipe, "fashion-mnist", delta=(7,), axes=(0, 1), sums=16, batch=100, epochs=8, lr=0.3, pseudocount=0.01,
     max_variance=1.0,
 )  # fmt: skip
 
 _pixels = partial(_fashion, leaves="Categorical", delta=(16, 8, 4, 2, 1), lr=0.4, pseudocount=0.0)
+
+_one = partial(
+    Recipe, "fashion-mnist", layer="cp", leaves="Categorical", clusters=1, batch=500, lr=0.1, last_lr=0.01, floor=1e-6,
+    pseudocount=0.01, held_out=1 / 12, figure=(),
+)  # fmt: skip
+_tree = partial(_one, structure="tree", reach=1.5, blur=1.5)
 
 RUNS = {
     "house-numbers": Recipe("house-numbers", rows=40_000, test_rows=5_000, batch=100),
@@ -175,6 +211,20 @@ RUNS = {
     "fashion-gmm-20": _fashion("gmm", sums=20, epochs=5, full=True, figure=()),
     "fashion-pixels": _pixels(clusters=1, epochs=6, decay=0.68, sums=16, figure=()),
     "fashion-pixels-10": _pixels(clusters=10, epochs=10, decay=0.79, sums=10),
+    "fashion-quad-32": _one(structure="quadrants", concentration=0.1, sums=32, lr=0.5, epochs=8, blur=1.5),
+    "fashion-tree-random-32": _one(structure="tree", concentration=0.1, sums=32, lr=0.5, epochs=8, blur=1.5),
+    "fashion-tree-sharp-32": _tree(sums=32, epochs=6, blur=0.0),
+    "fashion-tree-16": _tree(sums=16, epochs=6),
+    "fashion-tree-32": _tree(sums=32, epochs=6),
+    "fashion-tree-64": _tree(sums=64, epochs=6),
+    "fashion-tree-128": _tree(sums=128, epochs=8, hidden=True, figure=PARTS),
+    "fashion-trees-16": _tree(clusters=16, sums=16, epochs=5),
+    "fashion-trees-32": _tree(clusters=16, sums=32, epochs=6, hidden=True, figure=PARTS),
+    "fashion-trees-32-joint": _tree(clusters=16, sums=32, epochs=6, joint_epochs=1, hidden=True, figure=PARTS),
+    "fashion-page": _tree(
+        leaves="Normal", clusters=10, sums=9, epochs=8, joint_epochs=3, lr=0.2, last_lr=0.02, min_variance=1e-6,
+        max_variance=1.0, blur=0.0, joint_lr=0.03, hidden=True, export="fashion-mnist.safetensors", figure=PARTS,
+    ),  # fmt: skip
     "fashion-small": _fashion(
         rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import resource
 import time
 from dataclasses import asdict
@@ -14,16 +15,22 @@ from torch import Tensor
 import einet
 from book import figures
 from einet import plotting
-from einet.data import log_density
+from einet.clustered.kmeans import clusters_of
+from einet.data import CheckedData, log_density
 from einet.inpaint import export
 from einet.storage.archive import read
-from experiments.images.recipes import LEVELS, Images, Recipe, bits_per_dimension, images, inputs, outputs
+from experiments.images.blur import BlurredEM, blur_
+from experiments.images.measures import hidden_halves, looks, nearest
+from experiments.images.recipes import LEVELS, Images, Recipe, bits_per_dimension, graph_of, images, inputs, outputs
+from experiments.images.starts import start_from_clusters
 from experiments.provenance import provenance
+from experiments.records import say, write_whole
 
 EXPORTED_BYTES = 2_000_000  # of a model that is committed, at most
 DRAWN = 1000  # samples, whose time is taken
 COLUMNS, LINES = 8, 2  # of each part of a figure
-PART = 1000  # rows that are looked at together
+LEAST_BATCH, STEPS = 100, 20  # rows of a step, and steps of an epoch: in a small cluster batches are smaller
+ROWS_OF_ENTRY, START_ROWS = 8, 10_000  # that an entry of a leaf starts around, and that these are drawn from
 
 
 def run(name: str, recipe: Recipe, options) -> dict:
@@ -33,7 +40,11 @@ def run(name: str, recipe: Recipe, options) -> dict:
     started = time.time()
     data = images(recipe, options.seed)
     x = inputs(data.train, recipe, options.seed + 1)
-    model, seconds = TRAININGS[recipe.model](recipe, data, x, options, folder_of(name, recipe, options))
+    training = train_networks if recipe.model == "einet" and recipe.held_out else TRAININGS[recipe.model]
+    model, seconds = training(recipe, data, x, options, folder_of(name, recipe, options))
+    if recipe.export:  # what is asked is what the book has: a file in half precision
+        written = exported(model.network, options.models / recipe.export)
+        model = Circuit(einet.load(options.models / recipe.export), options.device)
     log_densities = model.log_density(inputs(data.test, recipe, options.seed + 2))
     record = {
         "run": name,
@@ -46,7 +57,11 @@ def run(name: str, recipe: Recipe, options) -> dict:
         "settings": {**asdict(recipe), "dimensions": data.dimensions, "seed": options.seed, "threads": options.threads},
     }
     if recipe.export:
-        record["model"] = exported(model.network, options.models / recipe.export)
+        record["model"] = written
+    if isinstance(model, Circuit):
+        record["roughness"] = looks(model.network, data, recipe, options.seed)
+    if recipe.hidden:
+        record["hidden_halves"] = hidden_halves(model.network, data, recipe, options.seed)
     if recipe.figure:
         figure(model.network, data, recipe, options.seed, options.output.with_name("images") / f"{name}.png")
     record["settings"] |= {"rows": len(data.train), "test_rows": len(data.test), "processes": options.processes}
@@ -109,7 +124,7 @@ class Gaussians:
         self.parameters = mixture._n_parameters()
 
     def log_density(self, x: Tensor) -> Tensor:
-        parts = x.flatten(1).split(PART)
+        parts = x.flatten(1).split(1000)
         return torch.cat([torch.from_numpy(self.mixture.score_samples(part.numpy())) for part in parts])
 
     def samples_per_second(self, seed: int) -> float:
@@ -137,6 +152,7 @@ def train_einet(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) 
         decay=recipe.decay,
         pseudocount=recipe.pseudocount,
         start_from_rows=recipe.start_from_rows,
+        concentration=1.0,  # the records are of flat starts
         seed=options.seed,
         device=options.device,
         processes=options.processes,
@@ -145,6 +161,99 @@ def train_einet(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) 
     )
     kept = [read(file)[0]["training"]["history"]["seconds"] for file in folder.glob("component-*.safetensors")]
     return Circuit(model, options.device), sum(map(sum, kept))
+
+
+def train_networks(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) -> tuple[Circuit, float]:
+    """For each k-means cluster a network, or one for all rows, by validation rows; and seconds, without k-means."""
+    clusters = [torch.arange(len(x))]
+    if recipe.clusters > 1:
+        clusters = clusters_of(CheckedData(einet.Einet(*single_region(recipe, data)), x), recipe.clusters, 0, folder)
+    shared = graph_of(recipe, x, data.shape) if recipe.structure == "one tree" else None
+    networks, seconds = [], 0.0
+    for number, cluster in enumerate(clusters):
+        graph = shared or graph_of(recipe, x[cluster], data.shape)
+        file = folder / f"network-{number}.safetensors"
+        network, own = train_network(recipe, data, x[cluster], graph, options, file, options.seed + number)
+        networks.append(network)
+        seconds += own
+    model = networks[0]
+    if len(networks) > 1:
+        model = einet.Mixture(networks, [len(cluster) / len(x) for cluster in clusters])
+    if recipe.joint_epochs:
+        history = einet.fit(
+            model,
+            x,
+            epochs=recipe.joint_epochs,
+            batch_size=recipe.batch,
+            optimizer=optimizer_of(model, recipe, recipe.joint_lr),
+            seed=options.seed,
+            checkpoint=folder / "together.safetensors",
+            progress=not options.quiet,
+        )
+        seconds += sum(history.seconds)
+    return Circuit(model, options.device), seconds
+
+
+def single_region(recipe: Recipe, data: Images) -> tuple[einet.RegionGraph, einet.LeafFamily, int]:
+    """The arguments of a network that only checks rows."""
+    return einet.poon_domingos(data.shape, min(data.shape), max_depth=0), recipe.family(data.channels), 1
+
+
+def train_network(
+    recipe: Recipe, data: Images, x: Tensor, graph: einet.RegionGraph, options, file: Path, seed: int
+) -> tuple[einet.Einet, float]:
+    """One network, and the seconds of its start and of all epochs, whichever call they were in."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done = file.with_suffix(".json")
+    if done.exists():
+        return einet.load(file).to(options.device), json.loads(done.read_text())["seconds"]
+    start, first = time.perf_counter(), round(len(x) * (1 - recipe.held_out))
+    rows, held_out = x[:first], x[first:]
+    network = einet.Einet(
+        graph,
+        recipe.family(data.channels),
+        num_sums=recipe.sums,
+        sum_product=recipe.layer,
+        concentration=recipe.concentration,
+        seed=seed,
+    ).to(options.device)
+    if recipe.reach:
+        start_from_clusters(network, rows, recipe.reach, seed)
+    else:
+        einet.start_leaves(network, rows[:START_ROWS], rows=ROWS_OF_ENTRY, distinct=False, seed=seed)
+    if recipe.blur:
+        blur_(network, recipe.blur)
+    optimizer = optimizer_of(network, recipe, recipe.lr)
+    seconds = time.perf_counter() - start
+    history = einet.fit(
+        network,
+        rows,
+        valid=held_out,
+        epochs=recipe.epochs,
+        batch_size=min(recipe.batch, max(LEAST_BATCH, len(rows) // STEPS)),
+        optimizer=optimizer,
+        scheduler=falling(optimizer, recipe),
+        seed=seed,
+        checkpoint=file,
+        progress=not options.quiet,
+    )
+    bits = ", ".join(f"{value:.3f}" for value in bits_per_dimension(Tensor(history.valid), recipe, data.dimensions))
+    say(f"{file.stem}: {len(rows)} rows, bits of validation rows {bits}")
+    seconds += sum(history.seconds)
+    write_whole(done, json.dumps({"seconds": seconds}))
+    return network, seconds
+
+
+def optimizer_of(model: einet.Einet | einet.Mixture, recipe: Recipe, lr: float) -> einet.EM:
+    if recipe.blur:
+        return BlurredEM(model, lr, recipe.pseudocount, recipe.blur)
+    return einet.EM(model, lr, recipe.pseudocount)
+
+
+def falling(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LinearLR:
+    """The step falls from the recipe's lr to its last_lr in the last epoch."""
+    share = (recipe.last_lr or recipe.lr) / recipe.lr
+    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, share, max(1, recipe.epochs - 1))
 
 
 def train_factorised(recipe: Recipe, data: Images, x: Tensor, options, folder: Path) -> tuple[Circuit, float]:
@@ -222,14 +331,3 @@ def draw(parts: dict[str, Tensor], path: Path) -> None:
         ax.text(-2, (i + 0.5) * pixels, name, ha="right", va="center", rotation=90)
     path.parent.mkdir(parents=True, exist_ok=True)
     ax.figure.savefig(path, dpi=120, bbox_inches="tight")
-
-
-def nearest(some: Tensor, others: Tensor) -> Tensor:
-    """For each of some images (n, ...) the index of the nearest of others, by the Euclidean distance of bytes."""
-    some, best, index = some.flatten(1).float(), [], []
-    for part in others.flatten(1).split(PART):
-        distance, place = torch.cdist(some, part.float()).min(1)
-        best.append(distance)
-        index.append(place + PART * len(index))
-    part = torch.stack(best).argmin(0)
-    return torch.stack(index)[part, torch.arange(len(some))]

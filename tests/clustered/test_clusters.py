@@ -26,9 +26,9 @@ ARGUMENTS = {"num_sums": 2, "epochs": 3, "batch_size": 25, "seed": 4, "progress"
 
 def test_cluster_shares_are_weights_and_components_are_trained():
     x = clustered()
-    model = fit_mixture(x, 3, TREES, Normal(), **ARGUMENTS)
+    model = fit_mixture(x, 3, TREES, Normal(), concentration=1.0, **ARGUMENTS)
     assert sorted(model.weights.tolist()) == pytest.approx([1 / 6, 1 / 3, 1 / 2])
-    single = Einet(TREES, Normal(), num_sums=2, seed=4)
+    single = Einet(TREES, Normal(), num_sums=2, seed=4, concentration=1.0)
     fit(single, x, epochs=3, batch_size=25, progress=False)
     assert model(x).mean() > single(x).mean() + 0.3
     means = sorted(c.leaves.parts[0].phi[0].mean().item() for c in model.components)

@@ -218,9 +218,9 @@ def test_a_gpu_computes_the_same():
 # Parameters
 
 
-def test_weights_start_as_a_flat_dirichlet():
+def test_weights_of_concentration_1_start_as_a_flat_dirichlet():
     """The largest of n exponentials has mean 1 + 1/2 + ... + 1/n: a start too flat or too sharp would miss it."""
-    model = Einet(random_binary_trees(64, 3, 20, seed=0), Bernoulli(), num_sums=3, seed=0)
+    model = Einet(random_binary_trees(64, 3, 20, seed=0), Bernoulli(), num_sums=3, seed=0, concentration=1.0)
     layer = model.levels[0].einsums[0]
     sums = layer.weights.sum(layer.weight_dim)
     torch.testing.assert_close(sums, torch.ones_like(sums))

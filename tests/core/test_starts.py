@@ -33,20 +33,20 @@ def test_a_draw_of_weights_has_the_moments_of_its_distribution(concentration):
 
 def test_the_smallest_concentration_leaves_one_weight_and_the_floor():
     weights = drawn(1e-4)
-    assert weights.isfinite().all() and (weights >= 0.99 * WEIGHT_FLOOR).all()
+    assert weights.isfinite().all() and (weights.double() > WEIGHT_FLOOR).all()
     assert (weights.amax(1) > 0.999).double().mean() > 0.99
     assert (weights.argmax(1).bincount() / 20_000 - 1 / 3).abs().max() < 0.02
 
 
 def test_concentration_of_a_network():
-    """1 is what it always was, and every seed gives one model.
+    """0.1 is the default, and every seed gives one model.
 
     Neither leaves nor the root and mixing layers, whose entries have no others to differ from, depend on it.
     """
     graph = einet.poon_domingos((3, 3), 1)
-    flat, default = (einet.Einet(graph, einet.Bernoulli(), 4, seed=5, **more) for more in ({"concentration": 1.0}, {}))
+    tenth, default = (einet.Einet(graph, einet.Bernoulli(), 4, seed=5, **more) for more in ({"concentration": 0.1}, {}))
     sharp, again = (einet.Einet(graph, einet.Bernoulli(), 4, seed=5, concentration=0.02) for _ in range(2))
-    states = [dict(model.named_parameters()) for model in (flat, default, sharp, again)]
+    states = [dict(model.named_parameters()) for model in (tenth, default, sharp, again)]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name])
         assert torch.equal(states[2][name], states[3][name])
@@ -56,8 +56,8 @@ def test_concentration_of_a_network():
         for layer in (*level.einsums, *level.mixings):
             even = torch.special.entr(layer.weights).sum(layer.weight_dim).mean() / math.log(layer.num_choices)
             assert (even < 0.3) == (below and layer in list(level.einsums)), (layer, even)
-    flat.reset_parameters(5, concentration=0.02)
-    assert all(torch.equal(a, b) for a, b in zip(flat.parameters(), sharp.parameters(), strict=True))
+    tenth.reset_parameters(5, concentration=0.02)
+    assert all(torch.equal(a, b) for a, b in zip(tenth.parameters(), sharp.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("concentration", [0, -1.0, math.inf, math.nan, "1", None])

@@ -8,7 +8,7 @@ import torch
 
 import einet
 from experiments.images import command as experiment
-from experiments.images import recipes, training
+from experiments.images import measures, recipes, training
 from experiments.images.recipes import Images, Recipe
 
 FAMILIES = ["Normal", "Binomial", "Categorical"]
@@ -21,7 +21,7 @@ def drawn(rows, test_rows, seed):
     dark = (torch.arange(4) < 2)[None, :, None] == labels.bool()[:, None, None]
     noise = torch.randint(40, (rows + test_rows, 4, 4), generator=generator)
     x = (torch.where(dark, 20, 180) + noise).to(torch.uint8)
-    return Images(x[:rows], x[rows:], labels[:rows])
+    return Images(x[:rows], x[rows:], labels[:rows], labels[rows:])
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def test_the_factorised_baseline_is_the_histogram_of_each_class():
 
 
 def test_nearest_is_the_nearest(monkeypatch):
-    monkeypatch.setattr(training, "PART", 3)
+    monkeypatch.setattr(measures, "PART", 3)
     others = torch.randint(256, (8, 2, 2), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    assert training.nearest(others[[7, 0, 4]], others).tolist() == [7, 0, 4]
+    assert measures.nearest(others[[7, 0, 4]], others).tolist() == [7, 0, 4]
 
 
 def test_every_number_is_an_argument():

@@ -254,6 +254,7 @@ def test_refine_says_what_competes(refine, suffixes):
     assert ours.score(X, y) > 0.9
 
 
+@pytest.mark.slow
 def test_a_network_that_is_asked_for_is_refined_if_that_is_asked_for():
     X, y = load_iris(return_X_y=True)
     ours = EinetClassifier(**FEW, depth=1, refine=True).fit(X, y)
