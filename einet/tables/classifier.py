@@ -7,6 +7,7 @@ Source: Section 3 and 4.1
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -168,8 +169,8 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
         def train(rows: np.ndarray) -> tuple[Einet, History]:
             if len(rows) == len(labels):
                 return model, history
-            sizes = model.settings
-            again = Einet(graph, columns.families, **sizes, seed=seed).double()
+            again = copy.deepcopy(model)
+            again.reset_parameters(seed)
             return self._trained(again, columns, data, seed, rows, epochs=epochs)
 
         return self._answering({"as asked": train}, data, seed) or (model, history)
