@@ -1,8 +1,8 @@
 """Networks that classes are offered, each with a root for every class.
 
-    shared covariance   a class is one product: its real columns are one multivariate normal, with the same covariance
-                        in every class, and its other columns independent (linear discriminant analysis, with all kinds
-                        of columns and any gaps)
+    shared covariance   a class is one product: its columns of numbers are one multivariate normal, with the same
+                        covariance in every class, and the others independent (linear discriminant analysis with
+                        categories and any gaps; of counts and the like it is no density, but it knows their classes)
     naive Bayes         a class is one product of columns
     mixture-M           a class has M components of its own, products of columns
     joint mixture-M     the same, with the real columns of a component as one multivariate normal
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ JOINT_COMPONENTS = 2
 STEPS, STEPS_OF_GAPS, STEPS_OF_TREES = 25, 8, 10
 # How much a component that starts around a row of its class is this row. A factor of the `leaf_pseudocount`.
 START_SHARE, SHRINKAGE = 0.5, 30.0
+# A factor of that for joint leaves.
+JOINT_SHRINKAGE = 1e-3
 # Rows of the components' common covariance that each component of its own covariance is shrunk by.
 ROWS_OF_COMMON, FEW_ROWS_OF_COMMON = 20.0, 5.0
 # Random trees: entries of a region, trees, rows that a leaf entry starts around.
@@ -71,13 +74,14 @@ class ClassCandidate:
 
 
 def class_candidates(
-    families: Families, reals: list[int], floor: float, num_columns: int, settings: dict
+    families: Families, reals: list[int], numbers: list[int], floor: float, num_columns: int, settings: dict
 ) -> list[ClassCandidate]:
     """What competes for a table.
 
     Args:
         families: of the columns, as if each was by itself.
         reals: columns that may be joint.
+        numbers: columns that may be joint where a common covariance tells classes.
         floor: the smallest variance of a joint density.
         num_columns: of the table.
         settings: `num_replicas`, `num_sums` and `seed` of the random trees.
@@ -86,12 +90,13 @@ def class_candidates(
     """
     alone = one_sum(num_columns, [])
     found = []
+    if len(numbers) > 1:
+        joint, graph = joined(families, numbers, floor), one_sum(num_columns, numbers)
+        found.append(ClassCandidate("shared covariance", graph, joint, 1, common=math.inf))
     if len(reals) > 1:
-        joint, graph = joined(families, reals, floor), one_sum(num_columns, reals)
-        found += [
-            ClassCandidate("shared covariance", graph, joint, 1, common=math.inf),
-            ClassCandidate(f"joint mixture-{JOINT_COMPONENTS}", graph, joint, JOINT_COMPONENTS, common=ROWS_OF_COMMON),
-        ]
+        joint, graph, name = joined(families, reals, floor), one_sum(num_columns, reals), "joint mixture"
+        own = JOINT_COMPONENTS
+        found.append(ClassCandidate(f"{name}-{own}", graph, joint, own, common=ROWS_OF_COMMON))
     trees = random_binary_trees(num_columns, 1 if num_columns < 8 else 2, settings["num_replicas"], settings["seed"])
     return [
         *found,
@@ -145,26 +150,25 @@ def class_network(
         else:
             _start_in_classes(model, x, observed, labels, own, seed)
     fix_constant_columns(model, constant)
-    with warnings.catch_warnings():  # that a single component does not move is no news
-        warnings.filterwarnings("ignore", "training ended", UserWarning)
-        history = fit(
-            model,
-            x,
-            observed,
-            labels,
-            weights=weights,
-            epochs=min(steps, epochs),
-            batch_size=None,
-            lr=1.0,
-            pseudocount=pseudocount,
-            leaf_pseudocount=leaf_pseudocount,
-            progress=False,
-        )
+    options = {"epochs": min(steps, epochs), "pseudocount": pseudocount, "weights": weights}
+    history = _em(model, rows, leaf_pseudocount=leaf_pseudocount, **options)
+    alone = [(part, part.phi.detach().clone()) for part in model.leaves.parts if not part.family.joint]
+    if len(alone) < len(model.leaves.parts):  # rows of independent columns would hide how narrow a joint density is
+        history = _em(model, rows, leaf_pseudocount=JOINT_SHRINKAGE * leaf_pseudocount, **options)
+        for part, phi in alone:
+            part.phi.data.copy_(phi)
     if candidate.common:
         count = torch.ones(len(x)) if weights is None else weights
         of_classes = torch.zeros(num_classes).double().index_add(0, labels, count.double())
         share_covariances(model, of_classes, candidate.common)
     return model, history
+
+
+def _em(model: Einet, rows: Rows, **options: Any) -> History:
+    x, observed, labels, _ = rows
+    with warnings.catch_warnings():  # that a single component does not move is no news
+        warnings.filterwarnings("ignore", "training ended", UserWarning)
+        return fit(model, x, observed, labels, batch_size=None, lr=1.0, progress=False, **options)
 
 
 @torch.no_grad()

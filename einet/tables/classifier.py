@@ -29,8 +29,8 @@ from einet.tables.estimator import TableEstimator, _integer
 from einet.tables.weights import counted
 from einet.training import History
 
-# Most epochs of training on log P(y | x).
-MAX_REFINEMENT = 60
+# Most epochs of training on log P(y | x). The smallest variance of joint columns, where none says what it is.
+MAX_REFINEMENT, NARROWEST = 60, 1e-4
 
 
 class EinetClassifier(ClassifierMixin, TableEstimator):
@@ -139,7 +139,8 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
         floors = [getattr(family, "min_variance", 1.0) for family, own in columns.families.items() if {*own} & {*reals}]
         trees, num_sums = min(_integer(self.num_replicas), TREES), _integer(self.num_sums)
         settings = {"num_replicas": trees, "num_sums": ENTRIES if num_sums == "auto" else num_sums, "seed": seed}
-        found = class_candidates(columns.families, reals, min(floors, default=1.0), width, settings)
+        floor = min(floors, default=NARROWEST)
+        found = class_candidates(columns.families, reals, numbers_of(columns), floor, width, settings)
 
         def train(candidate, rows: np.ndarray) -> tuple[Einet, History]:
             return class_network(
@@ -192,12 +193,17 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
     def predict_joint_log_proba(self, X: Any) -> np.ndarray:
         """log p(x_observed, y) in nats, in the units of the data: (B, classes). Summed over y, it tells outliers.
 
-        Of several networks: P(y | x) is the mean of theirs, and so is p(x).
+        Of several networks: P(y | x) is the mean of theirs, and so is p(x), of those that are densities of the columns
+        as they are, if some are: not of a normal density over counts, say.
         """
         joint = self._joint(X)
         if len(joint) == 1:
             return joint[0]
-        of_rows = np.logaddexp.reduce(np.logaddexp.reduce(joint, axis=2) + np.log(self.weights_)[:, None], axis=0)
+        models = (self.model_, *self.others_)
+        own = [number for number, model in enumerate(models) if joint_of(model) <= {*self.columns_.reals}]
+        own = own or list(range(len(models)))
+        weights = self.weights_[own] / self.weights_[own].sum()
+        of_rows = np.logaddexp.reduce(np.logaddexp.reduce(joint[own], axis=2) + np.log(weights)[:, None], axis=0)
         return self._posterior(joint) + of_rows[:, None]
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -226,3 +232,14 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
         """The most probable class of each row: (B,)."""
         best = self.predict_log_proba(X).argmax(1)
         return self.classes_[best]
+
+
+def numbers_of(columns: Columns) -> list[int]:
+    """The columns of more than two numbers: no labels, whatever their families are."""
+    several = [values is None or len(values) > 2 for values in columns.values]
+    return [d for d, more in enumerate(several) if more and not columns.kinds.are_labels(d)]
+
+
+def joint_of(model: Einet) -> set[int]:
+    """The variables of a joint family."""
+    return {d for family, own in model.families.items() if family.joint for d in own}
