@@ -33,6 +33,12 @@ pages: $(INSTALLED)  ## build the book, as strictly, from the outputs that its c
 notebooks: pages  ## plain copies of the chapters, which run anywhere with the installed package
 	@echo "The notebooks: $(CURDIR)/_build/html/notebooks"
 
+pdf: pages  ## the whole book on paper, solutions opened, by Chromium
+	$(BIN)/python book/printing.py pdf
+
+slides: pages  ## the figures of every chapter as slides, one page of HTML
+	$(BIN)/python book/printing.py slides
+
 quick: $(INSTALLED)  ## lint, and the core's tests with few examples: under a minute on two cores
 	$(MAKE) --no-print-directory -j2 lint core
 
@@ -65,4 +71,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-.PHONY: help install book pages notebooks quick core test lab lint dist experiments clean
+.PHONY: help install book pages notebooks pdf slides quick core test lab lint dist experiments clean

@@ -63,6 +63,7 @@ def style(svg: bool = True) -> None:
             "legend.frameon": False,
             "figure.figsize": (6.4, 3.6),
             "figure.dpi": 110,
+            "figure.constrained_layout.hspace": 0.08,  # a label below one panel, a title above the next
             "figure.facecolor": "none",
             "axes.facecolor": "none",
             "savefig.facecolor": "none",

@@ -1,10 +1,11 @@
-"""What chapter 11 makes of the race: tables, the panels of the paper's Figures 3 and 6, a formula for cost.
+"""What chapter 11 makes of the race: pictures of the paper's Figures 3 and 6, tables, a formula for cost.
 
-records = origin.read("efficiency")          as experiments/efficiency.py wrote them
-panels(records)                              time against memory, a row each for K, depth and R
-picture(records)                             the time of an epoch alone, small, for the intro and the README
+records = origin.read("efficiency")          as experiments/efficiency.py wrote them; or "race_learned"
+picture(records)                             the time of an epoch against K, depth and R, for the intro and the README
+picture(records, MEASURES)                   time, inference and memory below each other
 table(records)                               by what factors einet is ahead, beside what was promised
-own = own_machine([(10, 4, 10), (40, 4, 10)])   einet timed here; panels(records, own) draws it into the panels
+leads(records, "training")                   the factors alone, a row a point and a column a rival
+own = own_machine([(10, 4, 10), (40, 4, 10)])   einet timed here; picture(records, own=own) draws it into the picture
 Cost.fit(records)                            seconds and bytes from K, depth and R
 """
 
@@ -20,13 +21,18 @@ from statistics import median
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from book import figures
 
 DEFAULT = {"num_sums": 10, "depth": 4, "num_replicas": 10}
 LETTERS = {"num_sums": "K", "depth": "depth", "num_replicas": "R"}
-LARGEST = {"num_sums": 40, "depth": 9, "num_replicas": 40}
-TIMES = {"epoch_seconds": "seconds an epoch", "inference_seconds": "seconds a row"}
+# What is measured: a label, and what a record's number is multiplied by. 100 log-densities are a batch.
+MEASURES = {
+    "epoch_seconds": ("seconds an epoch", 1.0),
+    "inference_seconds": ("ms for 100 log-densities", 1e5),
+    "peak_bytes": ("MB above the model", 1e-6),
+}
 MARKS = {  # colour and marker of each contestant
     "einet": (figures.SUM_INK, "o"),
     "libcirkit": (figures.PRODUCT, "s"),
@@ -38,9 +44,9 @@ MARKS = {  # colour and marker of each contestant
 D, B, BATCHES = 512, 100, 20  # variables, rows of a batch, batches of an epoch
 
 
-def at(record: dict) -> tuple[int, int, int]:
-    """(K, depth, R) of a record."""
-    return tuple(record[name] for name in LETTERS)
+def at(record: dict) -> tuple:
+    """(K, depth, R) of a record; (data, K) where the structure was learned."""
+    return tuple(record[name] for name in ("data", *LETTERS) if name in record)
 
 
 def along(records: list[dict], name: str) -> list[dict]:
@@ -50,62 +56,33 @@ def along(records: list[dict], name: str) -> list[dict]:
     return sorted(kept, key=lambda r: r[name])
 
 
-def panels(records: list[dict], own: Sequence[dict] = ()) -> None:
-    """Time against memory, log-log: a row each for K, depth and R, training to the left and inference to the right.
+def picture(records: list[dict], measures: Sequence[str] = ("epoch_seconds",), own: Sequence[dict] = ()) -> None:
+    """Three panels side by side: a measure against K, the depth and R, a line for each contestant; a row a measure.
 
-    The size of a blob is the hyper-parameter. `own`, from `own_machine`: einet's blobs of this machine, as rings.
+    `own`, from `own_machine`: einet on this machine, as a dashed line.
     """
-    figure, axes = plt.subplots(3, 2, figsize=(5, 6.8), dpi=116, sharex="col", sharey="row", layout="constrained")
-    for row, (name, letter) in zip(axes, LETTERS.items(), strict=True):
-        for ax, measure in zip(row, TIMES, strict=True):
-            for who, look_of in MARKS.items():
-                mine = [r for r in along(records, name) if r["implementation"] == who]
-                _blobs(ax, mine, name, measure, who, *look_of)
-            if own:
-                _rings(ax, along(own, name), name, measure)
-            ax.set(xscale="log", yscale="log", title=f"{letter} varies")
-    for ax, label in zip(axes[-1], TIMES.values(), strict=True):
-        ax.set_xlabel(label)
-    axes[1, 0].set_ylabel("MB above the model")
+    size = (5.2, 1.2 + 2.2 * len(measures))
+    figure, axes = plt.subplots(
+        len(measures), 3, figsize=size, sharex="col", sharey="row", squeeze=False, layout="constrained"
+    )
+    for row, measure in zip(axes, measures, strict=True):
+        label, factor = MEASURES[measure]
+        for ax, (name, letter) in zip(row, LETTERS.items(), strict=True):
+            for who, (colour, marker) in MARKS.items():
+                mine = [r for r in along(records, name) if r["implementation"] == who and r[measure]]
+                look = {"color": colour, "marker": marker, "ms": 4, "lw": 2 if who == "einet" else 1}
+                ax.plot([r[name] for r in mine], [factor * r[measure] for r in mine], label=who, **look)
+            here = [r for r in along(own, name) if r[measure]]
+            if here:
+                look = {"color": figures.SUM_INK, "marker": "o", "mfc": "none", "ls": "--"}
+                ax.plot(
+                    [r[name] for r in here], [factor * r[measure] for r in here], label="einet, this machine", **look
+                )
+            ax.set(yscale="log", xticks=(1, 3, 5, 7, 9) if letter == "depth" else (1, 20, 40))
+        row[0].set_ylabel(label)
+    for ax, letter in zip(axes[-1], LETTERS.values(), strict=True):
+        ax.set_xlabel(letter)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-
-
-def _blobs(ax, records: list[dict], name: str, measure: str, who: str, colour: str, marker: str) -> None:
-    """The sweep of one contestant; points without a time or a memory are `failures`, and left out."""
-    mine = [r for r in records if r[measure] and r["peak_bytes"]]
-    x, y = [r[measure] for r in mine], [r["peak_bytes"] / 1e6 for r in mine]
-    ax.plot(x, y, color=colour, lw=0.8, alpha=0.5)
-    ax.scatter(x, y, [_size(r, name) for r in mine], color=colour, marker=marker, alpha=0.75, label=who)
-
-
-def _rings(ax, own: list[dict], name: str, measure: str) -> None:
-    """Rings around where blobs of these sizes would be; where memory is unknown, ticks on the lower edge."""
-    style = {"marker": "o", "facecolor": "none", "edgecolor": figures.SUM_INK, "lw": 1.5}
-    style["label"] = "einet, this machine"
-    if all(r["peak_bytes"] for r in own):
-        x, y = [r[measure] for r in own], [r["peak_bytes"] / 1e6 for r in own]
-        ax.plot(x, y, color=figures.SUM_INK, lw=0.8, ls="--")
-    else:
-        x, y = [r[measure] for r in own], [0] * len(own)
-        style |= {"transform": ax.get_xaxis_transform(), "clip_on": False}
-    ax.scatter(x, y, [30 + _size(r, name) for r in own], **style)
-
-
-def _size(record: dict, name: str) -> float:
-    return 5 + 45 * record[name] / LARGEST[name]
-
-
-def picture(records: list[dict]) -> None:
-    """Three small panels side by side: seconds of an epoch against K, the depth and R, a line for each contestant."""
-    figure, axes = plt.subplots(1, 3, figsize=(5.2, 3.4), sharey=True, layout="constrained")
-    for ax, (name, letter) in zip(axes, LETTERS.items(), strict=True):
-        for who, (colour, marker) in MARKS.items():
-            mine = [r for r in along(records, name) if r["implementation"] == who and r["epoch_seconds"]]
-            x, y = [r[name] for r in mine], [r["epoch_seconds"] for r in mine]
-            ax.plot(x, y, color=colour, marker=marker, ms=4, lw=2 if who == "einet" else 1, label=who)
-        ax.set(yscale="log", xlabel=letter, xticks=(1, 3, 5, 7, 9) if letter == "depth" else (1, 20, 40))
-    axes[0].set_ylabel("seconds an epoch")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 def failures(records: list[dict]) -> list[str]:
@@ -124,18 +101,33 @@ def _points(some: list[dict], records: list[dict]) -> str:
     raced = [r for r in records if r["implementation"] == some[0]["implementation"]]
     if len(some) == len(raced):
         return f"at all its {len(raced)} points"
-    return "at K, depth, R = " + ", ".join("/".join(map(str, at(r))) for r in some)
+    return f"at {_letters(some)} = " + ", ".join("/".join(map(str, at(r))) for r in some)
+
+
+def _letters(records: list[dict]) -> str:
+    """What `at` has of these records."""
+    return "data, K" if "data" in records[0] else "K, depth, R"
 
 
 def table(records: list[dict]) -> list[dict]:
     """Rows of ratios with a bar: who, where, what, the factor, the bar, and whether it is met."""
     return [
-        {"rival": r["implementation"], "K, depth, R": at(r), "what": what, "factor": round(factor, 2)}
+        {"rival": r["implementation"], _letters(records): at(r), "what": what, "factor": round(factor, 2)}
         | {"bar": r["bars"][what], "met": factor >= r["bars"][what]}
         for r in records
         for what, factor in r.get("ratios", {}).items()
         if what in r["bars"]
     ]
+
+
+def leads(records: list[dict], what: str) -> pd.DataFrame:
+    """By what factors einet is ahead in "training", "inference" or "memory": a row a point, a column a rival."""
+    points = dict.fromkeys(at(r) for r in records)
+    rivals = dict.fromkeys(r["implementation"] for r in records if r["implementation"] != "einet")
+    found = {(at(r), r["implementation"]): r["ratios"].get(what, np.nan) for r in records}
+    cells = [[found.get((point, rival), np.nan) for rival in rivals] for point in points]
+    names = pd.MultiIndex.from_tuples(list(points), names=_letters(records).split(", "))
+    return pd.DataFrame(cells, names, list(rivals))
 
 
 def timed(num_sums: int, depth: int, num_replicas: int, threads: int = 1, seconds: float = 0.3) -> dict:

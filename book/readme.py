@@ -30,11 +30,12 @@ def with_table(text: str) -> str:
 def table() -> str:
     """Table 1 in short, a sentence about it, and where it came from."""
     found = table_1.Table(origin.read("debd"))
-    origins = [record["provenance"] for record in found.records]
-    days, commits = (sorted({o[what][:size] for o in origins}) for what, size in (("date", 10), ("commit", 7)))
-    machines = ", ".join(sorted({o["machine"] for o in origins}))
+    origins = [record["provenance"] for record in found.told.values() if record]
+    days = sorted({origin["date"][:10] for origin in origins})
+    machines = ", ".join(sorted({origin["machine"] for origin in origins}))
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
-    return f"{found.to_markdown()}\n\n{found.summary()} Measured {when} at {', '.join(commits)}; {machines}."
+    told = f"Measured {when} ({machines}); [book/results/debd.json](book/results/debd.json) has the commit of each."
+    return f"{found.to_markdown()}\n\n{found.summary()} {told}"
 
 
 def pictures() -> dict[str, bytes]:

@@ -228,6 +228,10 @@ class ExponentialFamily(LeafFamily):
         """E[x]."""
         return phi[0]
 
+    def exponential_mean(self, phi: Tensor, rate: float) -> Tensor:
+        """E[exp(rate x)], the mean of what x is the logarithm of; NaN where a family does not say."""
+        return torch.full_like(phi[0], torch.nan)
+
     def variance(self, phi: Tensor) -> Tensor:
         """Var[x]."""
         raise NotImplementedError

@@ -1,8 +1,10 @@
-"""Fontawesome, of which the pages use a dozen icons and the theme ships two thousand: those alone are shipped.
+"""Pages load what they use: a dozen of two thousand icons, and the index of words on the page that searches in it.
 
-The theme has all of them three times: in a script, `name:[width, height, [aliases], "f3d0", "path"]`; in its style, as
-`.fa-name:before{content:"..."}`; and in a font, for signs that a style puts before a title. When the pages are written,
-what none of them asks for is taken out of the three. Needs fontTools, with brotli.
+The theme has all icons of Fontawesome three times: in a script, `name:[width, height, [aliases], "f3d0", "path"]`; in
+its style, as `.fa-name:before{content:"..."}`; and in a font, for signs that a style puts before a title. When pages
+are written, what none of them asks for is taken out of the three. Needs fontTools, with brotli.
+
+The index of words would be for the theme's search while one types, which is switched off.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ ENTRY = re.compile(
 )
 RULE = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}')
 CLASS = re.compile(r"\bfa-([a-z0-9-]+)")
+SEARCH = re.compile(r'\s*<script src="[^"]*\b(?:searchtools|language_data|searchindex)\.js[^"]*"></script>')
 SIGN = re.compile(r"\\([ef][0-9a-f]{3})\b|([\ue000-\uf8ff])")
 
 
@@ -63,6 +66,18 @@ def used(folder: Path) -> set[str]:
     return {name for page in pages for name in CLASS.findall(page.read_text(encoding="utf-8"))}
 
 
+def without_search(app, exception) -> None:
+    if (
+        exception is None
+        and app.builder.format == "html"
+        and not app.config.html_theme_options.get("search_as_you_type")
+    ):
+        for page in Path(app.outdir).rglob("*.html"):
+            if page.name != "search.html" and "_static" not in page.parts:
+                text = page.read_text(encoding="utf-8")
+                page.write_text(SEARCH.sub("", text), encoding="utf-8")
+
+
 def shorten(app, exception) -> None:
     out = Path(app.outdir)
     if exception is not None or app.builder.format != "html" or not (out / SCRIPT).is_file():
@@ -77,4 +92,5 @@ def shorten(app, exception) -> None:
 
 def setup(app) -> dict:
     app.connect("build-finished", shorten)
+    app.connect("build-finished", without_search)
     return {"parallel_read_safe": True}

@@ -17,6 +17,8 @@ from einet.intervals import draw_normal, log_gamma_between, log_normal_between, 
 
 # In place of a positive number below the range of float32: 0 would be outside the support.
 SMALLEST_POSITIVE = torch.finfo(torch.float32).tiny
+# exp of more is not finite in float64.
+LARGEST_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,10 @@ class Normal(ExponentialFamily):
         z = draw_normal((low - mean) / deviation, (high - mean) / deviation, generator)
         return within((mean + deviation * z).to(phi.dtype), low, high)
 
+    def exponential_mean(self, phi: Tensor, rate: float) -> Tensor:
+        mean, variance = phi
+        return torch.exp((rate * mean + rate**2 / 2 * variance).clamp_max(LARGEST_EXPONENT))
+
     def variance(self, phi: Tensor) -> Tensor:
         return phi[1]
 
@@ -176,6 +182,9 @@ class LogNormal(Positive, Normal):
     """
 
     atomless: ClassVar[bool] = True
+
+    def exponential_mean(self, phi: Tensor, rate: float) -> Tensor:
+        return Positive.exponential_mean(self, phi, rate)
 
     def statistics(self, x: Tensor) -> Tensor:
         return super().statistics(torch.log(x))

@@ -233,10 +233,10 @@ class FamilyLeaves(LeafPart):
             yield regions, (of_regions @ (~observed[variables]).double()).expand(-1, -1, x.shape[2])
 
     def moments(
-        self, responsibilities: Tensor, x: Tensor, observed: Tensor, order: int
+        self, responsibilities: Tensor, x: Tensor, observed: Tensor, order: int, rate: float | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         def mean_and_square(phi: Tensor) -> Tensor:
-            mean = self.family.mean(phi)
+            mean = self.family.mean(phi) if rate is None else self.family.exponential_mean(phi, rate)
             return mean[None] if order == 1 else torch.stack((mean, self.family.variance(phi) + mean**2))
 
         return self._weighted(mean_and_square, order, responsibilities)

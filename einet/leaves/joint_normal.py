@@ -240,13 +240,16 @@ class JointNormalLeaves(LeafPart):
             yield regions, result.view(len(mean), -1, mean.shape[1]).transpose(1, 2)
 
     def moments(
-        self, responsibilities: Tensor, x: Tensor, observed: Tensor, order: int
+        self, responsibilities: Tensor, x: Tensor, observed: Tensor, order: int, rate: float | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for variables, cells, used, conditionals in self._conditionals(responsibilities, x, observed):
             result = used.new_empty(len(used), (order + 1) * variables.shape[1])
             for blocks, mean, variance in conditionals:
                 weights = cells.taken(used, blocks)[:, :, None]  # (n, K, 1, w)
-                moments = [mean, variance[..., None] + mean**2][:order]
+                variance = variance[..., None]
+                moments = [mean, variance + mean**2][:order]
+                if rate is not None:
+                    moments = [self.family.alone.exponential_mean(torch.stack((mean, variance.expand_as(mean))), rate)]
                 sums = [(weights * moment).sum(1) for moment in moments]  # (n, s, w)
                 total = weights.sum(1).expand_as(sums[0])
                 cells.put(result, blocks, torch.cat((*sums, total), 1))

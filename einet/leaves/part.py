@@ -289,7 +289,7 @@ class LeafPart(nn.Module):
         raise NotImplementedError
 
     def moments(
-        self, responsibilities: Tensor, x: Tensor, observed: Tensor, order: int
+        self, responsibilities: Tensor, x: Tensor, observed: Tensor, order: int, rate: float | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Sums over entries of responsibility times E[x_d | observed], then E[x_d^2 | observed], then 1.
 
@@ -298,6 +298,7 @@ class LeafPart(nn.Module):
             x: (D, C, B).
             observed: (D, B) or (D, 1). Of observed variables the sums are anything.
             order: 1 for the mean alone, 2.
+            rate: for E[exp(rate x_d) | observed] in place of the mean, with order 1.
 
         Yields:
             Variables (n,), and their sums (n, order + 1, C, B) in float64. A variable comes once a region

@@ -102,6 +102,18 @@ class Marginals:
         return self._shaped(torch.where(self.observed[:, None], self.x.to(mean.dtype), mean))
 
     @torch.no_grad()
+    def mean_in_logs(self, rate: float) -> Tensor:
+        """log E[exp(rate x_d) | evidence] / rate: where x_d is a logarithm over rate, that of the mean.
+
+        NaN for a variable that is not normal; the value itself where observed.
+
+        Args:
+            rate: positive.
+        """
+        mean = self._expected(lambda part, used: part.moments(used, self.x, self.observed, 1, rate), 1)[:, 0]
+        return self._shaped(torch.where(self.observed[:, None], self.x.to(mean.dtype), torch.log(mean) / rate))
+
+    @torch.no_grad()
     def variance(self) -> Tensor:
         """Var[x_d | evidence] = E[var + mean^2] - E[mean]^2 over the leaf entries; 0 where observed."""
         mean, square = self._moments(2).unbind(1)

@@ -10,6 +10,7 @@ Source: not in the paper
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -84,6 +85,12 @@ def ladders(
     return [ladder for ladder in (columns, mixtures, trees) if ladder]
 
 
+def of_reals(several: list[list[Candidate]]) -> list[list[Candidate]]:
+    """The mixtures among ladders, where counts and skewed columns are reals: all else is as good without that."""
+    found = [[each for each in ladder if each.name.startswith("mixture")] for ladder in several]
+    return [[replace(each, name=f"{each.name} of reals") for each in ladder] for ladder in found if ladder]
+
+
 def joined(families: Families, reals: list[int], floor: float) -> Families:
     """The families with one multivariate normal for the columns `reals`, where there are several."""
     if len(reals) < 2:
@@ -137,12 +144,14 @@ def one_sum(num_columns: int, joint: list[int]) -> RegionGraph:
     return RegionGraph([*parts, range(num_columns)], [(len(parts), *range(len(parts)))])
 
 
-def climbed(ladder: list[Candidate], score: Callable[[Candidate], float], patience: int = 2) -> Iterator[Candidate]:
+def climbed(
+    ladder: list[Candidate], score: Callable[[Candidate], float], patience: int = 2, best: float = -math.inf
+) -> Iterator[Candidate]:
     """The candidates of a ladder up to where `patience` of them in a row were no better than the best before.
 
     Source: not in the paper
     """
-    best, waited = -float("inf"), 0
+    waited = 0
     for candidate in ladder:
         found = score(candidate)
         yield candidate

@@ -31,6 +31,8 @@ from einet.training import History
 
 # Most epochs of training on log P(y | x). The smallest variance of joint columns, where none says what it is.
 MAX_REFINEMENT, NARROWEST = 60, 1e-4
+# Columns of no more different numbers are categories wherever their family is that.
+FEW_NUMBERS = 5
 
 
 class EinetClassifier(ClassifierMixin, TableEstimator):
@@ -130,11 +132,11 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
         self.classes_ = classes
         return self
 
-    def _selected(self, columns: Columns, data: tuple, labels, order, seed: int) -> tuple[Any, History]:
+    def _selected(self, typical, columns, X, data, labels, order, seed) -> tuple[Any, Columns, History]:
         """The networks that tell the classes best; as asked where there is nothing to tell."""
         num_classes = len(self.class_log_prior_)
         if num_classes == 1:
-            return super()._selected(columns, data, labels, order, seed)
+            return super()._selected(typical, columns, X, data, labels, order, seed)
         reals, width = sorted(columns.reals), data[0].shape[1]
         floors = [getattr(family, "min_variance", 1.0) for family, own in columns.families.items() if {*own} & {*reals}]
         trees, num_sums = min(_integer(self.num_replicas), TREES), _integer(self.num_sums)
@@ -157,8 +159,8 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
         answer = self._answering({each.name: partial(train, each) for each in found}, data, seed)
         if answer is None:
             graph = self._graph(data[0], data[1], seed)
-            return self._as_asked(graph, columns, data, labels, num_classes, order, seed)
-        return answer
+            answer = self._as_asked(graph, columns, data, labels, num_classes, order, seed)
+        return answer[0], columns, answer[1]
 
     def _as_asked(self, graph, columns, data, labels, num_classes, order, seed) -> tuple[Any, History]:
         """The structure that is asked for, refined if that is asked for."""
@@ -235,8 +237,8 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
 
 
 def numbers_of(columns: Columns) -> list[int]:
-    """The columns of more than two numbers: no labels, whatever their families are."""
-    several = [values is None or len(values) > 2 for values in columns.values]
+    """The columns of more than FEW_NUMBERS numbers: no labels, whatever their families are."""
+    several = [values is None or len(values) > FEW_NUMBERS for values in columns.values]
     return [d for d, more in enumerate(several) if more and not columns.kinds.are_labels(d)]
 
 

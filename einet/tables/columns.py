@@ -9,10 +9,10 @@ Source: not in the paper
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
-from collections.abc import Iterable, Sequence
-from numbers import Integral
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,11 +21,12 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from einet.families.continuous import Normal
-from einet.family import ExponentialFamily, LeafFamily
+from einet.family import LeafFamily
 from einet.leaves import LeafLayer
-from einet.tables.choice import UNSEEN_PROBABILITY, Choice, choose, normal, of_values
+from einet.tables.choice import UNSEEN_PROBABILITY, Choice, choose, joint, normal, of_values
 from einet.tables.kinds import Table, read
 from einet.tables.resolution import is_close, is_constant
+from einet.tables.support import described, given_families, inside, min_deviation
 
 # The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
 MAX_SHARE_AT_FLOOR = 2 / 3
@@ -61,6 +62,7 @@ class Columns:
         excluded: for each column isolated values, far from all others, and their shares. They count as gaps, with such
             a probability, so that they move nothing but their own rows; nor are they in samples.
         center: (D,), of z = (x - center) / scale; 0 but for columns of families that may be shifted and scaled.
+        shift: (D,), of z = (log(x + shift) - center) / scale; NaN but for columns that are logarithms.
         scale: (D,), 1 but for these, and chosen families of positive numbers.
         resolution: (D,), the smallest difference in z that counts: a column's step, where its values are rounded, or
             how close its values lie; 0 where that means nothing.
@@ -89,7 +91,10 @@ class Columns:
                 raise ValueError(f"{self._label(d)} has no value in training")
         self.missing = np.isnan(numbers).mean(0)
         self.ranges = np.array([[column.min(), column.max()] for column in known])
-        choices = self._choices(known, leaf)
+        self._take(self._choices(known, leaf), known)
+
+    def _take(self, choices: list[Choice], known: list[np.ndarray]) -> None:
+        """Set what follows from the choice of each column and its known cells."""
         self.values = [choice.values for choice in choices]
         self.atoms = [choice.atoms for choice in choices]
         self.excluded = [
@@ -98,6 +103,7 @@ class Columns:
         ]
         self.center = np.array([choice.center for choice in choices])
         self.scale = np.array([choice.scale for choice in choices])
+        self.shift = np.array([choice.shift for choice in choices])
         self.resolution = np.array([choice.resolution for choice in choices])
         self.constant = [d for d, values in enumerate(self.values) if values is not None and len(values) == 1]
         self.discrete = sorted(d for family, own in self.families.items() if family.num_values for d in own)
@@ -109,11 +115,33 @@ class Columns:
             if d in self.chosen
         }
 
+    def as_reals(self, X: Table) -> Columns | None:
+        """The same columns of the same rows, but counts and skewed columns are reals, too, or the logarithms of these.
+
+        One normal density may then hold all of them together. None where that changes nothing.
+        """
+        known, family_of = [column[~np.isnan(column)] for column in X.numbers.T], self._family_of()
+        choices = []
+        for d, column in enumerate(known):
+            numbers = self.center[d], self.scale[d], self.values[d], self.atoms[d], np.array(list(self.excluded[d]))
+            choice = Choice(cast(Any, family_of[d]), *numbers, self.resolution[d])
+            changes = d in self.chosen and not self.kinds.are_labels(d)
+            choices.append(joint(column, choice, self.kinds.has_zero(d)) if changes else choice)
+        other = copy.copy(self)
+        other.families = {family: [] for family in self.families if not self.families[family]}
+        for d, choice in enumerate(choices):
+            other.families.setdefault(choice.family, []).append(d)
+        other._take(choices, known)
+        return other if other.logs or other.reals.keys() != self.reals.keys() else None
+
+    def _family_of(self) -> dict[int, LeafFamily]:
+        return {d: family for family, own in self.families.items() for d in own}
+
     def _choices(self, known: list[np.ndarray], leaf: Any) -> list[Choice]:
         """What becomes of each column. Sets `families` and `chosen`."""
         self.families: dict[LeafFamily, list[int]] = {}
         choices: dict[int, Choice] = {}
-        for family, own in self._given_families(leaf, len(known)).items():
+        for family, own in given_families(leaf, len(known), self.names).items():
             # No density has variance 0, so a constant is a category. It would be blurred, in whatever unit it is.
             left = [d for d in own if not (family.location_scale and is_constant(known[d]))]
             if left or not own:
@@ -135,6 +163,11 @@ class Columns:
                 f"of leaf, or give it einet.Categorical({len(labels)})"
             )
 
+    @property
+    def logs(self) -> list[int]:
+        """The columns that are logarithms."""
+        return np.flatnonzero(~np.isnan(self.shift)).tolist()
+
     def _chosen(self, d: int, column: np.ndarray) -> Choice:
         if self.kinds.are_labels(d) or is_constant(column):
             values, counts = np.unique(column, return_counts=True)
@@ -142,11 +175,11 @@ class Columns:
         return choose(column, counts=self.kinds.may_count(d), positive=self.kinds.has_zero(d))
 
     def __repr__(self) -> str:
-        family_of = {d: family for family, own in self.families.items() for d in own}
+        family_of = self._family_of()
         names = range(len(self.values)) if self.names is None else self.names
         rows = [("column", "cells", "family", "range", "missing")]
         for d, name in enumerate(names):
-            family = "constant" if d in self.constant else _short(family_of[d], self.atoms[d])
+            family = "constant" if d in self.constant else described(family_of[d], self.atoms[d], self.shift[d])
             family += f", but for {', '.join(f'{value:g}' for value in self.excluded[d])}" if self.excluded[d] else ""
             missing = f"{100 * self.missing[d]:.2g} %"
             rows.append((str(name), self.kinds.columns[d].text(), family, self._range(d), missing))
@@ -203,6 +236,8 @@ class Columns:
         observed = ~np.isnan(X)
         with np.errstate(over="ignore", invalid="ignore"):  # the family refuses infinities
             z = (X - self.center) / self.scale
+        for d in self.logs:
+            z[:, d] = np.where(X[:, d] + self.shift[d] > 0, self.coordinates(d, X[:, d]), np.nan)
         offset = np.zeros(X.shape)
         for family, own in self.families.items():
             for d in own:
@@ -215,12 +250,15 @@ class Columns:
                     if not self.has_unseen(d, family):
                         offset[:, d] -= np.where(here, math.log(self.scale[d]), 0.0)
                         continue
-                    observed[:, d] &= _inside(family.alone, z[:, d])
+                    observed[:, d] &= inside(family.alone, z[:, d])
                 seen = observed[:, d]
                 offset[:, d] += np.where(here & ~seen, math.log(UNSEEN_PROBABILITY), 0.0)
                 offset[:, d] += np.where(here & seen, math.log1p(-UNSEEN_PROBABILITY), 0.0)
                 if values is None:
-                    offset[:, d] -= np.where(seen & ~np.isin(X[:, d], self.atoms[d]), math.log(self.scale[d]), 0.0)
+                    of_density = seen & ~np.isin(X[:, d], self.atoms[d])
+                    offset[:, d] -= np.where(of_density, math.log(self.scale[d]), 0.0)
+                    if d in self.logs:
+                        offset[seen, d] -= np.log(X[seen, d] + self.shift[d])
                 elif len(values) == 1:
                     observed[:, d] = False
         z = np.where(observed, z, np.nan)
@@ -229,11 +267,19 @@ class Columns:
             self._check_support(family, own, z, observed)
         return z, observed, offset
 
+    def coordinates(self, d: int, numbers: np.ndarray) -> np.ndarray:
+        """Numbers (n,) of a column of numbers as the network has them; far below all others what has no logarithm."""
+        if np.isnan(self.shift[d]):
+            return (numbers - self.center[d]) / self.scale[d]
+        positive = np.maximum(numbers + self.shift[d], np.finfo(float).tiny)
+        return (np.log(positive) - self.center[d]) / self.scale[d]
+
     def has_unseen(self, d: int, family: LeafFamily | None = None) -> bool:
         """Whether a column's chosen family does not have every value, so that one that it has not is possible, too."""
         if family is None:
             family = next(each for each, own in self.families.items() if d in own)
-        return self.values[d] is not None or (d in self.chosen and type(family) is not Normal)
+        as_is = type(family) is Normal and np.isnan(self.shift[d])
+        return self.values[d] is not None or (d in self.chosen and not as_is)
 
     def _not_excluded(self, d: int, X: np.ndarray, observed: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """Which cells are none of the isolated values; these become gaps here, with their probability."""
@@ -281,6 +327,9 @@ class Columns:
         if z.shape[-1:] != self.center.shape:
             raise ValueError(f"z must have {len(self.center)} columns, as the network's rows do, got {z.shape}")
         X = z * self.scale + self.center
+        for d in self.logs:
+            with np.errstate(over="ignore"):
+                X[..., d] = np.exp(X[..., d]) - self.shift[d]
         for d, values in enumerate(self.values):
             if values is not None:
                 self._check_codes(d, z[..., d])
@@ -296,12 +345,17 @@ class Columns:
         if len(wrong):
             raise ValueError(f"{self._label(d)} has categories 0, 1, ... in the network's rows, got {wrong[0]:g}")
 
+    def floor(self) -> float:
+        """The smallest variance of a density of all reals together: that of the narrowest of them."""
+        own = [family for family, columns in self.families.items() if {*columns} & self.reals.keys()]
+        return min((getattr(family, "min_variance", 1.0) for family in own), default=1.0)
+
     def warn_of_floor(self, leaves: LeafLayer) -> None:
         """Warn of each column most of whose leaf entries, after training, are as narrow as a given family allows."""
         for part in leaves.parts:
             if not part.family.location_scale:
                 continue
-            narrowest = _min_deviation(part.family)
+            narrowest = min_deviation(part.family)
             variance = part.family.alone.variance(part.alone().detach())  # (P, C, K), of standardised columns
             used = variance < UNUSED_VARIANCE
             narrow = variance <= 1.2 * narrowest**2  # shrinkage keeps them off the bound itself
@@ -324,25 +378,6 @@ class Columns:
 
     # Arguments
 
-    def _given_families(self, leaf: Any, num_columns: int) -> dict[LeafFamily, list[int]]:
-        """The families that `leaf` names, with columns as numbers."""
-        if isinstance(leaf, str) and leaf == "auto":
-            return {}
-        if isinstance(leaf, LeafFamily):
-            return {leaf: list(range(num_columns))}
-        if not isinstance(leaf, dict) or not all(isinstance(family, LeafFamily) for family in leaf):
-            raise ValueError(f'leaf must be "auto", an ExponentialFamily or a dict of them, got {leaf!r}')
-        own = {f: c if isinstance(c, Iterable) and not isinstance(c, str) else [c] for f, c in leaf.items()}
-        return {family: [self._number(column, num_columns) for column in columns] for family, columns in own.items()}
-
-    def _number(self, column: str | int, num_columns: int) -> int:
-        if isinstance(column, Integral) and 0 <= int(column) < num_columns:
-            return int(column)
-        if self.names is not None and column in self.names:
-            return self.names.index(cast(str, column))
-        known = f"0 to {num_columns - 1}" + ("" if self.names is None else f", or {self.names}")
-        raise ValueError(f"leaf must name columns of X, which are {known}, got {column!r}")
-
     def _label(self, d: int) -> str:
         return f"column {d if self.names is None else repr(self.names[d])}"
 
@@ -355,39 +390,3 @@ class Columns:
                 raise ValueError(f"{self._label(own[0])}: {error}") from None
             for d in own:
                 self._check_support(family, [d], z, observed)
-
-
-def _inside(family: ExponentialFamily, z: np.ndarray) -> np.ndarray:
-    """Whether each cell is in the support: the whole column, in most tables, or one after the other."""
-    inside = ~np.isnan(z)
-    values, place = np.unique(z[inside], return_inverse=True)
-    inside[inside] = _among(family, torch.as_tensor(values))[place]
-    return inside
-
-
-def _among(family: ExponentialFamily, values: Tensor) -> np.ndarray:
-    """`check` in halves: few cells are outside."""
-    try:
-        family.check(values)
-    except ValueError:
-        if len(values) == 1:
-            return np.array([False])
-        half = len(values) // 2
-        return np.concatenate((_among(family, values[:half]), _among(family, values[half:])))
-    return np.ones(len(values), dtype=bool)
-
-
-def _min_deviation(family: LeafFamily) -> float:
-    """The smallest standard deviation of a leaf: that of parameters 0 after `project`."""
-    alone = family.alone
-    nothing = torch.zeros(alone.num_statistics, 1, dtype=torch.float64)
-    return alone.variance(alone.project(nothing)).sqrt().item()
-
-
-def _short(family: LeafFamily, atoms: np.ndarray) -> str:
-    """A family's name, with the number of its values, or its atoms in the units of the table."""
-    within = getattr(family, "family", None)
-    if len(atoms) and isinstance(within, ExponentialFamily):
-        return f"{type(within).__name__} with atoms at {', '.join(f'{atom:g}' for atom in atoms)}"
-    count = getattr(family, "categories", getattr(family, "total", None))
-    return type(family).__name__ + ("" if count is None or type(family).__name__ == "Bernoulli" else f"({count})")

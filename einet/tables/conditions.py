@@ -185,7 +185,7 @@ class Conditions:
 
     def _coordinate(self, d: int, number: float) -> float:
         """A number as the network has it."""
-        return (number - float(self.columns.center[d])) / float(self.columns.scale[d])
+        return float(self.columns.coordinates(d, np.array([number]))[0])
 
     def filled(self, numbers: np.ndarray) -> Any:
         """Numbers (B, D) as a table in which the columns that are to be one value are that."""

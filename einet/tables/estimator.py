@@ -34,11 +34,11 @@ from einet.queries.passes import networks_of
 from einet.starts import start_leaves
 from einet.structures.learned import Structure, graph_of
 from einet.structures.ready_made import random_binary_trees
-from einet.tables.candidates import ladders, up_to
+from einet.tables.candidates import ladders, of_reals, up_to
 from einet.tables.columns import Columns
 from einet.tables.kinds import Kinds, Table, read
 from einet.tables.questions import Questions
-from einet.tables.selection import Rows, Training, fix_constant_columns, selected
+from einet.tables.selection import Coding, Rows, Training, fix_constant_columns, selected
 from einet.tables.validation import epochs_by_folds, folds
 from einet.tables.weights import canonical_order, counted, in_proportion, mean
 from einet.training import History, fit
@@ -142,18 +142,19 @@ class TableEstimator(BaseEstimator):
         data = (x, observed, torch.as_tensor(labels) if num_classes > 1 else None)
         data += (None if weights is None else torch.as_tensor(weights),)
         if self.selects and self.structure is None and self.depth == "auto" and len(x) >= MIN_ROWS:
-            model, history = self._selected(columns, data, labels, order, seed)
+            model, columns, history = self._selected(X[typical], columns, X, data, labels, order, seed)
         else:
             vars(self).pop("measured_", None)  # of an earlier fit
             graph = self._graph(x[typical], observed[typical], seed)
             model, history = self._as_asked(graph, columns, data, labels, num_classes, order, seed)
         self.model_, self.columns_, self.history_ = model, columns, history
 
-    def _selected(self, columns: Columns, data: tuple, labels, order, seed: int) -> tuple[Einet | Mixture, History]:
-        """The best of the candidates, or a mixture of the best."""
-        x, parts = data[0], np.empty(len(order), dtype=int)
+    def _selected(
+        self, typical: Table, columns: Columns, X: Table, data: tuple, labels: np.ndarray, order: np.ndarray, seed: int
+    ) -> tuple[Einet | Mixture, Columns, History]:
+        """The best of the candidates, or a mixture of the best, and what the columns are to it."""
+        parts = np.empty(len(order), dtype=int)
         parts[order] = folds(labels[order], self.validation)
-        rows = Rows(x, data[1], data[3], parts, columns.constant)
         training = Training(
             epochs=_integer(self.epochs),
             patience=_integer(self.patience),
@@ -163,16 +164,20 @@ class TableEstimator(BaseEstimator):
             num_starts=STARTS[self.budget] if self.n_init == "auto" else _integer(self.n_init),
             verbose=bool(self.verbose),
         )
-        reals = sorted(columns.reals)
-        floors = [getattr(family, "min_variance", 1.0) for family, own in columns.families.items() if {*own} & {*reals}]
         most = None if self.num_sums == "auto" else _integer(self.num_sums)
         sizes = up_to(BUDGETS[self.budget]) if most is None else [most]
-        kinds = ladders(columns.families, reals, min(floors, default=1.0), len(x), x.shape[1], sizes)
-        model, history, found = selected(kinds, rows, training)
+        both = [each for each in (columns, columns.as_reals(typical)) if each is not None]
+        codings = []
+        for each in both:
+            x, observed, units = each.encode(X)
+            rows = Rows(x, observed, data[3], parts, each.constant, units)
+            kinds = ladders(each.families, sorted(each.reals), each.floor(), len(x), x.shape[1], sizes)
+            codings.append(Coding(rows, kinds if each is columns else of_reals(kinds)))
+        chosen, model, history, found = selected(codings, training)
         for network in networks_of(model):
-            columns.warn_of_floor(network.leaves)
+            both[chosen].warn_of_floor(network.leaves)
         self.measured_ = [{"name": each.candidate.name, "score": each.score, "epochs": each.epochs} for each in found]
-        return model, history
+        return model, both[chosen], history
 
     def _as_asked(self, graph, columns, data, labels, num_classes, order, seed) -> tuple[Einet, History]:
         """The structure that is asked for: starting point, EM."""
@@ -276,6 +281,8 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
     What the density is, rows decide that are held out: candidates are Gaussian mixtures whose other columns are
     independent within a component, Chow-Liu trees, several sizes of both, with little or much shrinkage, and the
     columns by themselves; those that make the held-out rows most probable together are mixed (`tables.selection`).
+    Counts and skewed columns may be reals there, too, or the logarithms of x + a shift (`columns_.logs`), in one normal
+    density with all others, where that is better; a sample is then no whole number, and "mode" is that of logarithms.
 
     Args:
         leaf: the family of the columns. "auto" chooses for each the simplest that is as good as any on held-out cells:
@@ -315,7 +322,7 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
         columns_: translates between the table and the rows of the network.
         history_: the `History` of its training, or that of its largest component.
         measured_: the candidates, the best first, if some competed: their names, their mean log-densities of held-out
-            rows as `score`, in the units of the network's rows, and their epochs.
+            rows as `score`, in the units of the data, and their epochs.
 
     Raises:
         ValueError: scikit-learn refuses the table, such as for another number of columns; a cell is infinite, nested,

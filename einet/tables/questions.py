@@ -153,7 +153,7 @@ class Questions:
             return mpe(self.model_, x, observed).x
         marginals = conditional_marginals(self.model_, x, observed)
         if strategy == "mean":
-            return with_most_probable(marginals, marginals.mean(), self.columns_.discrete)
+            return with_most_probable(marginals, means(marginals, self.columns_), self.columns_.discrete)
         values = marginals.quantile(0.5 if strategy == "median" else float(strategy))
         return with_most_probable(marginals, values, _without_order(self.columns_))
 
@@ -169,6 +169,14 @@ class Questions:
         told = surprise(self.model_, x, observed).double().numpy()
         told = np.where(observed.numpy(), told, 0) - offset.numpy()
         return _numbers_like(X, np.where(np.isnan(cells), np.nan, told))
+
+
+def means(marginals: Marginals, columns: Columns) -> Tensor:
+    """E[x_d | evidence] in the units of the table, as the network's rows have it: (B, D)."""
+    found = marginals.mean()
+    for d in columns.logs:
+        found[:, d] = marginals.mean_in_logs(float(columns.scale[d]))[:, d].to(found.dtype)
+    return found
 
 
 def with_most_probable(marginals: Marginals, values: Tensor, columns: list[int]) -> Tensor:

@@ -14,10 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from einet.layers.scratch import slices
-from einet.queries.marginals import conditional_marginals
+from einet.queries.marginals import Marginals, conditional_marginals
 from einet.tables.estimator import EinetDensity, TableEstimator
 from einet.tables.kinds import Kind, Kinds, Table
-from einet.tables.questions import ROWS_PER_CHUNK, as_coverage
+from einet.tables.questions import ROWS_PER_CHUNK, as_coverage, means
 
 
 class EinetRegressor(RegressorMixin, TableEstimator):
@@ -60,7 +60,11 @@ class EinetRegressor(RegressorMixin, TableEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """E[y | x_observed] of each row: (B,)."""
-        return self._answers(X, lambda marginals: marginals.mean(), lambda values, shares: shares @ values)
+
+        def of_density(marginals: Marginals) -> Tensor:
+            return means(marginals, self.density_.columns_)
+
+        return self._answers(X, of_density, lambda values, shares: shares @ values)
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """The central interval of p(y | x_observed) of each row: its lower and its upper ends, (B,) each.

@@ -103,7 +103,7 @@ class Packing:
             return self._network(value)
         if isinstance(value, Mixture):
             weights = self._array(value.weights.detach().cpu().numpy())
-            return {"type": "mixture", "components": [self._network(each) for each in value.components], **weights}
+            return {**weights, "type": "mixture", "components": [self._network(each) for each in value.components]}
         if isinstance(value, History):
             return {"type": "history", "fields": asdict(value)}
         if callable(value) and FUNCTIONS.get(getattr(value, "__name__", "")) is value:

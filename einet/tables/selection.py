@@ -1,5 +1,8 @@
 """Which density a table gets: candidates are measured on rows that they were not trained on, and the best are mixed.
 
+The columns may be variables in two ways: as what each is by itself, or all as reals, or their logarithms, that one
+normal density can hold together. Densities of one way can be mixed, so the better way is found first.
+
 Every candidate is trained without one fold at a time, or without one part of many rows, and asked for the log-densities
 of what it has not seen. Sizes of one kind grow until they no longer help. The weights that the candidates would have in
 a mixture follow from these log-densities by EM; those that matter are trained on all rows, for as many steps as were
@@ -16,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 from torch import Tensor
 
 from einet.data import log_density, steps_of_epoch
@@ -32,8 +36,12 @@ FULL_BATCH_ROWS, BATCH_ROWS, LAST_LR = 2000, 500, 0.05
 MIN_WEIGHT = 0.1
 # Factors of the leaf pseudocount that are tried with the best size of a kind.
 SHRINKAGES = (10.0, 100.0, 1000.0)
+# Of the first weights: all components of a Gaussian mixture begin with some rows.
+CONCENTRATION = 1.0
 # Steps of EM for the weights of the mixture.
 WEIGHT_STEPS = 200
+# So many nats a row must a later way to have the columns as variables be better than the ones before.
+TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Rows:
         weights: how often each row counts, (B,), or None where all count once.
         parts: the part of each row that is held out together, -1 for rows that never are: (B,).
         constant: columns of a single value.
+        units: log p in the units of the table, less that of x, (B,).
 
     Source: not in the paper
     """
@@ -55,6 +64,7 @@ class Rows:
     weights: Tensor | None
     parts: np.ndarray
     constant: list[int]
+    units: Tensor
 
     def select(self, rows: np.ndarray) -> tuple[Tensor, Tensor, None, Tensor | None]:
         """x, observed, no labels, and weights of some rows, as `fit` takes them."""
@@ -102,10 +112,12 @@ class Measured:
     candidate: Candidate
     log_densities: np.ndarray  # of the rows that were held out, in their order
     epochs: int
+    weights: np.ndarray | None = None  # how often each of these rows counts
     score: float = field(init=False)
 
     def __post_init__(self):
-        self.score = float(self.log_densities.mean()) if len(self.log_densities) else float("nan")
+        some = len(self.log_densities)
+        self.score = float(np.average(self.log_densities, weights=self.weights)) if some else float("nan")
 
 
 def trained(
@@ -128,6 +140,7 @@ def trained(
         candidate.num_sums,
         sum_product=candidate.sum_product,
         seed=training.seed + candidate.start,
+        concentration=CONCENTRATION,
     ).double()
     start_leaves(model, x, observed, distinct=False, seed=training.seed + candidate.start)
     fix_constant_columns(model, rows.constant)
@@ -155,9 +168,11 @@ def measured(candidate: Candidate, rows: Rows, training: Training) -> Measured:
     for part in range(rows.parts.max() + 1):
         chosen, held_out = np.flatnonzero(rows.parts != part), np.flatnonzero(rows.parts == part)
         model, history = trained(candidate, rows, chosen, training, held_out)
-        found[held_out] = log_density(model, *rows.select(held_out)[:2]).double().numpy()
+        found[held_out] = (log_density(model, *rows.select(held_out)[:2]).double() + rows.units[held_out]).numpy()
         steps.append((history.best_epoch + 1) * len(chosen))
-    return Measured(candidate, found[rows.parts >= 0], max(1, round(float(np.median(steps)) / len(rows.parts))))
+    asked = rows.parts >= 0
+    weights = None if rows.weights is None else rows.weights.numpy()[asked]
+    return Measured(candidate, found[asked], max(1, round(float(np.median(steps)) / len(rows.parts))), weights)
 
 
 def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list[Measured]:
@@ -178,7 +193,8 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
         largest = max(sizes, key=lambda each: found[each.name].score)
         if not largest.learns:
             continue
-        list(climbed([largest.shrunk(factor) for factor in SHRINKAGES], score, patience=1))
+        shrunk = [largest.shrunk(factor) for factor in SHRINKAGES]
+        list(climbed(shrunk, score, patience=1, best=found[largest.name].score))
         for start in range(1, training.num_starts):
             score(largest.started(start))
     return sorted(found.values(), key=lambda each: -each.score)
@@ -194,26 +210,66 @@ def weights_of(several: list[Measured]) -> np.ndarray:
     weights = np.full(len(several), 1 / len(several))
     for _ in range(WEIGHT_STEPS):
         joint = densities * weights
-        weights = (joint / joint.sum(1, keepdims=True)).mean(0)
+        weights = np.average(joint / joint.sum(1, keepdims=True), 0, several[0].weights)
     return weights
 
 
-def selected(ladders: list[list[Candidate]], rows: Rows, training: Training) -> tuple[Einet | Mixture, History, list]:
-    """The density of a table, the history of its largest component, and what was measured.
+@dataclass(frozen=True)
+class Coding:
+    """One way to have the columns as variables, and what competes there.
 
     Source: not in the paper
     """
-    everything = np.arange(len(rows.parts))
-    if rows.parts.max() < 0:  # nothing is held out
-        smallest = ladders[0][0]
-        return *trained(smallest, rows, everything, training), [Measured(smallest, np.zeros(0), training.epochs)]
-    found = best(ladders, rows, training)
+
+    rows: Rows
+    ladders: list[list[Candidate]]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The candidates that matter, with their weights, and the mean log-density that their mixture has held out.
+
+    Source: not in the paper
+    """
+
+    kept: list[Measured]
+    weights: np.ndarray
+    score: float
+
+
+def mixed(found: list[Measured]) -> Mixed:
+    """Those of the candidates, the best first, that have some weight in their mixture.
+
+    Source: not in the paper
+    """
     # Many that are alike share the weight, so that none may have much of it.
     kept = [each for each, weight in zip(found, weights_of(found), strict=True) if weight >= MIN_WEIGHT] or found[:1]
     weights = weights_of(kept)
+    together = logsumexp(np.stack([each.log_densities for each in kept], 1) + np.log(weights), axis=1)
+    return Mixed(kept, weights, float(np.average(together, weights=kept[0].weights)))
+
+
+def selected(codings: list[Coding], training: Training) -> tuple[int, Einet | Mixture, History, list[Measured]]:
+    """Which coding is best, its density, the history of the largest component, and all that was measured.
+
+    Source: not in the paper
+    """
+    first = codings[0]
+    everything = np.arange(len(first.rows.parts))
+    if first.rows.parts.max() < 0:  # nothing is held out
+        smallest = first.ladders[0][0]
+        model, history = trained(smallest, first.rows, everything, training)
+        return 0, model, history, [Measured(smallest, np.zeros(0), training.epochs)]
+    found = [best(coding.ladders, coding.rows, training) for coding in codings]
+    mixtures, chosen = [mixed(each) for each in found], 0
+    for number, mixture in enumerate(mixtures):
+        chosen = number if mixture.score > mixtures[chosen].score + TOLERANCE else chosen
+    kept, weights, rows = mixtures[chosen].kept, mixtures[chosen].weights, codings[chosen].rows
     models = [trained(each.candidate, rows, everything, training, epochs=each.epochs) for each in kept]
     model, history = models[int(weights.argmax())]
-    return (model if len(models) == 1 else Mixture([m for m, _ in models], weights.tolist()).double()), history, found
+    if len(models) > 1:
+        model = Mixture([each for each, _ in models], weights.tolist()).double()
+    return chosen, model, history, sorted((each for several in found for each in several), key=lambda each: -each.score)
 
 
 def fix_constant_columns(model: Einet, constant: list[int]) -> None:

@@ -14,7 +14,7 @@ import einet
 from experiments.images.recipes import LEVELS, Images, Recipe, inputs, outputs
 
 SAMPLES = 1000
-HIDDEN_ROWS, PART = 1000, 250  # test images, and how many are asked about at once
+HIDDEN_ROWS, PART = 1000, 1000  # test images, and how many are asked about at once
 
 Density = einet.Einet | einet.Mixture
 

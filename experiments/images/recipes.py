@@ -210,24 +210,16 @@ RUNS = {
     "fashion-gmm": _fashion("gmm", sums=53, epochs=5, full=True, figure=()),
     "fashion-gmm-20": _fashion("gmm", sums=20, epochs=5, full=True, figure=()),
     "fashion-pixels": _pixels(clusters=1, epochs=6, decay=0.68, sums=16, figure=()),
-    "fashion-pixels-10": _pixels(clusters=10, epochs=10, decay=0.79, sums=10),
+    "fashion-pixels-10": _pixels(clusters=10, epochs=10, decay=0.79, sums=10, figure=()),
     "fashion-quad-32": _one(structure="quadrants", concentration=0.1, sums=32, lr=0.5, epochs=8, blur=1.5),
     "fashion-tree-random-32": _one(structure="tree", concentration=0.1, sums=32, lr=0.5, epochs=8, blur=1.5),
-    "fashion-tree-sharp-32": _tree(sums=32, epochs=6, blur=0.0),
-    "fashion-tree-16": _tree(sums=16, epochs=6),
     "fashion-tree-32": _tree(sums=32, epochs=6),
-    "fashion-tree-64": _tree(sums=64, epochs=6),
-    "fashion-tree-128": _tree(sums=128, epochs=8, hidden=True, figure=PARTS),
-    "fashion-trees-16": _tree(clusters=16, sums=16, epochs=5),
     "fashion-trees-32": _tree(clusters=16, sums=32, epochs=6, hidden=True, figure=PARTS),
     "fashion-trees-32-joint": _tree(clusters=16, sums=32, epochs=6, joint_epochs=1, hidden=True, figure=PARTS),
     "fashion-page": _tree(
         leaves="Normal", clusters=10, sums=9, epochs=8, joint_epochs=3, lr=0.2, last_lr=0.02, min_variance=1e-6,
-        max_variance=1.0, blur=0.0, joint_lr=0.03, hidden=True, export="fashion-mnist.safetensors", figure=PARTS,
+        max_variance=1.0, blur=0.0, joint_lr=0.03, hidden=True, export="fashion-mnist.safetensors",
     ),  # fmt: skip
-    "fashion-small": _fashion(
-        rows=30_000, test_rows=2_000, delta=(14,), max_variance=0.05, export="fashion-mnist.safetensors"
-    ),
     "lfw": Recipe("lfw", rows=12_233, test_rows=1_000, clusters=100, delta=(32,), figure=()),
     "cifar10": Recipe("cifar10", rows=50_000, clusters=100, figure=()),
 }  # fmt: skip

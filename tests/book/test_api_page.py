@@ -16,7 +16,8 @@ from book._ext import layering
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = api.public()
-PAGE, MAP = ((ROOT / "book" / name).read_text(encoding="utf-8") for name in ("api.md", "map.md"))
+API, MAP = ((ROOT / "book" / name).read_text(encoding="utf-8") for name in ("api.md", "map.md"))
+PAGES = {file.stem: file.read_text(encoding="utf-8") for file in sorted((ROOT / "book/api").glob("*.md"))}
 
 
 def member(name):
@@ -25,15 +26,19 @@ def member(name):
     return getattr(import_module(module), last, None) or import_module(name)
 
 
-# The API page
+# The API pages
 
 
-def test_every_public_name_is_on_the_page_once():
-    assert sorted(re.findall(r"^\.\. auto\w+:: (\S+)$", PAGE, re.M)) == sorted(PUBLIC.values())
+def test_every_public_name_is_on_a_page_once():
+    found = [name for page in PAGES.values() for name in re.findall(r"^\.\. auto\w+:: (\S+)$", page, re.M)]
+    assert sorted(found) == sorted(PUBLIC.values()), "a page of book/api has each public name"
 
 
-def test_every_section_is_a_module_that_has_its_names():
-    for title, names in re.findall(r"^## `(\S+)`$(.+?)(?=^## |\Z)", PAGE, re.M | re.S):
+def test_every_page_is_a_module_that_has_its_names_and_is_listed():
+    for stem, page in PAGES.items():
+        title, names = re.fullmatch(r"# `(\S+)`\n(.+)", page, re.S).groups()
+        assert title.removeprefix("einet.").replace(".", "_") == stem and f"- [`{title}`](api/{stem}): " in API
+        assert f"- file: book/api/{stem}\n" in (ROOT / "_toc.yml").read_text(encoding="utf-8")
         for name in re.findall(r"^\.\. auto(?:class|exception|function):: (\S+)$", names, re.M):
             assert member(name).__module__.startswith(title), f"{name} is in {member(name).__module__}, not in {title}"
 

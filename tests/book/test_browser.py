@@ -24,7 +24,8 @@ from book.figures import edges_of_tree
 from einet.inpaint.pages import page_name
 
 HTML, BOOK = (ROOT / name for name in ("_build/html", "book"))
-PAGES = sorted(f for f in HTML.rglob("*.html") if "_static" not in f.parts)
+# The pages, without those of viewcode, which have no more than the source of a module.
+PAGES = sorted(f for f in HTML.rglob("*.html") if not {"_static", "_modules"} & {*f.parts})
 
 # What scrolls sideways without the fade of scroll.js: the first words of each.
 CUT = """[...document.querySelectorAll("article *")]
@@ -119,6 +120,22 @@ def test_page(browser, server, page, scheme):
     assert not troubles, "\n".join(troubles)
 
 
+@every_page
+def test_weight(browser, page):
+    """All files that a page loads: at most 2.2 MB, with an inpainter and its model 4.5, with any other model 5."""
+    loaded = set()
+    tab = browser.new_page()
+    tab.on("request", lambda request: loaded.add(urldefrag(request.url)[0].partition("?")[0]))
+    tab.goto(page.as_uri(), wait_until="networkidle")
+    tab.evaluate("window.MathJax?.startup?.promise")
+    tab.close()
+    files = [Path(unquote(url.removeprefix("file://"))) for url in loaded if url.startswith("file:")]
+    sizes = {file.name: file.stat().st_size / 1e6 for file in files}
+    models = [file for file in files if file.parent.name == "inpaint" and file.stat().st_size > 1e6]
+    limit = 4.5 if str(page.relative_to(HTML)) in INPAINTERS else 5 if models else 2.2
+    assert sum(sizes.values()) <= limit, sorted(sizes.items(), key=lambda item: -item[1])[:6]
+
+
 @pytest.mark.parametrize("height,width,delta,rows_only", [(28, 28, 7, False), (9, 14, 4, False), (32, 20, 8, True)])
 def test_sizes_of_rectangles(browser, height, width, delta, rows_only):
     """The sizes that chapter 5 computes in JavaScript are those of einet's graphs and models."""
@@ -188,6 +205,35 @@ def test_a_region_is_drawn_anew(browser):
     changed = (before != after).any((1, 2))
     assert changed.tolist() == [8 <= row < 24 for row in range(32)]
     assert 500 < kept < 3000  # nats, of half an image
+
+
+def test_odd_rows_are_sorted_and_say_what_was_expected(browser):
+    """Chapter 9: by the oddest cell and by the file; a line tells of its cells by a key; errors are shown."""
+    tab = browser.new_page()
+    tab.goto((HTML / "book/09_tables.html").as_uri())
+    figure = tab.locator(".surprise-figure")
+    data = json.loads(tab.locator("#surprise-data").text_content())
+    odd = {row["line"]: max(nats for nats in row["nats"] if nats is not None) for row in data["rows"]}
+
+    def shown():
+        return [int(line) for line in figure.locator("tbody th").all_text_contents()]
+
+    assert [odd[line] for line in shown()] == sorted(odd.values(), reverse=True)
+    figure.get_by_role("combobox").select_option("as in the file")
+    assert shown() == sorted(odd)
+    row = data["rows"][0]
+    column = row["nats"].index(odd[row["line"]])
+    figure.get_by_role("button", name=str(row["line"]), exact=True).press("Enter")
+    said = figure.locator("output").text_content()
+    assert (
+        f"{data['columns'][column]} is {row['cells'][column]}; from the rest of its row, {row['expected'][column]}"
+        in said
+    )
+    assert figure.locator(".bar").count() == sum(nats is not None for nats in row["nats"])
+    assert figure.get_by_role("button", pressed=True).count() == 1 and figure.locator(".wrong").count() == 0
+    figure.get_by_role("checkbox").check()
+    assert figure.locator(".wrong").count() == sum("wrong" in row for row in data["rows"]) > 0
+    tab.close()
 
 
 def heights(pages):

@@ -35,6 +35,8 @@ def known():
         "query": one > 3,
         "evidence": one < 2,
         "n": 5,
+        "low": torch.zeros(6),
+        "high": torch.tensor([1.0, 0, 1, 0, 1, 1]),
     }
 
 

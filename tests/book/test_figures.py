@@ -17,8 +17,8 @@ def test_a_figure_leaves_its_look_to_the_stylesheet(name):
     assert not re.search(r"\.\w+-figure [^`]*\{|<style", script)
 
 
-def test_twelve_figures_share_the_stylesheet_of_every_page():
-    assert len(NAMES) == 12
+def test_thirteen_figures_share_the_stylesheet_of_every_page():
+    assert len(NAMES) == 13
     assert "html_css_files: [book.css, figures.css]" in (ROOT / "_config.yml").read_text()
     assert set(re.findall(r"\.(\w+)-figure\b", CSS)) == {*NAMES, "einet"}
     assert re.findall(r"\.(?!einet)\w+-figure \{[^}]*border: 1px", CSS) == [], "the frame is that of .einet-figure"

@@ -1,6 +1,7 @@
 """Of the theme's icons only those that pages use, in its script, its style and its font."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pydata_sphinx_theme
 import pytest
@@ -44,6 +45,18 @@ def test_the_font_keeps_its_signs(tmp_path):
 def test_signs_in_a_style_by_number_and_by_themselves():
     found = icons.SIGN.findall('a { content: "\\f15c" } b { content: "\uf058" } c { content: "abc" }')
     assert found == [("f15c", ""), ("", "\uf058")]
+
+
+def test_the_index_is_loaded_by_the_page_that_searches(tmp_path):
+    loads = (
+        '<p>\n<script src="../_static/searchtools.js"></script>\n<script src="../searchindex.js?v=1"></script>\n</p>'
+    )
+    for name in ("page.html", "search.html"):
+        (tmp_path / name).write_text(loads, encoding="utf-8")
+    config = SimpleNamespace(html_theme_options={})
+    icons.without_search(SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(format="html"), config=config), None)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "<p>\n</p>"
+    assert (tmp_path / "search.html").read_text(encoding="utf-8") == loads
 
 
 def test_names_that_pages_use(tmp_path):

@@ -102,23 +102,35 @@ def test_when_time_is_up_no_other_point_is_begun(two_threads):
     assert [race.at(r) for r in race.own_machine(POINTS, at_most=0)] == POINTS[:1]
 
 
-def drawn(peak_bytes):
-    """The centres of the rings in each panel, row by row, and whether they are at the edge instead of in the plane."""
-    facts = {"epoch_seconds": 2.0, "inference_seconds": 1e-4, "peak_bytes": peak_bytes}
-    race.panels([record("spflow", *p, **facts) for p in POINTS], [record("einet", *p, **facts) for p in POINTS])
-    rings = [ax.collections[-1] for ax in plt.gcf().axes]
-    found = [ring.get_offsets().tolist() for ring in rings]
-    edge = {ring.get_offset_transform() != ax.transData for ring, ax in zip(rings, plt.gcf().axes, strict=True)}
-    plt.close("all")
-    return found, edge
+def test_this_machine_is_a_dashed_line_beside_the_others():
+    facts = {"epoch_seconds": 2.0, "inference_seconds": 1e-4, "peak_bytes": None}
+    race.picture(
+        [record("spflow", *p, **facts) for p in POINTS], race.MEASURES, [record("einet", *p, **facts) for p in POINTS]
+    )
+    drawn = [{line.get_label(): line.get_xydata().tolist() for line in ax.lines} for ax in plt.gcf().axes]
+    own = [lines.get("einet, this machine") for lines in drawn]
+    assert own[:3] == [[[10, 2.0], [20, 2.0]], [[2, 2.0], [4, 2.0]], [[10, 2.0]]]
+    assert own[3][0] == pytest.approx([10, 10.0]) and own[6:] == [None] * 3  # in ms; no memory, no line
+    assert drawn[3]["spflow"][0] == pytest.approx([10, 10.0])
+    plt.close()
 
 
-def test_this_machine_is_a_ring_in_the_panels_of_its_sweeps():
-    training, inference = [2.0, 3.0], [1e-4, 3.0]
-    centres = [[x] * count for count in (2, 2, 1) for x in (training, inference)]
-    assert drawn(peak_bytes=3e6) == (centres, {False})
+# Learned structures
 
 
-def test_without_a_memory_the_ring_is_at_the_edge():
-    centres, edge = drawn(peak_bytes=None)
-    assert centres[0] == [[2.0, 0.0]] * 2 and edge == {True}
+def learned(who, data="ad", **facts):
+    return {"implementation": who, "data": data, "num_sums": 16, "status": "ok", "ratios": {}, "bars": {}, **facts}
+
+
+def test_leads_over_learned_structures():
+    records = [learned(who, data) for data in ("ad", "dna") for who in ("einet", "a", "b")]
+    records[1]["ratios"] = {"training": 3.0, "memory": 0.5}
+    records[4] |= {"status": "timeout: no answer", "bars": {"training": 3}}
+    records[5] |= {"ratios": {"training": 2.0}, "bars": {"training": 3}}
+    found = race.leads(records, "training")
+    assert list(found.index) == [("ad", 16), ("dna", 16)] and list(found) == ["a", "b"]
+    assert found.loc[("ad", 16), "a"] == 3.0 and found.loc[("dna", 16), "b"] == 2.0 and found.isna().sum().sum() == 2
+    assert race.table(records) == [
+        {"rival": "b", "data, K": ("dna", 16), "what": "training", "factor": 2.0, "bar": 3, "met": False}
+    ]
+    assert race.failures(records) == ["a: timeout: no answer (at data, K = dna/16)"]

@@ -345,7 +345,7 @@ def test_conditionals_by_the_formula():
     variance = einet.conditional_variance(model, x, observed)
     marginals = einet.conditional_marginals(model, x, observed)
     at = torch.randn(x.shape, generator=seeded(4)).double()
-    densities = marginals.log_density(at)
+    densities, in_logs = marginals.log_density(at), marginals.mean_in_logs(0.7)
     for b, (row, seen) in enumerate(zip(x.numpy(), observed.numpy(), strict=True)):
         weights, means, covariances = posterior(model, row, seen)
         expected = weights @ means
@@ -355,6 +355,9 @@ def test_conditionals_by_the_formula():
         squares = weights @ (variances + means**2) - expected**2
         np.testing.assert_allclose(variance[b][~observed[b]], squares, rtol=1e-8, atol=1e-8)
         assert (variance[b][observed[b]] == 0).all()
+        of_exponentials = weights @ np.exp(0.7 * means + 0.7**2 / 2 * variances)  # the means of log-normal densities
+        np.testing.assert_allclose(in_logs[b][~observed[b]], np.log(of_exponentials) / 0.7, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(in_logs[b][observed[b]], row[seen])
         own = weights @ norm(means, np.sqrt(variances)).pdf(at[b].numpy()[~seen])
         np.testing.assert_allclose(densities[b][~observed[b]], np.log(own), rtol=1e-8, atol=1e-8)
         assert torch.isneginf(densities[b][observed[b]]).all()
@@ -365,6 +368,24 @@ def test_conditionals_by_the_formula():
             model, x[0].numpy(), masks[1].numpy()
         )
         assert einet.log_conditional(model, x[:1], *masks).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_means_of_exponentials_beside_other_families():
+    """Normal leaves have them as joint ones do, the huge are finite, and other families have none."""
+    graph = RegionGraph([{0}, {1}, {0, 1}], [(2, 0, 1)])
+    joint, alone = (
+        Einet(graph, {family: [0], Bernoulli(): [1]}, num_sums=3, sum_product="cp", seed=0)
+        for family in (MultivariateNormal(), Normal())
+    )
+    nothing = torch.zeros(1, 2, dtype=torch.bool)
+    for model in (joint, alone):
+        normalized(model)
+        phi = model.leaves.parts[0].alone().detach()[:, 0, 0]
+        weights = model.sum_layers()[0].weights.detach().flatten()
+        answers = einet.conditional_marginals(model, torch.zeros(1, 2).double(), nothing)
+        expected = torch.logsumexp(torch.log(weights) + 2 * phi[0] + 2 * phi[1], -1) / 2
+        assert answers.mean_in_logs(2.0)[0, 0].item() == pytest.approx(expected.item(), rel=1e-9)
+        assert answers.mean_in_logs(2.0)[0, 1].isnan() and answers.mean_in_logs(1e3).isfinite()[0, 0]
 
 
 def test_no_probabilities_of_values():

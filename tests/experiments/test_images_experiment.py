@@ -65,7 +65,7 @@ def test_a_training_is_not_repeated_but_another_recipe_is(made, tmp_path):
 
 
 def test_models_for_the_book(made, tmp_path):
-    record = made("--only", "fashion-small")[1]["fashion-small"]
+    record = made("--only", "fashion-page")[1]["fashion-page"]
     file = tmp_path / "models" / record["model"]["file"]
     assert file.stat().st_size == record["model"]["bytes"]
     assert record["model"]["sha256"] in (tmp_path / "models" / "README.md").read_text()
@@ -77,7 +77,7 @@ def test_models_for_the_book(made, tmp_path):
 
 def test_a_model_too_large_is_not_written(made, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "EXPORTED_BYTES", 100)
-    failures, records = made("--only", "fashion-small")
+    failures, records = made("--only", "fashion-page")
     assert failures == 1 and not records and "at most 100" in capsys.readouterr().out
     assert not list((tmp_path / "models").glob("*.safetensors"))
 

@@ -168,7 +168,7 @@ def test_trees_over_clusters_are_recorded_and_resumed(made, tmp_path):  # noqa: 
     assert again["bits_per_dimension"] == record["bits_per_dimension"] and again["seconds"] == record["seconds"]
 
 
-@pytest.mark.parametrize("name", ["fashion-quad-32", "fashion-tree-random-32", "fashion-tree-16"])
+@pytest.mark.parametrize("name", ["fashion-quad-32", "fashion-tree-random-32", "fashion-tree-32"])
 def test_all_structures_are_trained(made, name):  # noqa: F811
     failures, records = made("--only", name, "--clusters", "1")
     assert failures == 0 and 0 < records[name]["bits_per_dimension"] < 8

@@ -5,8 +5,9 @@ import pytest
 
 from einet.families import Bernoulli, Binomial, Categorical, Exponential, Gamma, Geometric, LogNormal, Normal, Poisson
 from einet.families import WithAtoms as Atoms
-from einet.tables.choice import choose
+from einet.tables.choice import choose, joint, of_values
 from einet.tables.columns import Columns
+from einet.tables.kinds import read
 from einet.tables.resolution import center_and_scale, isolated, resolution
 
 
@@ -99,6 +100,67 @@ def test_the_offset_is_that_of_the_units(name):
         mass += density(columns.atoms[0]).sum() if len(columns.atoms[0]) else 0
         mass += sum(columns.excluded[0].values())
     assert mass == pytest.approx(1, abs=2e-3)
+
+
+# As reals that one normal density may hold
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1.0, 1e6])
+def test_a_column_is_real_or_the_logarithm_of_one(unit):
+    random = np.random.RandomState(0)
+    normal, skewed = unit * (5 + random.randn(200)), unit * random.lognormal(0, 1, 200)
+    one, other = joint(normal, choose(normal)), joint(skewed, choose(skewed))
+    assert type(one.family) is type(other.family) is Normal
+    assert np.isnan(one.shift) and other.shift == 0
+    assert other.center == pytest.approx(np.log(unit), abs=0.3) and other.scale == pytest.approx(1, abs=0.3)
+    raised = skewed - skewed.min()
+    assert joint(raised, choose(raised)).shift > 0, "0 has no logarithm"
+
+
+def test_counts_are_reals_and_dates_have_no_logarithm():
+    counts = np.random.RandomState(0).poisson(30, 300).astype(float)
+    assert type(choose(counts).family) is Poisson and type(joint(counts, choose(counts)).family) is Normal
+    skewed = np.random.RandomState(0).lognormal(0, 1, 300)
+    assert np.isnan(joint(skewed, choose(skewed), positive=False).shift)
+
+
+def test_categories_and_atoms_stay_what_they_are():
+    random = np.random.RandomState(0)
+    zeros = np.where(random.rand(300) < 0.7, 0, random.gamma(3, 2, 300))
+    for column, choice in ((zeros, choose(zeros)), (np.arange(3.0), of_values(np.arange(3.0)))):
+        assert joint(column, choice) is choice
+
+
+def logarithms():
+    """Columns of a log-normal, one with zeros, a normal, and the rows."""
+    random = np.random.RandomState(0)
+    skewed = random.lognormal(0, 1, 300)
+    table = np.c_[random.lognormal(1, 1, 300), skewed - skewed.min(), 50 + random.randn(300)]
+    table = read(table, training=True)
+    columns = Columns(table).as_reals(table)
+    assert columns.logs == [0, 1] and sorted(columns.reals) == [0, 1, 2]
+    return columns, table.numbers
+
+
+def test_logarithms_there_and_back():
+    columns, table = logarithms()
+    z, seen, _ = columns.encode(table)
+    assert seen.all() and columns.decode(z) == pytest.approx(table, rel=1e-9, abs=1e-12)
+    assert "LogNormal" in repr(columns) and "Normal, of log(x + " in repr(columns)
+    assert columns.coordinates(0, np.array([-1.0]))[0] < columns.coordinates(0, np.array([1e-300]))[0] < -100
+
+
+def test_what_has_no_logarithm_is_unseen():
+    columns, table = logarithms()
+    z, seen, offset = columns.encode(np.r_[[[-1.0, 0, 50]], table[:1]])
+    assert seen.tolist() == [[False, True, True], [True] * 3] and z[0, 0].isnan()
+    alone = columns.encode(np.array([[np.nan, 0, 50]]))[2]
+    assert offset[0].item() - alone.item() == pytest.approx(np.log(1e-5))
+
+
+def test_reals_alone_are_no_other_columns():
+    table = read(np.random.RandomState(0).randn(200, 2), training=True)
+    assert Columns(table).as_reals(table) is None
 
 
 # Scale and resolution

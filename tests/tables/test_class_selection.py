@@ -231,7 +231,12 @@ def test_gaps_are_summed_out_exactly_by_every_network(several):
     ]
     proper = [joint_of(model) <= {*ours.columns_.reals} for model in (ours.model_, *ours.others_)]
     weights = np.where(proper, ours.weights_, 0) if any(proper) else ours.weights_
-    of_rows = torch.logsumexp(torch.stack(densities, 1) + torch.as_tensor(np.log(weights / weights.sum())), 1) + offset
+    of_rows = (
+        torch.logsumexp(
+            torch.stack(densities, 1) + torch.as_tensor(np.log(np.maximum(weights / weights.sum(), 1e-300))), 1
+        )
+        + offset
+    )
     total = np.logaddexp.reduce(ours.predict_joint_log_proba(rows), axis=1)
     assert total == pytest.approx(of_rows.numpy(), abs=1e-6)
 

@@ -5,6 +5,7 @@ import pandas
 import pytest
 from fictional import QUICK, density_of_people, people
 
+import einet
 from einet.tables import EinetDensity
 from einet.tables.conditions import UNSEEN
 
@@ -230,3 +231,30 @@ def test_an_array_stays_an_array():
     gaps[0, 0] = np.nan
     for answer in (density.sample(3), density.predict_missing(gaps), *density.predict_interval(gaps)):
         assert isinstance(answer, np.ndarray) and answer.shape == (3, 5) and answer.dtype == np.float64
+
+
+@pytest.mark.slow
+def test_logarithms_are_asked_in_the_units_of_the_table(tmp_path):
+    """Densities, probabilities, means and intervals of columns that are joint in logs, by integration; and saved."""
+    logs = np.random.RandomState(0).multivariate_normal([0, 1], [[1, 0.9], [0.9, 1]], 120)
+    density = EinetDensity(random_state=0, num_sums=2).fit(np.exp(logs))
+    assert density.columns_.logs == [0, 1]
+    grid = np.geomspace(1e-6, 1e6, 20001)
+    alone = np.exp(density.score_samples(np.c_[grid, np.full(len(grid), np.nan)]))
+    assert np.trapezoid(alone, grid) == pytest.approx(1 - np.exp(UNSEEN), abs=1e-4)
+    inside = (grid >= 0.5) & (grid <= 2)
+    wanted = np.trapezoid(alone[inside], grid[inside])
+    assert density.probability({0: (0.5, 2)}) == pytest.approx(wanted, abs=1e-3)
+    assert density.probability({0: (None, -1)}) == pytest.approx(0, abs=1e-4)
+    given = np.exp(density.score_samples(np.c_[np.full(len(grid), 3.0), grid]))
+    given /= np.trapezoid(given, grid)
+    row = np.array([[3.0, np.nan]])
+    assert density.predict_missing(row)[0, 1] == pytest.approx(np.trapezoid(given * grid, grid), rel=1e-4)
+    low, high = density.predict_interval(row)
+    assert np.trapezoid(np.where(grid < low[0, 1], given, 0), grid) == pytest.approx(0.05, abs=2e-3)
+    assert np.trapezoid(np.where(grid > high[0, 1], given, 0), grid) == pytest.approx(0.05, abs=2e-3)
+    drawn = density.sample(2000, given={0: 3.0})
+    assert (drawn[:, 0] == 3).all() and drawn[:, 1].mean() == pytest.approx(np.trapezoid(given * grid, grid), rel=0.1)
+    einet.save(density, tmp_path / "density.einet")
+    again = einet.load(tmp_path / "density.einet")
+    assert np.array_equal(again.score_samples(np.exp(logs)), density.score_samples(np.exp(logs)))
