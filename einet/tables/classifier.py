@@ -19,7 +19,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from einet.data import log_density
 from einet.family import ExponentialFamily
+from einet.mixture import Mixture
 from einet.network import Einet
+from einet.queries.passes import networks_of
 from einet.structures.learned import Structure
 from einet.tables.class_candidates import ENTRIES, SHRINKAGE, TREES, class_candidates, class_network
 from einet.tables.class_selection import Train, answering
@@ -242,6 +244,7 @@ def numbers_of(columns: Columns) -> list[int]:
     return [d for d, more in enumerate(several) if more and not columns.kinds.are_labels(d)]
 
 
-def joint_of(model: Einet) -> set[int]:
+def joint_of(model: Einet | Mixture) -> set[int]:
     """The variables of a joint family."""
-    return {d for family, own in model.families.items() if family.joint for d in own}
+    families = [item for network in networks_of(model) for item in network.families.items()]
+    return {d for family, own in families if family.joint for d in own}
