@@ -7,6 +7,10 @@ from contextlib import contextmanager
 import matplotlib.pyplot as plt
 import torch
 
+# Of six samples, the middle of each.
+PIECES = """canvas => [0, 1, 2, 3, 4, 5].map(n => { const w = canvas.width / 3, h = canvas.height / 2;
+  const from = [(n % 3) * w + 4, Math.floor(n / 3) * h + h / 2];
+  return [...canvas.getContext("2d").getImageData(...from, w - 8, h / 2 - 8).data]; })"""
 COVER = torch.tensor([0xF0, 0xB6, 0x60])  # --cover in inpaint.css
 
 
@@ -114,19 +118,163 @@ class WithoutAKernel:
         page.press("clear")
         image = page.pixels()
         page.press("lower half")
+        page.after(page.tab.get_by_label("noise of the leaves").check)  # without it two draws may be the same
         drawn = [page.pixels()]
         for _ in range(3):
             page.press("↻ draw again")
             drawn.append(page.pixels())
             page.assert_visible_stays(image)
+        page.after(page.tab.get_by_label("noise of the leaves").uncheck)
         assert len({tuple(d.flatten().tolist()) for d in drawn}) == 4
+
+    def test_noise_of_leaves_is_off_at_first(self, page):
+        noise = page.tab.get_by_label("noise of the leaves")
+        assert not noise.is_checked()
+        page.press("lower half")
+        page.press("sample")
+        assert "without the noise of the leaves" in page.tab.inner_text(".numbers")
+        page.after(noise.check)
+        assert "drawn from the exact conditional distribution." in page.tab.inner_text(".numbers")
+        page.after(noise.uncheck)
+
+    def test_six_draws_at_once(self, page):
+        page.press("lower half")
+        page.press("six samples")
+        page.after(page.tab.get_by_label("noise of the leaves").check)
+        assert "six draws from the exact conditional distribution." in page.tab.inner_text(".numbers")
+        size = "canvas => [canvas.width, canvas.height]"
+        width, height = page.tab.locator(".answer").evaluate(size)
+        assert 1.3 < width / height < 1.7, "three in a row"
+        cell = page.tab.locator(".answer").evaluate(PIECES)
+        assert len({tuple(piece) for piece in cell}) == 6, "no two are the same"
+        page.after(page.tab.get_by_label("noise of the leaves").uncheck)
+        page.press("sample")
+        assert page.tab.locator(".answer").evaluate(size) == page.tab.locator(".editor").evaluate(size)
+
+    def test_the_truth(self, page):
+        page.press("clear")
+        image = page.pixels()
+        assert "Nothing is hidden: this is the image itself." in page.tab.inner_text(".numbers")
+        assert page.tab.inner_text(".panels figure:last-child .title") == "the image: nothing is hidden"
+        page.press("hide all")
+        assert page.hidden().all() and "0 of" in page.tab.inner_text(".numbers")
+        assert nats_in(page.tab.inner_text(".numbers")) == 0
+        page.press("the truth")
+        assert torch.equal(page.pixels(), image) and page.hidden().all()
+        page.press("sample")
+
+    def test_undo_and_redo(self, page):
+        page.press("clear")
+        masks = [page.hidden()]
+        page.press("left half")
+        masks.append(page.hidden())
+        page.press("invert")
+        masks.append(page.hidden())
+        assert torch.equal(masks[2], ~masks[1]) and masks[1].any()
+        u = page.size // 8
+        page.after(page.stroke, (2 * u, u), (2 * u, 6 * u), (6 * u, 6 * u))
+        masks.append(page.hidden())
+        assert masks[3].sum() > masks[2].sum()
+        page.after(page.tab.keyboard.press, "Control+z")
+        assert torch.equal(page.hidden(), masks[2]), "a stroke is one step"
+        page.press("↶ undo")
+        page.after(page.tab.keyboard.press, "Control+z")
+        assert torch.equal(page.hidden(), masks[0])
+        page.after(page.tab.keyboard.press, "Control+Shift+z")
+        page.after(page.tab.keyboard.press, "Control+y")
+        page.press("↷ redo")
+        assert torch.equal(page.hidden(), masks[3])
+        redo = page.tab.get_by_role("button", name="↷ redo", exact=True)
+        assert redo.get_attribute("aria-disabled") == "true"
+        page.press("left half")
+        page.press("↶ undo")
+        assert redo.get_attribute("aria-disabled") == "false"
+        page.press("clear")
+        assert redo.get_attribute("aria-disabled") == "true", "a new step forgets what was undone"
+
+    def test_the_brush_shows_its_size(self, page):
+        ring, brush = page.tab.locator(".ring"), page.tab.locator(".einet-inpaint input[type=range]")
+        page.tab.mouse.move(*page.centre(page.size // 2, page.size // 4))
+        assert ring.is_visible()
+        box, editor = ring.bounding_box(), page.tab.locator(".editor").bounding_box()
+        pixels = int(brush.input_value())
+        assert abs(box["width"] - pixels * editor["width"] / page.size) < 1
+        assert abs(box["x"] + box["width"] / 2 - page.centre(0, page.size // 4)[0]) < 1
+        assert page.tab.inner_text(".einet-inpaint output") == str(pixels)
+        page.tab.mouse.move(0, 0)
+        assert not ring.is_visible()
+        brush.press("ArrowRight")
+        assert ring.is_visible() and ring.bounding_box()["width"] > box["width"], "while the slider moves, too"
+        brush.press("ArrowLeft")
+
+    def test_a_picture_of_ones_own(self, page, tmp_path):
+        """A dark square on white, off the centre: it comes light on dark as the images are, large and centred."""
+        picture = torch.full((200, 300, 3), 255, dtype=torch.uint8)
+        picture[20:100, 150:230] = 40
+        plt.imsave(tmp_path / "own.png", picture.numpy())
+        page.press("clear")
+        page.after(page.tab.set_input_files, ".einet-inpaint input[type=file]", tmp_path / "own.png")
+        shown = page.pixels()[..., 0]
+        assert (shown > 140).all() and (shown[1:-1, 1:-1] > 190).all(), "it fills the image, as a negative"
+        assert page.tab.get_by_role("button", name="yours", exact=True).get_attribute("aria-pressed") == "true"
+        page.press("lower half")
+        page.assert_visible_stays(shown[..., None].expand(-1, -1, 3))
+        page.press("↶ undo")
+        page.press("↶ undo")
+        assert not page.tab.get_by_role("button", name="yours", exact=True).is_visible()
+        (tmp_path / "none.png").write_text("no picture")
+        page.tab.set_input_files(".einet-inpaint input[type=file]", tmp_path / "none.png")
+        page.tab.wait_for_function("document.querySelector('.message').textContent.includes('is no picture')")
+        page.press("clear")
+        assert page.tab.inner_text(".message") == ""
+
+    def test_a_drawing(self, page):
+        page.press("draw one")
+        assert not page.hidden().any() and (page.pixels("editor") < 10).all(), "a blank of the images' ground"
+        u = page.size // 8
+        page.after(page.stroke, (2 * u, u), (2 * u, 6 * u))
+        drawn = page.pixels("editor")[..., 0]
+        assert (drawn[2 * u, u : 6 * u + 1] > 240).all() and (drawn[5 * u :] < 10).all()
+        page.press("hide pixels", asks=False)
+        page.after(page.stroke, (4 * u, u), (4 * u, 6 * u))
+        assert page.hidden()[4 * u, u : 6 * u + 1].all()
+        page.press("↶ undo")
+        page.press("↶ undo")
+        assert (page.pixels("editor") < 10).all()
+        page.press("↶ undo")
+        assert not page.tab.get_by_role("button", name="draw on your image", exact=True).is_visible()
+
+    def test_copy_as_png(self, page):
+        """Where the clipboard is refused, the picture is a file."""
+        page.tab.evaluate("() => { navigator.clipboard && (navigator.clipboard.write = () => Promise.reject()); }")
+        page.press("left half")
+        with page.tab.expect_download() as download:
+            page.press("copy as PNG", asks=False)
+        picture = plt.imread(download.value.path())
+        assert picture.shape[1] > 2 * picture.shape[0]
+        assert page.tab.inner_text(".done") == "saved as inpainting.png"
+
+    def test_the_scale_of_deviations_stays(self, page):
+        """What is less sure is lighter, whatever else is shown: half of it uncovered, the rest is as dark or darker."""
+        name = page.tab.locator(".thumbnail").first.get_attribute("aria-label")
+        page.press(name)
+        page.press("standard deviation")
+        shown = []
+        for mask in ("hide all", "lower half"):
+            page.press(mask)
+            shown.append((page.pixels(), page.tab.inner_text(".scale")))
+        assert shown[0][1] == shown[1][1]
+        page.press("clear")
+        assert (page.pixels().double().sum(-1) <= 4).all() and page.tab.inner_text(".scale") == shown[0][1]
+        page.press("sample")
+        assert not page.tab.locator(".scale").is_visible()
 
     def test_presets(self, page):
         size = page.size
         rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
         halves = {"left half": 2 * columns < size, "right half": 2 * columns >= size}
         halves |= {"upper half": 2 * rows < size, "lower half": 2 * rows >= size}
-        halves |= {"every other pixel": (rows + columns) % 2 == 0, "clear": rows < 0}
+        halves |= {"every other pixel": (rows + columns) % 2 == 0, "hide all": rows >= 0, "clear": rows < 0}
         for name, wanted in halves.items():
             page.press(name)
             assert torch.equal(page.hidden(), wanted), name
@@ -162,6 +310,8 @@ class WithoutAKernel:
 
     def test_touch(self, phone):
         phone.press("clear")
+        editor, answer = (phone.tab.locator(f".{kind}").bounding_box() for kind in ("editor", "answer"))
+        assert editor["width"] > 300 and answer["y"] > editor["y"] + editor["height"], "one below the other, and large"
         finger, u = phone.tab.context.new_cdp_session(phone.tab), phone.size // 8
         phone.centre(0, 0)  # scrolls there
         box = phone.tab.locator(".editor").bounding_box()
@@ -194,8 +344,10 @@ def nats_in(text):
 CONTRAST = """() => {
   const channels = colour => { const c = document.createElement("canvas").getContext("2d"); c.fillStyle = colour;
     c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
-  const texts = [...document.querySelectorAll(".einet-inpaint :is(.name, button, label, figcaption, p:not(.spoken))")];
-  return texts.filter(e => e.textContent.trim() && e.className !== "thumbnail").map(e => [e.textContent,
+  const kinds = ":is(.name, button, label, .title, .scale, p:not(.spoken))";
+  const texts = [...document.querySelectorAll(`.einet-inpaint ${kinds}`)];
+  const seen = e => e.textContent.trim() && e.offsetParent && e.className !== "thumbnail";
+  return texts.filter(seen).map(e => [e.textContent,
     channels(getComputedStyle(e).color), channels(getComputedStyle(e).backgroundColor)]); }"""
 
 

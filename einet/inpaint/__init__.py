@@ -6,8 +6,10 @@
     circuit     `export`: a model as one file, with its circuit spelled out for an engine in JavaScript
     widget      `InpaintWidget`: images, a mask that is painted, and Python that answers
     pages       `write_page_files`: the files with which a built page answers by itself
-    engine.js   the circuit in JavaScript, without dependencies
-    widget.js   the view: clicks and paint; inpaint.css its style
+    picture     a picture for where nothing answers
+    engine.js   the circuit in JavaScript, without dependencies: tools, file, families, leaves, circuit
+    widget.js   the view: elements, ground (ink on any page), colours, painting, pictures (of the user), views, layout;
+                kernel.js and page.js say who answers; inpaint.css is its style
 
 With a kernel Python computes, without one the engine does; tests hold that they agree. Needs anywidget.
 

@@ -20,6 +20,9 @@ from pathlib import Path
 from einet.inpaint.circuit import value_range_of
 
 SOURCE = Path(__file__).parent
+# Each uses names of those before it.
+ENGINE = ("tools", "file", "families", "leaves", "circuit", "engine")
+VIEW = ("elements", "ground", "colours", "painting", "pictures", "views", "layout", "widget", "kernel", "page")
 START = """const base = document.currentScript.src;
 // for figures of other kinds
 globalThis.einetInpaint = { loadModel: (file) => loadModel(file, base), random, drawPixels, coloursOf };
@@ -58,9 +61,9 @@ def page_name(model: str | os.PathLike) -> str:
     return f"{Path(model).stem}-{hashlib.sha256(Path(model).read_bytes()).hexdigest()}"
 
 
-def joined() -> str:
-    """Engine and widget in one file, without imports and exports: neither anywidget nor a page loads a second one."""
-    modules = ((SOURCE / name).read_text(encoding="utf-8") for name in ("engine.js", "widget.js"))
+def joined(names: Iterable[str] = ENGINE + VIEW) -> str:
+    """Modules in one file, without imports and exports: neither anywidget nor a page loads a second one."""
+    modules = ((SOURCE / f"{name}.js").read_text(encoding="utf-8") for name in names)
     return re.sub(r"^(import|export) .*\n", "", "".join(modules), flags=re.M)
 
 

@@ -10,8 +10,6 @@ import html
 import json
 import os
 import reprlib
-import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from einet.inpaint.circuit import Range, check_images, value_range_of
 from einet.inpaint.pages import SOURCE, es_module, page_name
+from einet.inpaint.picture import MAX_PICTURES, sheet
 from einet.mixture import Mixture
 from einet.network import Einet
 from einet.queries.marginals import conditional_mean, conditional_variance
@@ -30,13 +29,15 @@ from einet.queries.passes import check_evidence, networks_of
 from einet.queries.sampling import sample_conditional
 from einet.storage.checkpoint import load
 
-VIEWS = ("sample", "mean", "deviation", "explanation")
-# Images side by side where no kernel answers, and their style.
-MAX_PICTURES, PICTURE_STYLE = 10, "image-rendering: pixelated; max-width: 40rem; width: 100%"
+VIEWS = ("sample", "samples", "mean", "deviation", "explanation", "kind", "truth")
+NUM_SAMPLES = 6  # of the view "samples"
+PICTURE_STYLE = "image-rendering: pixelated; max-width: 40rem; width: 100%"
 
 
 class InpaintWidget(anywidget.AnyWidget):
     """Paint over a part of an image, and see what an exact conditional distribution puts there.
+
+    A notebook shows it where a kernel runs. Colab asks first for `google.colab.output.enable_custom_widget_manager()`.
 
     Args:
         model: a network or a mixture over images, or the path of a file that `export` wrote. Only with a file the
@@ -45,15 +46,16 @@ class InpaintWidget(anywidget.AnyWidget):
         labels: a name for each image; "image 1", "image 2", ... by default.
         value_range: the values drawn black and white, as in `export`; a file has its own.
         seed: of the samples; different in every run where None.
+        kinds: a name for each component of a mixture; "kind 1", "kind 2", ... by default.
 
     Attributes:
-        image: the number of the image that the user last asked about.
+        image: the number of the image that the user last asked about, or the user's own image, (H, W, C).
         observed: (H, W), true where it is visible.
         filled: the answer.
 
     Raises:
         ValueError: `export` refuses the model, an image has another size or values outside the range or the support, or
-            there is not one label for each image.
+            there is not one label for each image, or one name for each component.
 
     Source: Section 4.2, Figure 4
     """
@@ -69,6 +71,7 @@ class InpaintWidget(anywidget.AnyWidget):
         labels: Sequence[str] | None = None,
         value_range: Range | None = None,
         seed: int | None = None,
+        kinds: Sequence[str] | None = None,
     ):
         file = None
         if not isinstance(model, (Einet, Mixture)):
@@ -78,53 +81,94 @@ class InpaintWidget(anywidget.AnyWidget):
         self.model, self.images = model, _checked_images(model, images, low, high)
         self.generator = torch.Generator(self.images.device)
         self.generator.seed() if seed is None else self.generator.manual_seed(seed)
-        self.image, self.filled = 0, self.images[0]
+        self.image: int | Tensor = 0
+        self.filled = self.images[0]
         self.observed = torch.ones(self.images.shape[1:3], dtype=torch.bool)
-        super().__init__(page=_page(self.images, labels, low, high, file))
+        names = _names(kinds, "kind", len(networks_of(model)), "component")
+        labels = _names(labels, "image", len(self.images), "image")
+        whole = all(family.num_values for network in networks_of(model) for family in network.families)
+        page = _page(self.images, labels, low, high, file)
+        super().__init__(page={**page, "kinds": names if len(names) > 1 else [], "whole": whole})
         self.on_msg(_answer)
 
-    def fill(self, image: int, observed: Tensor, view: str = "sample") -> tuple[Tensor, dict[str, float]]:
-        """The answer for an image, (H, W, C), and numbers about it, in nats.
+    def fill(
+        self, image: int | Tensor, observed: Tensor, view: str = "sample", noise: bool = True
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The answer for an image, (H, W, C), or (6, H, W, C) for "samples", and numbers about it, in nats.
 
-        The numbers are `logDensity`, of what is visible; for an explanation also `logCompleted` and `upperBound`.
+        The numbers are `logDensity`, of what is visible; for an explanation also `logCompleted` and `upperBound`; for
+        the truth `logCompleted`, of the whole image; for a kind its number, `kind`, and its `probability`.
 
         Args:
-            image: its number.
+            image: its number, or one of your own, (H, W) or (H, W, C), in the model's units.
             observed: bool, (H, W).
-            view: "sample", "mean", "deviation" (the standard deviation) or "explanation", as `einet.mpe` finds it.
+            view: "sample", "samples" (six of them), "mean", "deviation" (the standard deviation), "explanation", as
+                `einet.mpe` finds it, "kind" (the mean within the most probable component of a mixture), or "truth" (the
+                image itself).
+            noise: if False, samples are the modes of the leaves that were drawn, as in `sample_conditional`.
 
         Raises:
             ValueError: another view, an image that there is not, or a mask of another shape or dtype.
         """
-        if view not in VIEWS or type(image) is not int or not 0 <= image < len(self.images):
-            got = f"{reprlib.repr(view)}, {reprlib.repr(image)}"  # of any length
-            raise ValueError(f"need one of the views {VIEWS} and an image from 0 to {len(self.images) - 1}, got {got}")
+        known = isinstance(image, Tensor) or (type(image) is int and 0 <= image < len(self.images))
+        if view not in VIEWS or not known or type(noise) is not bool:
+            got = ", ".join(map(reprlib.repr, (view, image, noise)))  # of any length
+            raise ValueError(
+                f"need one of the views {VIEWS}, an image from 0 to {len(self.images) - 1}, and noise or not, got {got}"
+            )
         if not isinstance(observed, Tensor) or observed.dtype != torch.bool or observed.shape != self.observed.shape:
             kind = (observed.dtype, tuple(observed.shape)) if isinstance(observed, Tensor) else type(observed).__name__
             raise ValueError(f"observed must be a bool tensor of shape {tuple(self.observed.shape)}, got {kind}")
-        x, mask = self.images[image : image + 1], observed.to(self.images.device)
-        fill = self._explain if view == "explanation" else self._fill
-        filled, numbers = fill(x, mask, view)
+        if isinstance(image, Tensor):
+            x = self._checked(image[None].to(self.images))
+            image = x[0]
+        else:
+            x = self.images[image : image + 1]
+        filled, numbers = self._answer(x, observed.to(self.images.device), view, noise)
         self.image, self.observed, self.filled = image, observed, filled
         return filled, numbers
 
-    def _explain(self, x: Tensor, observed: Tensor, _: str) -> tuple[Tensor, dict[str, float]]:
-        best, evidence = mpe_and_evidence(self.model, x, observed)
-        numbers = {"logDensity": evidence, "logCompleted": best.log_density, "upperBound": best.upper_bound}
-        return best.x[0], {name: number.item() for name, number in numbers.items()}
+    def _checked(self, images: Tensor) -> Tensor:
+        return _checked_images(self.model, images, self.page["low"], self.page["high"])
 
-    def _fill(self, x: Tensor, observed: Tensor, view: str) -> tuple[Tensor, dict[str, float]]:
-        """All views but explanations. A component that the evidence rules out gets a single pass."""
+    def _answer(self, x: Tensor, observed: Tensor, view: str, noise: bool) -> tuple[Tensor, dict[str, float]]:
+        if view == "explanation":
+            return self._explain(x, observed)
         joint = _log_joint(self.model, x, observed)
         numbers = {"logDensity": torch.logsumexp(joint, 0).item()}
-        if view == "sample":
-            component = torch.multinomial(joint.softmax(0), 1, generator=self.generator)
-            network = networks_of(self.model)[component]
-            return sample_conditional(network, x, observed, generator=self.generator)[0, 0], numbers
-        probable = _probable_components(self.model, joint.softmax(0))
+        if view == "truth":
+            all_of_it = _log_joint(self.model, x, torch.ones_like(observed))
+            return x[0], numbers | {"logCompleted": torch.logsumexp(all_of_it, 0).item()}
+        posterior = joint.softmax(0)
+        if view == "kind":
+            kind = int(posterior.argmax())
+            only = networks_of(self.model)[kind]
+            return conditional_mean(only, x, observed)[0], numbers | {
+                "kind": kind,
+                "probability": posterior[kind].item(),
+            }
+        if view in ("sample", "samples"):
+            drawn = self._draws(x, observed, posterior, NUM_SAMPLES if view == "samples" else 1, noise)
+            return drawn if view == "samples" else drawn[0], numbers
+        probable = _probable_components(self.model, posterior)
         if view == "mean":
             return conditional_mean(probable, x, observed)[0], numbers
         return conditional_variance(probable, x, observed)[0].sqrt(), numbers
+
+    def _draws(self, x: Tensor, observed: Tensor, posterior: Tensor, count: int, noise: bool) -> Tensor:
+        """(count, H, W, C). A component that the evidence rules out gets no second pass."""
+        component = torch.multinomial(posterior, count, replacement=True, generator=self.generator)
+        drawn = x.expand(count, *x.shape[1:]).clone()
+        for c in component.unique().tolist():
+            own, network = component == c, networks_of(self.model)[c]
+            several = int(own.sum())
+            drawn[own] = sample_conditional(network, x, observed, several, self.generator, noise=noise)[:, 0]
+        return drawn
+
+    def _explain(self, x: Tensor, observed: Tensor) -> tuple[Tensor, dict[str, float]]:
+        best, evidence = mpe_and_evidence(self.model, x, observed)
+        numbers = {"logDensity": evidence, "logCompleted": best.log_density, "upperBound": best.upper_bound}
+        return best.x[0], {name: number.item() for name, number in numbers.items()}
 
     def _handle_msg(self, msg: dict) -> None:
         """Answer a message without content or of an unknown method as a question; ipywidgets would drop it."""
@@ -150,10 +194,22 @@ class InpaintWidget(anywidget.AnyWidget):
         if self.page["file"]:
             page = f' data-page="{html.escape(json.dumps(self.page))}"'
             where += ", and in the built book, which brings its model along"
-        alt, strip = html.escape(", ".join(self.page["labels"][:MAX_PICTURES])), self.images[:MAX_PICTURES]
-        data = base64.b64encode(_png(_bytes_of_colours(torch.cat([*strip], 1), self.page))).decode()
+        names = ", ".join(self.page["labels"][:MAX_PICTURES])
+        alt = html.escape(f"{names}: the images, the same with a half hidden, and what may be there", quote=True)
+        data = base64.b64encode(self._picture()).decode()
         picture = f'<img alt="{alt}" style="{PICTURE_STYLE}" src="data:image/png;base64,{data}">'
         return f'<div class="einet-inpaint"{page}><p>This widget answers {where}.</p>{picture}</div>'
+
+    def _picture(self) -> bytes:
+        """Images, the same with their lower halves hidden, and a draw of these, whose leaves answer with their modes.
+
+        It is the same at every call.
+        """
+        images, observed = self.images[:MAX_PICTURES], torch.zeros_like(self.observed)
+        observed[: len(observed) // 2] = True
+        generator = torch.Generator(images.device).manual_seed(0)
+        drawn = sample_conditional(self.model, images, observed.to(images.device), 1, generator, noise=False)[0]
+        return sheet(images, observed, drawn, self.page["low"], self.page["high"])
 
 
 @torch.no_grad()
@@ -181,8 +237,7 @@ def _answer(widget: InpaintWidget, question: object, buffers: list) -> None:
     name = question.get("id") if isinstance(question, dict) else None
     name = name if isinstance(name, int) or (isinstance(name, str) and len(name) <= 100) else None
     try:
-        image, observed, view = _checked_question(question, buffers, widget.observed.shape)
-        filled, numbers = widget.fill(image, observed, view)
+        filled, numbers = widget.fill(*_checked_question(question, buffers, widget))
         buffers = [_as_bytes(filled, widget.page["dtype"])]
     except Exception as error:  # a bad question, a model that was changed, no memory, ...
         reason = str(error) if isinstance(error, ValueError) else f"the kernel failed: {type(error).__name__}: {error}"
@@ -191,15 +246,21 @@ def _answer(widget: InpaintWidget, question: object, buffers: list) -> None:
         widget.send({"id": name, **numbers}, buffers)
 
 
-def _checked_question(question: object, buffers: list, shape: torch.Size) -> tuple[Any, Tensor, Any]:
-    """The image, the mask and the view, of which `fill` checks the first and the last."""
+def _checked_question(question: object, buffers: list, widget: InpaintWidget) -> tuple[Any, Tensor, Any, Any]:
+    """What `fill` is asked, who checks the rest: the image, the mask, the view and whether leaves have noise."""
     if not isinstance(question, dict) or not {"id", "image", "view"} <= question.keys():
         raise ValueError(f"a question must have an id, an image and a view, got {reprlib.repr(question)}")
+    image, shape, dtype = question["image"], widget.images.shape[1:], widget.page["dtype"]
+    wanted = [widget.observed.numel()]
+    if image is None:  # the user's own, which comes along
+        wanted.append(shape.numel() * getattr(torch, dtype).itemsize)
     sizes = [memoryview(buffer).nbytes for buffer in buffers or ()]
-    if sizes != [shape.numel()]:
-        raise ValueError(f"the mask must have {shape.numel()} bytes, got {sum(sizes)} in {len(sizes)} buffers")
-    mask = torch.frombuffer(bytearray(buffers[0]), dtype=torch.uint8)
-    return question["image"], mask.view(shape) > 0, question["view"]
+    if sizes != wanted:
+        raise ValueError(f"the mask must have {wanted[0]} bytes, an image of your own {wanted[1:]}, got {sizes}")
+    if image is None:
+        image = torch.frombuffer(bytearray(buffers[1]), dtype=getattr(torch, dtype)).view(shape)
+    mask = torch.frombuffer(bytearray(buffers[0]), dtype=torch.uint8).view(widget.observed.shape)
+    return image, mask > 0, question["view"], question.get("noise", True)
 
 
 # What the page knows
@@ -221,10 +282,15 @@ def _checked_images(model: Einet | Mixture, images: Tensor, low: float, high: fl
     return x.clone()  # a copy: kernel and page keep the same numbers if the caller's change
 
 
-def _page(images: Tensor, labels: Sequence[str] | None, low: float, high: float, file: str | None) -> dict:
-    labels = [f"image {i + 1}" for i in range(len(images))] if labels is None else list(map(str, labels))
-    if len(labels) != len(images):
-        raise ValueError(f"need a label for each of {len(images)} images, got {len(labels)}")
+def _names(names: Sequence[str] | None, kind: str, count: int, of: str) -> list[str]:
+    """As given, or "kind 1", "kind 2", ..."""
+    names = [f"{kind} {i + 1}" for i in range(count)] if names is None else list(map(str, names))
+    if len(names) != count:
+        raise ValueError(f"need a {'label' if kind == 'image' else 'name'} for each of {count} {of}s, got {len(names)}")
+    return names
+
+
+def _page(images: Tensor, labels: list[str], low: float, high: float, file: str | None) -> dict:
     dtype = "float64" if images.dtype == torch.float64 else "float32"  # that also holds all of float16 and bfloat16
     return {
         **dict(zip(("height", "width", "channels"), images.shape[1:], strict=True)),
@@ -235,22 +301,3 @@ def _page(images: Tensor, labels: Sequence[str] | None, low: float, high: float,
         "labels": labels,
         "file": file,
     }
-
-
-# A picture for where nothing answers
-
-
-def _bytes_of_colours(image: Tensor, page: dict) -> Tensor:
-    """(H, W, C), uint8, as widget.js draws it."""
-    return ((image.double() - page["low"]) / (page["high"] - page["low"]) * 255).round().to(torch.uint8).cpu()
-
-
-def _png(pixels: Tensor) -> bytes:
-    """A PNG file of (H, W, C), uint8, where C is 1, grey, or 3. A row begins with 0: no filter."""
-    height, width, channels = pixels.shape
-    rows = torch.cat((torch.zeros(height, 1, dtype=torch.uint8), pixels.reshape(height, -1)), 1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
-    chunks = b""
-    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows.numpy().tobytes(), 9)), (b"IEND", b"")):
-        chunks += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return b"\x89PNG\r\n\x1a\n" + chunks

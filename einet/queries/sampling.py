@@ -77,6 +77,7 @@ def sample_conditional(
     low: Tensor | float | None = None,
     high: Tensor | float | None = None,
     among: Sets | None = None,
+    noise: bool = True,
 ) -> Tensor:
     """Draws of every row's missing entries, x_missing ~ p(x_missing | x_observed): (num_samples, *x.shape).
 
@@ -94,20 +95,23 @@ def sample_conditional(
         low: missing entries are drawn given that they are at least this: as in `log_probability`.
         high: given that they are at most this.
         among: given that they are among these values.
+        noise: if False, leaves answer with their modes, as in `sample`; not within boxes.
 
     Raises:
         ValueError: as `Einet.forward` and `log_probability` do, and for evidence of density 0, or that leaves a box of
-            probability 0. A box in several variables of one `MultivariateNormal` leaf is so improbable that no try was
-            within it.
+            probability 0; for boxes without noise. A box in several variables of one `MultivariateNormal` leaf is so
+            improbable that no try was within it.
         ImportError: as `log_probability` does.
 
     Source: Section 2, Eq. (1)
     """
     check_integers(num_samples=num_samples)
+    if not noise and not (low is None and high is None and among is None):
+        raise ValueError(f"noise must be True within low, high and among, got {noise}: a mode may lie outside")
     evidence = as_boxes(model, x, observed, low, high, among)
     device = evidence.x.device
     labels = as_labels(model.num_classes, labels, len(x), device)
-    draw = _Draw(generator, device)
+    draw = _Draw(generator, device, noise)
     completed = [
         _complete(model, evidence.rows(chunk), num_samples, draw, labels[chunk])
         for chunk, _, _ in chunks(model, evidence.x, evidence.observed)

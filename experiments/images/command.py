@@ -7,7 +7,9 @@
     python experiments/images.py --only lfw --clusters 100 --rows 5000     another recipe, into data/runs/images.json
 
 The recipe is the paper's: k-means clusters, an EiNet on a Poon-Domingos structure for each, cluster shares as weights,
-stochastic EM. Every number is an argument; recipes.py has the defaults of each run.
+stochastic EM. Runs named `tree` learn their structures: starts.py says how they begin, blur.py how histograms stay
+smooth, measures.py what their samples and their answers are measured by. Every number is an argument; recipes.py has
+the defaults of each run.
 
 A run may be stopped or killed at any time: the same command goes on within the component and epoch it was in, from
 data/runs/images, which git ignores. Each run is a process of its own, so that its peak of memory is its own. With

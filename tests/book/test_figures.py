@@ -26,4 +26,4 @@ def test_thirteen_figures_share_the_stylesheet_of_every_page():
 
 def test_random_numbers_of_pages_have_one_source():
     scripts = [*STATIC.glob("*.js"), *(ROOT / "einet" / "inpaint").glob("*.js")]
-    assert [f.name for f in scripts if "0x6d2b79f5" in f.read_text("utf-8")] == ["engine.js"]
+    assert [f.name for f in scripts if "0x6d2b79f5" in f.read_text("utf-8")] == ["tools.js"]

@@ -362,6 +362,12 @@ def test_without_noise_the_same_leaves_answer_with_their_modes():
     assert (noisy - quiet).abs().max() < 0.05 and 0.009 < (noisy - quiet).std() < 0.011
     means = torch.cat([network.leaves.parts[0].phi[0].flatten() for network in model.components])
     assert torch.isin(quiet, means).all()
+    x, observed = torch.zeros(2, 9), torch.arange(9) < 2
+    noisy, quiet = (sample_conditional(model, x, observed, 200, seeded(0), noise=noise) for noise in (True, False))
+    assert 0.009 < (noisy - quiet)[..., 2:].std() < 0.011 and torch.isin(quiet[..., 2:], means).all()
+    assert (quiet[..., :2] == 0).all()
+    with pytest.raises(ValueError, match="a mode may lie outside"):
+        sample_conditional(model, x, observed, low=0, noise=False)
 
 
 # Randomness, state, cost

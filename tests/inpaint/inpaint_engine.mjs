@@ -1,4 +1,5 @@
-// Answers questions to the engine of einet/inpaint/engine.js: JSON on standard input, JSON on standard output.
+// Answers questions to the engine of einet/inpaint: JSON on standard input, JSON on standard output.
+// The engine is one file, as pages.joined makes it, that exports random, readModel and sha256.
 //   node inpaint_engine.mjs engine.js any-file sha256
 //   node inpaint_engine.mjs engine.js model.safetensors < [{"x", "observed", "samples", "pairs", "moments", "explanation"}, ...]
 import { readFileSync } from "node:fs";
@@ -18,7 +19,7 @@ try {
   const answers = JSON.parse(readFileSync(0, "utf8")).map((question) => {
     const given = model.given(Float64Array.from(question.x), question.observed);
     const { mean, deviation } = question.moments ? given.moments() : { mean: [], deviation: [] };
-    const best = question.explanation ? given.explanation() : null;
+    const best = question.explanation ? given.explanation() : null, { kind, x } = question.moments ? given.kind() : {};
     return {
       logDensity: given.logDensity,
       samples: Array.from({ length: question.samples ?? 0 }, () => Array.from(given.sample(next))),
@@ -26,6 +27,8 @@ try {
         [true, false].map((noise) => Array.from(given.sample(random(seed), noise)))),
       mean: Array.from(mean),
       deviation: Array.from(deviation),
+      kind: question.moments && { kind, x: Array.from(x), posterior: given.posterior },
+      logDensityOfAll: given.logDensityOfAll(),
       best: best && { ...best, x: Array.from(best.x) },
     };
   });

@@ -21,18 +21,19 @@ from scipy import stats
 
 import einet
 from einet.datasets import fashion_mnist
-from einet.inpaint import InpaintWidget, circuit, export
+from einet.inpaint import InpaintWidget, circuit, export, pages
 from einet.storage.archive import read
 
-ENGINE = Path(einet.__file__).parent / "inpaint/engine.js"
 NODE = shutil.which("node") or shutil.which("nodejs")
 needs_node = pytest.mark.skipif(not NODE, reason="no node: the engine was not run (apt-get install nodejs)")
 
 
 def ask(path, questions, *arguments):
     """The engine's answers, in order."""
+    engine = path.with_name("engine.js")
+    engine.write_text(pages.joined(pages.ENGINE) + "export { random, readModel, sha256 };", encoding="utf-8")
     out = subprocess.run(
-        [NODE, Path(__file__).with_name("inpaint_engine.mjs"), ENGINE, path, *arguments],
+        [NODE, Path(__file__).with_name("inpaint_engine.mjs"), engine, path, *arguments],
         input=json.dumps(questions), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
@@ -138,6 +139,18 @@ def test_engine_answers_as_einet(name, tmp_path):
     shape = (len(x), -1)
     assert_near([a["mean"] for a in answers], marginals.mean().reshape(shape), 1e-3)
     assert_near([a["deviation"] for a in answers], marginals.variance().sqrt().reshape(shape), 1e-3)
+    networks = getattr(model, "components", [model])
+    own = [network(x, masks).detach() for network in networks]
+    if len(networks) > 1:
+        own = [each + weight.log() for each, weight in zip(own, model.weights, strict=True)]
+    posterior = torch.stack(own, 1).softmax(1)
+    assert_near([a["kind"]["posterior"] for a in answers], posterior, 1e-4)
+    for row, mask, odds, answer in zip(x, masks, posterior, answers, strict=True):
+        kind = answer["kind"]["kind"]
+        assert odds[kind] > odds.max() - 1e-4
+        wanted = einet.conditional_mean(networks[kind], row[None], mask)
+        assert_near(answer["kind"]["x"], wanted.flatten(), 1e-3)
+    assert_near([a["logDensityOfAll"] for a in answers], einet.log_density(model, x), 1e-3, 1e-5)
     best = einet.mpe(model, x, masks)
     assert_near([a["best"]["logDensity"] for a in answers], best.log_density, 1e-3, 1e-5)
     assert_near([a["best"]["upperBound"] for a in answers], best.upper_bound, 1e-3, 1e-5)
@@ -340,7 +353,7 @@ def test_families_that_the_engine_lacks_are_not_exported(family, tmp_path):
 
 
 def test_the_engine_has_the_families_that_are_exported():
-    (names,) = re.findall(r"^const FAMILIES = \{(.*)\};", ENGINE.read_text(), re.M)
+    (names,) = re.findall(r"^const FAMILIES = \{(.*)\};", pages.joined(), re.M)
     assert set(re.findall(r"(\w+):", names)) == {family.__name__ for family in circuit.PAGE_FAMILIES}
 
 
@@ -394,12 +407,71 @@ def test_a_question_of_the_front_end_is_answered():
     np.testing.assert_array_equal(ask_widget(again, {"id": 1, "image": 1, "view": "sample"}, mask)[1], draws[0])
 
 
+def test_six_draws_with_noise_and_without():
+    leaf = einet.Normal(min_variance=0.99e-4, max_variance=1e-4)
+    network = [einet.Einet(einet.poon_domingos((3, 3), 1), leaf, num_sums=4, seed=seed) for seed in range(2)]
+    widget = InpaintWidget(einet.Mixture(network, [0.5, 0.5]), torch.full((1, 3, 3), 0.5), value_range=(-3, 3), seed=0)
+    observed = torch.arange(9).view(3, 3) < 2
+    noisy, numbers = widget.fill(0, observed, "samples")
+    quiet, _ = widget.fill(0, observed, "samples", noise=False)
+    assert noisy.shape == quiet.shape == (6, 3, 3, 1) and torch.equal(widget.filled, quiet)
+    assert numbers["logDensity"] == pytest.approx(widget.model(widget.images, observed).item())
+    assert (noisy[:, observed] == 0.5).all() and (quiet[:, observed] == 0.5).all()
+    means = torch.cat([component.leaves.parts[0].phi[0].flatten() for component in network])
+    assert torch.isin(quiet[:, ~observed], means).all() and not torch.isin(noisy[:, ~observed], means).any()
+    assert len(quiet.flatten(1).unique(dim=0)) > 3
+    again = InpaintWidget(widget.model, widget.images, value_range=(-3, 3), seed=0)
+    assert torch.equal(again.fill(0, observed, "samples")[0], noisy)
+
+
+def test_the_most_probable_kind_and_the_truth():
+    dark, light = (rectangles(einet.Bernoulli(), seed=seed) for seed in range(2))
+    for network, odds in ((dark, 0.2), (light, 0.7)):
+        torch.nn.init.constant_(network.leaves.parts[0].phi, odds)
+    model, observed = einet.Mixture([dark, light], [0.9, 0.1]), torch.arange(16).view(4, 4) < 3
+    widget = InpaintWidget(model, torch.ones(1, 4, 4), kinds=["dark", "light"])
+    assert widget.page["kinds"] == ["dark", "light"]
+    filled, numbers = widget.fill(0, observed, "kind")
+    share = torch.tensor([0.9 * 0.2**3, 0.1 * 0.7**3])
+    assert numbers["kind"] == 1 and numbers["probability"] == pytest.approx((share[1] / share.sum()).item(), abs=1e-5)
+    torch.testing.assert_close(filled[~observed], torch.full((13, 1), 0.7))
+    filled, numbers = widget.fill(0, observed, "truth")
+    assert torch.equal(filled, widget.images[0])
+    assert numbers["logCompleted"] == pytest.approx(model(widget.images).item(), abs=1e-4)
+    assert InpaintWidget(dark, torch.ones(1, 4, 4)).page["kinds"] == [], "one kind is none"
+    with pytest.raises(ValueError, match="a name for each of 2 components, got 1"):
+        InpaintWidget(model, torch.ones(1, 4, 4), kinds=["dark"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_image_of_ones_own(dtype):
+    """It comes with the question, bit by bit, and must be one that the model could have."""
+    model = rectangles(einet.Binomial(255), (4, 4), 2).to(dtype)
+    widget = InpaintWidget(model, torch.zeros(1, 4, 4, dtype=dtype))
+    own, observed = torch.arange(16).view(4, 4, 1).to(dtype), torch.arange(16).view(4, 4) < 9
+    question = {"id": 3, "image": None, "view": "truth"}
+    answer, shown = ask_raw(widget, question, [bytes(observed.flatten().tolist()), own.numpy().tobytes()])
+    assert torch.equal(torch.frombuffer(bytearray(shown), dtype=widget.images.dtype), own.flatten().to(widget.images))
+    assert answer["logDensity"] == pytest.approx(model(own[None], observed).item(), abs=1e-3)
+    assert isinstance(widget.image, torch.Tensor) and torch.equal(widget.image, own)
+    for bad, message in (
+        (own + 0.5, "integer from 0 to 255"),
+        (own - 1, "from 0 to 255"),
+        (own[:3], r"\(1, 3, 4, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            widget.fill(bad, observed)
+    (answer,) = ask_raw(widget, question, [bytes(16), bytes(7)])
+    assert "got [16, 7]" in answer["error"]
+
+
 @pytest.mark.parametrize(
     ("question", "mask", "message"),
     [
         ({"image": 3, "view": "mean"}, [1] * 16, "an image from 0 to 2"),
         ({"image": 0, "view": "median"}, [1] * 16, "median"),
-        ({"image": 0, "view": "mean"}, [1] * 15, "16 bytes, got 15"),
+        ({"image": 0, "view": "mean"}, [1] * 15, r"16 bytes, an image of your own [], got [15]"),
+        ({"image": 0, "view": "mean", "noise": 1}, [1] * 16, "noise or not, got 'mean', 0, 1"),
     ],
 )
 def test_a_bad_question_is_answered_with_the_reason(question, mask, message):
@@ -563,14 +635,31 @@ def test_the_page_has_the_very_numbers(family, value_range, dtype, count):
 
 
 def test_a_picture_is_in_the_html():
-    """Where nothing answers, and no script runs: all images side by side, as a PNG, with their names."""
-    model = rectangles(einet.Normal(channels=3), (4, 4), 2)
+    """Where nothing answers, and no script runs: a PNG of images, the same with a cover, and draws of what is below."""
+    model = rectangles(einet.Normal(min_variance=1e-6, max_variance=1e-2, channels=3), (4, 4), 2)
     images = torch.rand(12, 4, 4, 3, generator=torch.Generator().manual_seed(0))
     html = InpaintWidget(model, images, [f"<{n}>" for n in range(12)]).as_html()
     alt, picture = re.search(r'<img alt="([^"]*)".*src="data:image/png;base64,([^"]*)"', html).groups()
-    assert alt == ", ".join(f"&lt;{n}&gt;" for n in range(10))
-    pixels = plt.imread(io.BytesIO(base64.b64decode(picture)))
-    np.testing.assert_array_equal((255 * pixels).round(), (255 * torch.cat([*images[:10]], 1)).round())
+    assert alt.startswith(", ".join(f"&lt;{n}&gt;" for n in range(10)) + ": ") and "&lt;10&gt;" not in alt
+    pixels = (255 * plt.imread(io.BytesIO(base64.b64decode(picture)))).round()
+    assert pixels.shape == (14, 40, 3)
+    top, covered, filled = pixels[:4], pixels[5:9], pixels[10:]
+    wanted = (255 * torch.cat([*images[:10]], 1)).round()
+    np.testing.assert_array_equal(top, wanted)
+    np.testing.assert_array_equal(covered[:2], wanted[:2])
+    assert (covered[2:] == picture_colour()).all() and (pixels[4] == 255).all()
+    np.testing.assert_array_equal(filled[:2], wanted[:2])
+    means = (255 * model.leaves.parts[0].phi[0].detach()).round().clamp(0, 255)
+    assert np.isin(filled[2:], means).all() and len(np.unique(filled[2:])) > 20, "means of leaves"
+    assert InpaintWidget(model, images).as_html().split("base64,")[1] == html.split("base64,")[1], (
+        "the same in every run"
+    )
+
+
+def picture_colour():
+    """That of the cover in inpaint.css."""
+    cover = re.search(r"--cover: #(\w{6});", (pages.SOURCE / "inpaint.css").read_text())[1]
+    return np.array([*bytes.fromhex(cover)])
 
 
 COMMITTED = sorted((ROOT / "book/models").glob("*.safetensors"))
