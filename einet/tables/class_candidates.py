@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from einet.families.continuous import Normal
 from einet.layers.sums import WEIGHT_FLOOR
 from einet.leaves.joint_normal import JointNormalLeaves
 from einet.network import Einet
@@ -218,5 +217,5 @@ def share_covariances(model: Einet, of_classes: Tensor, rows: float) -> None:
             factors = [(mean, factor @ factor.mT) for mean, factor in part.layout.groups(part.phi)]
             factors = [(mean, torch.linalg.cholesky(shrunk(covariance))) for mean, covariance in factors]
             part.phi.copy_(part.layout.packed(factors))
-        elif isinstance(part.family, Normal):
+        elif part.family.location_scale and len(part.phi) == 2:  # mean and variance
             part.phi[1] = shrunk(part.phi[1].flatten(0, 1)).view_as(part.phi[1])
