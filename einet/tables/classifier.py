@@ -27,7 +27,8 @@ from einet.tables.class_candidates import ENTRIES, SHRINKAGE, TREES, class_candi
 from einet.tables.class_selection import Train, answering
 from einet.tables.columns import Columns
 from einet.tables.discriminative import Rows, some_rows
-from einet.tables.estimator import TableEstimator, _integer
+from einet.tables.estimator import TableEstimator
+from einet.tables.questions import as_count
 from einet.tables.weights import counted
 from einet.training import History
 
@@ -141,8 +142,9 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
             return super()._selected(typical, columns, X, data, labels, order, seed)
         reals, width = sorted(columns.reals), data[0].shape[1]
         floors = [getattr(family, "min_variance", 1.0) for family, own in columns.families.items() if {*own} & {*reals}]
-        trees, num_sums = min(_integer(self.num_replicas), TREES), _integer(self.num_sums)
-        settings = {"num_replicas": trees, "num_sums": ENTRIES if num_sums == "auto" else num_sums, "seed": seed}
+        trees = min(as_count("num_replicas", self.num_replicas), TREES)
+        entries = ENTRIES if self.num_sums == "auto" else as_count("num_sums", self.num_sums)
+        settings = {"num_replicas": trees, "num_sums": entries, "seed": seed}
         floor = min(floors, default=NARROWEST)
         found = class_candidates(columns.families, reals, numbers_of(columns), floor, width, settings)
 
@@ -152,7 +154,7 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
                 some_rows(data, rows),
                 num_classes,
                 columns.constant,
-                epochs=_integer(self.epochs),
+                epochs=as_count("epochs", self.epochs),
                 pseudocount=self.pseudocount,
                 leaf_pseudocount=SHRINKAGE * self.leaf_pseudocount,
                 seed=seed,
@@ -182,9 +184,9 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
 
     def _answering(self, candidates: dict[str, Train], data: Rows, seed: int) -> tuple[Einet, History] | None:
         """Measure and train; the first network, and None where there are no rows for that."""
-        prior, patience = torch.as_tensor(self.class_log_prior_), _integer(self.patience)
-        epochs = min(_integer(self.epochs), MAX_REFINEMENT)
-        answer = answering(candidates, data, prior, self.refine, epochs, patience or epochs, seed)
+        prior, epochs = torch.as_tensor(self.class_log_prior_), min(as_count("epochs", self.epochs), MAX_REFINEMENT)
+        patience = epochs if self.patience is None else as_count("patience", self.patience)
+        answer = answering(candidates, data, prior, self.refine, epochs, patience, seed)
         if answer is None:
             return None
         model, *self.others_ = answer.models
