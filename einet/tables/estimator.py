@@ -49,7 +49,7 @@ except ImportError as error:
     raise ImportError(f"einet.tables needs scikit-learn 1.6 or later, this one is {installed}") from error
 
 # Fewer rows cannot tell candidates apart: random trees, which stay near the columns' own densities, serve them.
-MIN_ROWS = 20
+MIN_ROWS = 10
 # The largest K that is tried, and from how many starts.
 BUDGETS, STARTS = {"fast": 16, "thorough": 64}, {"fast": 1, "thorough": 3}
 # Rows that a leaf entry starts around, if these are no more than a quarter of all.
@@ -292,7 +292,7 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
             `ExponentialFamily` for all columns, or a dict {family: columns}, these as numbers from 0 or, after a
             DataFrame, as names; columns that it leaves out are chosen as by "auto". The support of a family that is
             given is its own, and a value outside it an error.
-        depth: of random binary trees, which then take the place of the candidates, as below 20 rows. For these, "auto"
+        depth: of random binary trees, which then take the place of the candidates, as below 10 rows. For these, "auto"
             is 1 below 8 columns, else 2.
         num_replicas: number of these trees.
         num_sums: K, the only size that is tried; "auto" tries several, or is 10 where a structure is asked for.

@@ -34,8 +34,9 @@ from einet.training import History, fit
 FULL_BATCH_ROWS, BATCH_ROWS, LAST_LR = 2000, 500, 0.05
 # A candidate with less weight than this in the mixture is left out of it.
 MIN_WEIGHT = 0.1
-# Factors of the leaf pseudocount that are tried with the best size of a kind.
-SHRINKAGES = (10.0, 100.0, 1000.0)
+# Factors of the leaf pseudocount that are tried with the best size of a kind; less of it, where columns are joint: they
+# may tell each other more closely than any row of independent columns would let them.
+SHRINKAGES, LESS = (10.0, 100.0, 1000.0), (0.1, 0.01, 0.001)
 # Of the first weights: all components of a Gaussian mixture begin with some rows.
 CONCENTRATION = 1.0
 # Steps of EM for the weights of the mixture.
@@ -193,8 +194,12 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
         largest = max(sizes, key=lambda each: found[each.name].score)
         if not largest.learns:
             continue
-        shrunk = [largest.shrunk(factor) for factor in SHRINKAGES]
-        list(climbed(shrunk, score, patience=1, best=found[largest.name].score))
+        joint = any(family.joint for family in largest.families)
+        for factors in (LESS, SHRINKAGES) if joint else (SHRINKAGES,):
+            tried = [largest.shrunk(factor) for factor in factors]
+            scores = [found[each.name].score for each in climbed(tried, score, 1, found[largest.name].score)]
+            if max(scores) > found[largest.name].score:
+                break
         for start in range(1, training.num_starts):
             score(largest.started(start))
     return sorted(found.values(), key=lambda each: -each.score)

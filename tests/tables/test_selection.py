@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import multivariate_normal
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, load_linnerud
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 
@@ -160,7 +160,7 @@ def test_independent_counts_stay_counts():
 def test_several_starts_are_tried_and_an_earlier_table_is_forgotten():
     density = EinetDensity(n_init=2, num_sums=2, random_state=0).fit(correlated(60))
     assert any(each["name"].endswith("start 1") for each in density.measured_)
-    assert not hasattr(density.fit(correlated(15)), "measured_"), "too few rows for candidates"
+    assert not hasattr(density.fit(correlated(9)), "measured_"), "too few rows for candidates"
 
 
 @pytest.mark.slow
@@ -198,6 +198,42 @@ def test_a_seed_gives_the_same_density():
     X = correlated(120)
     one, other = (EinetDensity(random_state=3).fit(X).score_samples(X) for _ in range(2))
     assert np.array_equal(one, other)
+
+
+def a_line(num_rows, seed):
+    random = np.random.RandomState(seed)
+    a = random.uniform(-100, 0, num_rows)
+    return np.c_[a, 2 * a + random.randn(num_rows)]
+
+
+def clusters(num_rows, seed):
+    random = np.random.RandomState(seed)
+    return np.array([[0, 0, 4], [6, 6, 0]])[random.randint(2, size=num_rows)] + random.randn(num_rows, 3)
+
+
+def gym(num_rows, seed):
+    """Exercises and measures of twenty people: 15 to train on, and five for what is left."""
+    both = load_linnerud()
+    order = np.random.RandomState(seed).permutation(20)
+    return np.c_[both.data, both.target][order[:15] if num_rows == 15 else order[15:]]
+
+
+TABLES = {"a line": (a_line, 60), "clusters": (clusters, 60), "skewed": (skewed, 60), "gym": (gym, 15)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_small_tables_are_no_worse_than_a_gaussian_mixture(name):
+    """Of one to three components, the one that is best on the rows asked about: more than it could know."""
+    draw, num_rows = TABLES[name]
+    differences = []
+    for seed in (0, 1):
+        train, test = draw(num_rows, seed), draw(1000, seed + 10 if name != "gym" else seed)
+        unit = train.std(0)
+        rivals = [GaussianMixture(k, reg_covar=1e-2 if name == "gym" else 1e-4, random_state=0) for k in (1, 2, 3)]
+        best = max(rival.fit(train / unit).score(test / unit) for rival in rivals) - np.log(unit).sum()
+        differences.append(EinetDensity(random_state=0).fit(train).score(test) - best)
+    assert np.mean(differences) > -0.1
 
 
 @pytest.mark.slow
