@@ -2,7 +2,6 @@
 
     losses = log_losses(model, rows, log_prior)                # nats, of each row
     better, course = refined(model, rows, held_out, log_prior)
-    model = naive_bayes(families, rows, num_classes)
 
 Rows are (x, observed, labels, weights), the last None where all rows count once.
 
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,20 +19,15 @@ import torch
 from torch import Tensor
 
 from einet.data import steps_of_epoch
-from einet.family import LeafFamily
 from einet.layers.scratch import slices
-from einet.layers.sums import WEIGHT_FLOOR
 from einet.network import Einet
 from einet.reparametrize import constrained, unconstrained
-from einet.starts import start_leaves
-from einet.structures.ready_made import random_binary_trees
-from einet.training import fit
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor | None]
-# Adam's steps, and the rows of each.
-LEARNING_RATE, BATCH_SIZE, ROWS_PER_CHUNK = 0.02, 100, 1000
-# Rows distributed as the whole column that a class of a naive Bayes model is shrunk by.
-SHRINKAGE = 1.0
+# Adam's steps; the rows of each, such that an epoch has STEPS of them, but no fewer than LEAST_BATCH.
+LEARNING_RATE, BATCH_SIZE, LEAST_BATCH, STEPS, ROWS_PER_CHUNK = 0.02, 100, 16, 10, 1000
+# The share of its cells that a row loses: one of two rows in training, and a copy of each that measures.
+HIDDEN = 0.3
 
 
 class Course(NamedTuple):
@@ -80,6 +73,8 @@ def refined(
 ) -> tuple[Einet, Course]:
     """A copy of `model` trained further on log P(y | x) by Adam, from where it is.
 
+    Of half of the rows, others each time, some cells are hidden: the network must know classes by few columns, too.
+
     Args:
         model: with a root for each class; it stays as it is.
         rows: to train on.
@@ -95,13 +90,14 @@ def refined(
     free = unconstrained(copy.deepcopy(model))
     optimizer = torch.optim.Adam(free.parameters(), lr=LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
+    batch_size = max(LEAST_BATCH, min(BATCH_SIZE, len(rows[0]) // STEPS))
     losses = [math.inf if held_out is None else mean_log_loss(free, held_out, log_prior)]
     best, kept = 0, copy.deepcopy(free.state_dict())
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(rows[0]), generator=generator)
-        for batch in order.tensor_split(steps_of_epoch(len(order), BATCH_SIZE)):
+        for batch in order.tensor_split(steps_of_epoch(len(order), batch_size)):
             optimizer.zero_grad()
-            some = some_rows(rows, batch)
+            some = with_gaps(some_rows(rows, batch), generator, among=0.5)
             each = _losses(free, some, log_prior)
             each = each if some[3] is None else each * (some[3] * len(order) / _count(rows))
             each.mean().backward()
@@ -117,35 +113,19 @@ def refined(
     return constrained(free), Course(losses, best)
 
 
-def naive_bayes(
-    families: Mapping[LeafFamily, Sequence[int]], rows: Rows, num_classes: int, shrinkage: float = SHRINKAGE
-) -> Einet:
-    """Each class as independent columns: a network of one leaf region with an entry for each class, by one EM step.
-
-    Its most probable parameters are means over the rows of a class, which are few numbers to learn: where classes are
-    many and have few rows each, no mixture that they share gets as far.
+def with_gaps(rows: Rows, generator: torch.Generator, among: float = 1.0) -> Rows:
+    """Rows of which more cells are missing, each of them with probability HIDDEN.
 
     Args:
-        families: {family: variables}.
-        rows: to train on.
-        num_classes: of the labels.
-        shrinkage: rows distributed as the whole column, added to each class.
+        rows: as in this module's docstring.
+        generator: of what is hidden.
+        among: the share of the rows that lose cells.
     """
-    width = rows[0].shape[1]
-    graph = random_binary_trees(width, depth=0, num_replicas=1, seed=0)
-    model = Einet(graph, dict(families), num_sums=num_classes, num_classes=num_classes, seed=0).double()
-    (root,) = model.sum_layers()
-    own = torch.eye(num_classes, dtype=torch.float64).reshape(num_classes, -1)
-    with torch.no_grad():
-        own = own.clamp_min(WEIGHT_FLOOR)  # of the other classes' entries, for rows that are far from its own
-        root.weights.copy_((own / own.sum(1, keepdim=True)).reshape(root.weights.shape))
     x, observed, labels, weights = rows
-    start_leaves(
-        model, x, observed, share=0
-    )  # all entries alike: the first step then has each class's rows by themselves
-    options = {"epochs": 1, "batch_size": None, "lr": 1.0, "progress": False, "leaf_pseudocount": shrinkage}
-    fit(model, x, observed, labels, weights=weights, **options)
-    return model
+    lost = torch.rand(observed.shape, generator=generator, dtype=torch.float64) < HIDDEN
+    if among < 1:
+        lost &= torch.rand(len(x), 1, generator=generator, dtype=torch.float64) < among
+    return x.masked_fill(lost, torch.nan), observed & ~lost, labels, weights
 
 
 def _losses(model: Einet, rows: Rows, log_prior: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from einet.queries.passes import networks_of
 from einet.queries.sampling import sample
 from einet.storage.checkpoint import check_saved, description, model_from, parameters_of
 from einet.structures.learned import chow_liu
-from einet.tables.classifier import EinetClassifier
+from einet.tables.classifier import EinetClassifier, numbers_of
 from einet.tables.columns import Columns
 from einet.tables.estimator import EinetDensity
 from einet.tables.imputer import EinetImputer
@@ -303,8 +303,12 @@ def _check(estimator: Any) -> None:
     model, columns = estimator.model_, estimator.columns_
     if not isinstance(model, (Einet, Mixture)) or type(columns) is not Columns:
         raise ValueError("it lacks a network, or columns")
-    for network in networks_of(model):
-        _check_columns(columns, network, width)
+    others = estimator.others_ if isinstance(estimator, EinetClassifier) else []
+    for network in [*networks_of(model), *others]:
+        if not isinstance(network, Einet):
+            raise ValueError(f"{type(network).__name__} is no network")
+        joint = numbers_of(columns) if isinstance(estimator, EinetClassifier) else columns.reals
+        _check_columns(columns, network, width, {*joint})
     classes = 1
     if isinstance(estimator, EinetClassifier):
         classes, prior = len(estimator.classes_), np.asarray(estimator.class_log_prior_)
@@ -312,17 +316,22 @@ def _check(estimator: Any) -> None:
             raise ValueError(f"its {classes} classes have the log-prior {prior}")
         if len(set(estimator.classes_.tolist())) != classes:
             raise ValueError("a class is there twice")
+        weights = np.asarray(estimator.weights_)
+        if weights.shape != (1 + len(others),) or not (weights > 0).all() or not abs(weights.sum() - 1) < 1e-6:
+            raise ValueError(f"its {1 + len(others)} networks have the weights {weights}")
+        if any(other.num_classes != classes for other in others):
+            raise ValueError(f"it has {classes} classes, and a network others")
     if model.num_classes != classes:
         raise ValueError(f"its network has {model.num_classes} classes, and it has {classes}")
 
 
-def _check_columns(columns: Columns, model: Einet, width: int) -> None:
+def _check_columns(columns: Columns, model: Einet, width: int, may_be_joint: set[int]) -> None:
     """By their attributes, and by taking two of the network's own rows there and back."""
-    # Of reals that are joint, each by itself is normal, as its column is; any other family is the column's own.
+    # Any family but that of joint columns is the column's own.
     of_columns, of_network = (
         {d: f for f, own in each.items() for d in own} for each in (columns.families, model.families)
     )
-    joint = {d for d, family in of_network.items() if family.joint and d in columns.reals}
+    joint = {d for d, family in of_network.items() if family.joint} & may_be_joint
     if of_columns.keys() != of_network.keys() or any(of_columns[d] != of_network[d] for d in of_network.keys() - joint):
         raise ValueError("its columns have other families than its network")
     if model.graph.num_variables != width or len(columns.values) != width or len(columns.kinds.columns) != width:
@@ -332,6 +341,8 @@ def _check_columns(columns: Columns, model: Einet, width: int) -> None:
     for d, values in enumerate(columns.values):
         if values is not None and (not len(values) or any(not a < b for a, b in pairwise(values))):
             raise ValueError(f"the values of column {d} are not sorted, or one is there twice")
+    if not joint <= {*columns.reals}:
+        return  # what it draws is not what these columns hold
     rows = sample(model, 2, torch.Generator().manual_seed(0), labels=0 if model.num_classes > 1 else None)
     numbers = columns.decode_numbers(rows)
     columns.table(numbers)

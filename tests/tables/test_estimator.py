@@ -27,10 +27,11 @@ SMALL = {"num_replicas": 2, "num_sums": 3, "epochs": 10, "random_state": 0}
 @parametrize_with_checks(
     [
         EinetDensity(**SMALL),
-        EinetClassifier(**SMALL),
+        EinetClassifier(**SMALL, depth=1),
         EinetDensity(**SMALL, leaf=Normal()),
         EinetClassifier(**SMALL, depth=0),
-        EinetClassifier(**SMALL | {"epochs": 3}, refine="auto"),
+        EinetClassifier(**SMALL | {"epochs": 1}),
+        EinetClassifier(**SMALL | {"epochs": 2}, depth=1, refine=True),
         EinetRegressor(**SMALL | {"epochs": 30, "num_sums": 8, "num_replicas": 4}),
         EinetImputer(EinetDensity(**SMALL)),
         EinetImputer(EinetDensity(**SMALL), strategy="draw", random_state=0),
@@ -91,8 +92,8 @@ def test_discrete_columns_keep_their_values():
 @pytest.mark.slow
 def test_cross_validation_pipelines_and_grids():
     X, y = load_breast_cancer(return_X_y=True)
-    assert cross_val_score(EinetClassifier(**SMALL | {"epochs": 30}), X, y, cv=3).mean() > 0.9
-    pipeline = make_pipeline(MinMaxScaler(), EinetClassifier(**SMALL))
+    assert cross_val_score(EinetClassifier(**SMALL | {"epochs": 30}, depth=1), X, y, cv=3).mean() > 0.9
+    pipeline = make_pipeline(MinMaxScaler(), EinetClassifier(**SMALL, depth=1))
     grid = GridSearchCV(pipeline, {"einetclassifier__num_sums": [2, 3]}, cv=2)
     assert grid.fit(X[::4], y[::4]).best_score_ > 0.8
 
@@ -101,7 +102,7 @@ def test_cross_validation_pipelines_and_grids():
 def test_missing_entries_cost_less_than_imputed_ones():
     """30 % missing: integrated out of p(x | y) they cost little; filled with means they mislead the same model."""
     X, y = load_breast_cancer(return_X_y=True)
-    complete, marginal, imputed = accuracies(X, y, num_sums=5, epochs=30)
+    complete, marginal, imputed = accuracies(X, y, num_sums=5, epochs=30, depth=1)
     print(f"accuracy: complete {complete:.3f}; 30 % missing: integrated out {marginal:.3f}, imputed {imputed:.3f}")
     assert complete - marginal < complete - imputed - 0.01
 
@@ -167,7 +168,7 @@ def test_a_density_is_the_same_in_any_unit(unit):
 
 def test_far_away_probabilities_still_sum_to_one_and_agree_with_the_prediction():
     X, y = load_iris(return_X_y=True)
-    classifier = EinetClassifier(**SMALL).fit(X[:120], y[:120])  # 50, 50 and 20 of the classes
+    classifier = EinetClassifier(**SMALL | {"epochs": 3}).fit(X[:120], y[:120])  # 50, 50 and 20 of the classes
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for far in (1e3, 1e7, 1e160):
@@ -178,7 +179,7 @@ def test_far_away_probabilities_still_sum_to_one_and_agree_with_the_prediction()
 
 def test_all_missing_is_the_prior():
     X, y = load_iris(return_X_y=True)
-    classifier = EinetClassifier(**SMALL).fit(X[:120], y[:120])
+    classifier = EinetClassifier(**SMALL | {"epochs": 3}).fit(X[:120], y[:120])
     assert np.allclose(classifier.predict_proba(np.full((1, 4), np.nan)), [[5 / 12, 5 / 12, 1 / 6]])
 
 
@@ -331,10 +332,10 @@ def test_a_value_outside_its_family_is_refused_with_its_column(estimator, value)
     wrong = table.copy()
     wrong.loc[9, "rooms"] = value
     with pytest.raises(ValueError, match=f"column 'rooms': .* from 0 to 2, got {value}"):
-        estimator(**SMALL, leaf=leaf).fit(wrong, y)
+        estimator(**SMALL, depth=1, leaf=leaf).fit(wrong, y)
     with pytest.raises(ValueError, match=f"column 1: .* from 0 to 2, got {value}"):
         estimator(**SMALL, leaf={Categorical(3): [1]}).fit(wrong.to_numpy(), y)
-    fitted = estimator(**SMALL, leaf=leaf).fit(table, y)
+    fitted = estimator(**SMALL, depth=1, leaf=leaf).fit(table, y)
     with pytest.raises(ValueError, match=f"column 'rooms': .* from 0 to 2, got {value}"):
         fitted.score(wrong, y)
 

@@ -25,11 +25,11 @@ def test_whole_weights_are_repeated_rows_in_any_order(settings):
 def test_weights_of_classes_are_their_prior():
     X, y = load_iris(return_X_y=True)
     times = np.where(y == 0, 3, y)
-    weighed = EinetClassifier(**QUICK).fit(X, y, sample_weight=times)
-    plain = EinetClassifier(**QUICK).fit(X.repeat(times, 0), y.repeat(times))
+    weighed = EinetClassifier(**QUICK, depth=1).fit(X, y, sample_weight=times)
+    plain = EinetClassifier(**QUICK, depth=1).fit(X.repeat(times, 0), y.repeat(times))
     assert weighed.class_log_prior_ == pytest.approx(np.log([1 / 2, 1 / 6, 1 / 3]))
     assert weighed.predict_proba(X) == pytest.approx(plain.predict_proba(X), rel=1e-6)
-    only = EinetClassifier(**QUICK).fit(X, y, sample_weight=np.where(y == 1, 0, 0.5))
+    only = EinetClassifier(**QUICK, depth=1).fit(X, y, sample_weight=np.where(y == 1, 0, 0.5))
     assert list(only.classes_) == [0, 2] and only.class_log_prior_ == pytest.approx(np.log([0.5, 0.5]))
     assert weighed.score(X, y, times) == pytest.approx(plain.score(X.repeat(times, 0), y.repeat(times)))
 
