@@ -53,6 +53,8 @@ HANDICAP = 0.08
 SHIFTS = (0.0, 0.3, 1.0)
 # Squares of standardised values, in float64, leave no room for a variance below this part of them.
 SMALLEST_VARIANCE = 1e-12
+# Whole numbers are reals beside others where a step is no more than this share of the column's unit.
+MAX_STEP = 0.2
 
 
 @dataclass
@@ -113,7 +115,8 @@ def normal(column: np.ndarray, family: ExponentialFamily | None = None) -> Choic
     step = resolution(column) / scale
     largest = max(abs(column.max() / scale - center / scale), abs(column.min() / scale - center / scale))
     smallest = max((DEVIATIONS_PER_STEP * step) ** 2, SMALLEST_VARIANCE * max(1.0, largest**2))
-    return Choice(family or Normal(min_variance=min(1.0, _down(smallest))), center, scale, resolution=step)
+    narrowest = min(1.0, _bound(smallest, column))
+    return Choice(family or Normal(min_variance=narrowest), center, scale, resolution=step)
 
 
 def joint(column: np.ndarray, choice: Choice, positive: bool = True) -> Choice:
@@ -128,17 +131,32 @@ def joint(column: np.ndarray, choice: Choice, positive: bool = True) -> Choice:
         positive: whether 0 means something in the column's unit.
     """
     near = column[~np.isin(column, choice.excluded)]
-    if choice.values is not None or len(choice.atoms) or len(near) < MIN_ROWS:
+    if choice.values is not None or len(choice.atoms) or len(near) < MIN_ROWS or not _is_fine(near, _step(near)):
         return choice
     options, (cells, folds) = [normal(near)], _sample(near)
     for part in SHIFTS if positive and near.min() >= 0 else ():
         shift = part * float(np.median(near))
-        if near.min() + shift > 0:
+        if near.min() + shift > 0 and _is_fine(np.log(near + shift), _step_in_logs(near, shift)):
             options.append(replace(normal(np.log(near + shift)), shift=shift))
     scores = [_as_one_normal(option, cells, folds) for option in options]
     best = int(np.argmax(scores))
     chosen = options[best if scores[best] > scores[0] + TOLERANCE else 0]
     return replace(chosen, excluded=choice.excluded)
+
+
+def _is_fine(cells: np.ndarray, step: float) -> bool:
+    """Whether steps are small beside the spread: a density of coarse cells would be surer than a probability can be."""
+    return step <= MAX_STEP * center_and_scale(cells)[1]
+
+
+def _step(cells: np.ndarray) -> float:
+    """1 for whole numbers, 0 for others."""
+    return float((cells == np.round(cells)).all())
+
+
+def _step_in_logs(cells: np.ndarray, shift: float = 0.0) -> float:
+    """The width of a whole number in log(x + shift), among the smallest; 0 of other cells."""
+    return math.log1p(_step(cells) / max(float(np.quantile(cells, 0.05)) + shift - 0.5, 0.5))
 
 
 def _as_one_normal(choice: Choice, cells: np.ndarray, folds: np.ndarray) -> float:
@@ -259,16 +277,17 @@ def _densities(
 
 def _gamma(column: np.ndarray) -> Choice:
     scale = float(np.median(column))
-    narrowest = max(DEVIATIONS_PER_STEP * resolution(np.log(column)), 1e-3)
-    shape = max(1.0, min(1e6, 10 * _down(1 / narrowest**2)))
+    narrowest = max(DEVIATIONS_PER_STEP * max(resolution(np.log(column)), _step_in_logs(column)), 1e-3)
+    shape = max(1.0, min(1e6, 1 / _bound(narrowest**2, column)))
     return Choice(Gamma(max_shape=shape), 0.0, scale, resolution=resolution(column) / scale)
 
 
 def _lognormal(column: np.ndarray) -> Choice:
     scale = float(np.median(column))
     logs = np.log(column) - math.log(scale)
-    smallest = max((DEVIATIONS_PER_STEP * resolution(logs)) ** 2, SMALLEST_VARIANCE * max(1.0, np.abs(logs).max() ** 2))
-    family = LogNormal(min_variance=min(1.0, _down(smallest)))
+    step = max(resolution(logs), _step_in_logs(column))
+    smallest = max((DEVIATIONS_PER_STEP * step) ** 2, SMALLEST_VARIANCE * max(1.0, np.abs(logs).max() ** 2))
+    family = LogNormal(min_variance=min(1.0, _bound(smallest, column)))
     return Choice(family, 0.0, scale, resolution=resolution(column) / scale)
 
 
@@ -276,6 +295,11 @@ def _exponential(column: np.ndarray) -> Choice:
     scale = float(np.median(column[column > 0]))
     step = resolution(column) / scale
     return Choice(Exponential(min_mean=min(1.0, _down(max(step, 1e-6)))), 0.0, scale, resolution=step)
+
+
+def _bound(variance: float, column: np.ndarray) -> float:
+    """The smallest variance of a column's family: of whole numbers the given one, whose density is below 1 / step."""
+    return variance if _step(column) else _down(variance)
 
 
 def _down(bound: float) -> float:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from einet.families import Bernoulli, Binomial, Categorical, Exponential, Gamma, Geometric, LogNormal, Normal, Poisson
 from einet.families import WithAtoms as Atoms
 from einet.tables.choice import choose, joint, of_values
 from einet.tables.columns import Columns
+from einet.tables.estimator import EinetDensity
 from einet.tables.kinds import read
 from einet.tables.resolution import center_and_scale, isolated, resolution
 
@@ -156,6 +158,30 @@ def test_what_has_no_logarithm_is_unseen():
     assert seen.tolist() == [[False, True, True], [True] * 3] and z[0, 0].isnan()
     alone = columns.encode(np.array([[np.nan, 0, 50]]))[2]
     assert offset[0].item() - alone.item() == pytest.approx(np.log(1e-5))
+
+
+def test_few_steps_are_no_reals():
+    """A density of small counts would give more than a probability of 1: they stay counts; large ones are reals."""
+    random = np.random.RandomState(0)
+    table = read(np.c_[random.geometric(0.35, 500), random.poisson(900, 500), random.randn(500)], training=True)
+    columns = Columns(table)
+    joined = columns.as_reals(table)
+    assert sorted(columns.reals) == [2] and sorted(joined.reals) == [1, 2] and joined.logs == []
+
+
+@pytest.mark.parametrize("chance", [(0.6, 0.25), (0.8, 0.3), (0.5, 0.1)])
+def test_no_density_of_whole_numbers_exceeds_probability(chance):
+    """Fresh rows get no more than their true distribution gives them, in one column and beside one that says much."""
+    random = np.random.RandomState(0)
+    kind = random.rand(4000) < 0.5
+    nights = random.geometric(np.where(kind, *chance))
+    beside = np.c_[nights, 50 * nights + random.randn(4000)]
+    truth = np.logaddexp(*(scipy.stats.geom(p).logpmf(nights) for p in chance)) - np.log(2)
+    alone = EinetDensity(epochs=20, random_state=0).fit(nights[:1000, None])
+    assert -0.05 < (alone.score_samples(nights[1000:, None]) - truth[1000:]).mean() < 0.01
+    density = EinetDensity(epochs=20, random_state=0).fit(beside[:1000])
+    truth += scipy.stats.norm(50 * nights).logpdf(beside[:, 1])
+    assert (density.score_samples(beside[1000:]) - truth[1000:]).mean() < 0.01
 
 
 def test_reals_alone_are_no_other_columns():
