@@ -72,6 +72,8 @@ def comparable(options):
     records = debd.read_records(options.output)
     for record in records:
         del record["provenance"], record["seconds"]
+        for tried in record["settings"].get("tried", []):
+            tried.pop("seconds", None)
     return records, {name: debd_table.read_rows(options.output, name) for name in options.names}
 
 
