@@ -141,11 +141,10 @@ class EinetClassifier(ClassifierMixin, TableEstimator):
         if num_classes == 1:
             return super()._selected(typical, columns, X, data, labels, order, seed)
         reals, width = sorted(columns.reals), data[0].shape[1]
-        floors = [getattr(family, "min_variance", 1.0) for family, own in columns.families.items() if {*own} & {*reals}]
         trees = min(as_count("num_replicas", self.num_replicas), TREES)
         entries = ENTRIES if self.num_sums == "auto" else as_count("num_sums", self.num_sums)
         settings = {"num_replicas": trees, "num_sums": entries, "seed": seed}
-        floor = min(floors, default=NARROWEST)
+        floor = columns.floor() if reals else NARROWEST
         found = class_candidates(columns.families, reals, numbers_of(columns), floor, width, settings)
 
         def train(candidate, rows: np.ndarray) -> tuple[Einet, History]:
