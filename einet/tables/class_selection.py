@@ -19,16 +19,13 @@ from torch import Tensor
 
 from einet.network import Einet
 from einet.tables.discriminative import Rows, log_losses, refined, some_rows, with_gaps
+from einet.tables.selection import MIN_WEIGHT, mixing_weights
 from einet.training import History
 
 # Where this many rows are held out by one part of PARTS, it decides alone; else so many parts, each held out once.
 PARTS, ENOUGH_ROWS, FEW_PARTS = 5, 200, 3
-# A network with less weight than this is left out.
-MIN_WEIGHT = 0.1
 # So many of the candidates, the best by EM, are trained further.
 MOST_REFINED = 2
-# Steps of EM for the weights.
-WEIGHT_STEPS = 200
 REFINED = ", refined"
 
 Train = Callable[[np.ndarray], tuple[Einet, History]]
@@ -107,17 +104,17 @@ def answering(
     found = _measured(candidates, divided, log_prior, refine, options)
     own = np.concatenate([part.own for part in divided])
     count = torch.ones(len(own)).double() if rows[3] is None else rows[3][own].double()
-    count = (count / count.sum()).repeat(2) / 2
-    losses = torch.stack([each.losses.flatten() for each in found])
-    weights = mixing_weights(losses, count)
+    count = (count / count.sum()).repeat(2).numpy() / 2
+    logs = -torch.stack([each.losses.flatten() for each in found]).numpy()
+    weights = mixing_weights(logs, count)
     kept = [number for number, weight in enumerate(weights) if weight >= MIN_WEIGHT] or [int(weights.argmax())]
     final = np.zeros(len(found))
-    final[kept] = mixing_weights(losses[kept], count)
+    final[kept] = mixing_weights(logs[kept], count)
     order = sorted(kept, key=lambda number: -final[number])
     models, history = _trained([found[number] for number in order], rows, log_prior, seed)
     told = [
         {"name": each.name, "score": score, "epochs": each.epochs, "weight": float(weight)}
-        for each, score, weight in zip(found, (-losses @ count).tolist(), final, strict=True)
+        for each, score, weight in zip(found, (logs @ count).tolist(), final, strict=True)
     ]
     return Answering(models, final[order], history, sorted(told, key=lambda each: -each["score"]))
 
@@ -170,21 +167,6 @@ def _refined(plain: Measured, models: list[Einet], divided: list[Part], log_prio
         losses.append(_losses_twice(better, part, log_prior))
         best.append(course.best)
     return Measured(plain.name + REFINED, plain.train, torch.cat(losses, 1), round(float(np.median(best))))
-
-
-def mixing_weights(losses: Tensor, count: Tensor) -> np.ndarray:
-    """The weights of a mixture of answers that make the classes of rows most probable, by EM: (networks,).
-
-    Args:
-        losses: -log P(y | x) of each network and row, (networks, rows).
-        count: how much each row counts, (rows,), summing to 1.
-    """
-    probabilities = torch.exp(losses.min(0).values - losses)
-    weights = torch.full((len(losses), 1), 1 / len(losses), dtype=torch.float64)
-    for _ in range(WEIGHT_STEPS):
-        joint = probabilities * weights
-        weights = (joint / joint.sum(0) * count).sum(1, keepdim=True)
-    return weights[:, 0].numpy()
 
 
 def parts_of(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:

@@ -206,17 +206,28 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
 
 
 def weights_of(several: list[Measured]) -> np.ndarray:
-    """The weights of a mixture of the candidates that make the held-out rows most probable, by EM: (candidates,).
+    """The weights of a mixture of the candidates that make the held-out rows most probable: (candidates,).
 
     Source: not in the paper
     """
-    logs = np.stack([each.log_densities for each in several], 1)
-    densities = np.exp(logs - logs.max(1, keepdims=True))
-    weights = np.full(len(several), 1 / len(several))
+    return mixing_weights(np.stack([each.log_densities for each in several]), several[0].weights)
+
+
+def mixing_weights(logs: np.ndarray, count: np.ndarray | None = None) -> np.ndarray:
+    """The weights of a mixture under which rows are most probable, by EM: (K,).
+
+    Args:
+        logs: log-probabilities of the rows under each of K models, (K, rows).
+        count: how often each row counts, (rows,); None for all once.
+
+    Source: not in the paper
+    """
+    probabilities = np.exp(logs - logs.max(0))
+    weights = np.full((len(logs), 1), 1 / len(logs))
     for _ in range(WEIGHT_STEPS):
-        joint = densities * weights
-        weights = np.average(joint / joint.sum(1, keepdims=True), 0, several[0].weights)
-    return weights
+        joint = probabilities * weights
+        weights = np.average(joint / joint.sum(0), 1, count)[:, None]
+    return weights[:, 0]
 
 
 @dataclass(frozen=True)

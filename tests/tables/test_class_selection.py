@@ -18,9 +18,10 @@ from einet.families import Categorical, MultivariateNormal, Normal
 from einet.tables import EinetClassifier
 from einet.tables.candidates import one_sum
 from einet.tables.class_candidates import ClassCandidate, class_candidates, class_network, share_covariances
-from einet.tables.class_selection import FEW_PARTS, mixing_weights, parts_of
+from einet.tables.class_selection import FEW_PARTS, parts_of
 from einet.tables.classifier import joint_of
 from einet.tables.discriminative import log_losses, mean_log_loss, refined, with_gaps
+from einet.tables.selection import mixing_weights
 
 SEED = {"random_state": 0, "validation": 0.0}
 FEW = {"random_state": 0, "epochs": 6, "num_replicas": 2, "num_sums": 3}
@@ -131,7 +132,7 @@ def test_weights_of_answers_are_the_likeliest():
     random = np.random.RandomState(0)
     losses = torch.as_tensor(random.exponential(size=(2, 200)))
     count = torch.as_tensor(random.uniform(0.5, 2, 200))
-    found = mixing_weights(losses, count / count.sum())
+    found = mixing_weights(-losses.numpy(), count.numpy())
     grid = torch.linspace(1e-3, 1 - 1e-3, 999).double()[:, None]
     mixed = torch.log(grid * torch.exp(-losses[0]) + (1 - grid) * torch.exp(-losses[1])) @ (count / count.sum())
     assert found.sum() == pytest.approx(1) and found[0] == pytest.approx(grid[mixed.argmax()].item(), abs=2e-3)
