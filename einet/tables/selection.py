@@ -213,18 +213,19 @@ def weights_of(several: list[Measured]) -> np.ndarray:
     return mixing_weights(np.stack([each.log_densities for each in several]), several[0].weights)
 
 
-def mixing_weights(logs: np.ndarray, count: np.ndarray | None = None) -> np.ndarray:
+def mixing_weights(logs: np.ndarray, count: np.ndarray | None = None, steps: int = WEIGHT_STEPS) -> np.ndarray:
     """The weights of a mixture under which rows are most probable, by EM: (K,).
 
     Args:
         logs: log-probabilities of the rows under each of K models, (K, rows).
         count: how often each row counts, (rows,); None for all once.
+        steps: of EM, from equal weights.
 
     Source: not in the paper
     """
     probabilities = np.exp(logs - logs.max(0))
     weights = np.full((len(logs), 1), 1 / len(logs))
-    for _ in range(WEIGHT_STEPS):
+    for _ in range(steps):
         joint = probabilities * weights
         weights = np.average(joint / joint.sum(0), 1, count)[:, None]
     return weights[:, 0]

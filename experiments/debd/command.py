@@ -3,7 +3,7 @@
     python experiments/debd.py --plan              what it will cost, at most
     python experiments/debd.py                     everything, into book/results/debd.json; start it again to go on
     python experiments/debd.py --hours 8           stop cleanly when the time is up
-    python experiments/debd.py --quick             nltcs and dna with small searches, minutes, into data/runs
+    python experiments/debd.py --quick             nltcs and dna, small searches, a minute of one core, into data/runs
     python experiments/debd.py --only dna,ad --learners learned,ensemble
     python -m experiments.debd.table               what has been found, beside what is published
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 import einet
+from einet.tables.selection import mixing_weights
 from experiments.debd.recipes import Recipe, again, around
 from experiments.debd.training import OutOfTime
 from experiments.records import say, write_whole
@@ -155,12 +156,8 @@ def best_of(results: Sequence[Trained]) -> Trained:
 
 
 def fitted_weights(log_densities: Tensor) -> Tensor:
-    """The weights (C,) with the best mean log-likelihood of rows, from the components' log-densities (B, C), by EM."""
-    log_weights = torch.full_like(log_densities[0], 1 / log_densities.shape[1]).log()
-    for _ in range(STEPS):
-        posterior = torch.softmax(log_densities + log_weights, 1)
-        log_weights = posterior.mean(0).clamp_min(1e-300).log()
-    return log_weights.softmax(0)
+    """The weights (C,) with the best mean log-likelihood of rows, from the components' log-densities (B, C)."""
+    return torch.from_numpy(mixing_weights(log_densities.T.cpu().numpy(), steps=STEPS)).to(log_densities)
 
 
 def _mixed(log_densities: Tensor, weights: Tensor) -> Tensor:
