@@ -35,7 +35,7 @@ def table() -> str:
     machines = ", ".join(sorted({origin["machine"] for origin in origins}))
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
     told = f"Measured {when} ({machines}); [book/results/debd.json](book/results/debd.json) has the commit of each."
-    return f"{found.to_markdown()}\n\n{found.summary()} {told}"
+    return f"{found.to_markdown()}\n\n{found.summary()} {found.at_first()} {told}"
 
 
 def pictures() -> dict[str, bytes]:

@@ -122,6 +122,37 @@ def test_what_was_read_first_comes_back():
     assert then.test("ad", "e") is None, "the test was of other rows' log-likelihoods"
 
 
+def test_the_first_look_is_told_beside_the_counts():
+    """Of dna -79.05 is published, by a single circuit and by any kind, the first look said -78.512."""
+    told = "Without rounding to the printed digits they are 1 and 1, and by the first look 1 and 1."
+    trees = TREES | {"validation_log_likelihood": -80.0}
+    late = [record("dna", "learned", -79.2, trees), record("dna", "ensemble", -78.0, MIXED)]
+    table = table_1.Table(late)
+    assert table.reopened() == ["dna"] and table.at_first() == (
+        "The test rows of 1 set were opened a second time, after more trainings; by the first look the counts are "
+        f"1 and 1. {told}"
+    )
+    assert table_1.Table(late[:1]).at_first() == "Without rounding to the printed digits they are 0 and 0."
+
+
+def test_counts_of_the_records():
+    """Each count once more from the values themselves, at the printed digits and without."""
+    now = table_1.Table(origin.read("debd"))
+    wanted = []
+    for table in (now.first_openings(), now):
+        for rounded in (True, False):
+            for kind in ("single", "any"):
+                printed = table.published[kind]
+                ours = [
+                    round(value, len(text.split(".")[1])) if rounded else value
+                    for value, text in zip(table.values["e"], printed, strict=True)
+                ]
+                wanted.append(sum(own >= float(text) for own, text in zip(ours, printed, strict=True)))
+    then, then_exact, _, exact = zip(wanted[::2], wanted[1::2], strict=True)
+    found = [int(number) for number in re.findall(r"\d+", now.at_first())]
+    assert found == [len(now.reopened()), *then, *exact, *then_exact]
+
+
 def test_first_openings_were_other_numbers_than_the_records():
     records = {(r["dataset"], r["learner"]): r for r in origin.read("debd")}
     lines = [x.split("\t") for x in table_1.FIRST.read_text(encoding="utf-8").splitlines() if not x.startswith("#")]
