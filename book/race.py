@@ -3,7 +3,9 @@
 records = origin.read("efficiency")          as experiments/efficiency.py wrote them; or "race_learned"
 picture(records)                             the time of an epoch against K, depth and R, for the intro and the README
 picture(records, MEASURES)                   time, inference and memory below each other
+verdict(records)                             the lead at the default point and the promises kept, in a sentence
 table(records)                               by what factors einet is ahead, beside what was promised
+standing(records)                            the same in short: of each rival the least factor, and promises kept
 leads(records, "training")                   the factors alone, a row a point and a column a rival
 own = own_machine([(10, 4, 10), (40, 4, 10)])   einet timed here; picture(records, own=own) draws it into the picture
 Cost.fit(records)                            seconds and bytes from K, depth and R
@@ -118,6 +120,30 @@ def table(records: list[dict]) -> list[dict]:
         for what, factor in r.get("ratios", {}).items()
         if what in r["bars"]
     ]
+
+
+def standing(records: list[dict]) -> pd.DataFrame:
+    """A row a rival and a column a measure: the least factor at points with a promise, and how many were kept."""
+    found = pd.DataFrame(table(records)).groupby(["rival", "what"], sort=False)
+    short = found.agg(least=("factor", "min"), kept=("met", "sum"), of=("met", "size"))
+    cells = [f"{least:.3g} ({kept:.0f} of {of:.0f})" for least, kept, of in short.itertuples(index=False)]
+    return pd.Series(cells, short.index).unstack()[["training", "inference", "memory"]]
+
+
+def verdict(records: list[dict]) -> str:
+    """Of the sweep, in a sentence: who is how far behind at the default point, and how many promises were kept."""
+    there = [r for r in records if at(r) == tuple(DEFAULT.values())]
+    ours = next(r for r in there if r["implementation"] == "einet")
+    behind = sorted((r["ratios"]["training"], r["implementation"]) for r in there if r["ratios"])
+    promises = table(records)
+    kept = sum(promise["met"] for promise in promises)
+    (least, near), (most, far) = behind[0], behind[-1]
+    where = ", ".join(f"{letter} = {DEFAULT[name]}" for name, letter in LETTERS.items())
+    return (
+        f"At {where} an epoch of einet takes {ours['epoch_seconds']:.2f} seconds; its rivals need from {least:.1f} "
+        f"({near}) to {most:.1f} ({far}) times as long. Of {len(promises)} promises {kept} were kept and "
+        f"{len(promises) - kept} missed."
+    )
 
 
 def leads(records: list[dict], what: str) -> pd.DataFrame:

@@ -134,3 +134,19 @@ def test_leads_over_learned_structures():
         {"rival": "b", "data, K": ("dna", 16), "what": "training", "factor": 2.0, "bar": 3, "met": False}
     ]
     assert race.failures(records) == ["a: timeout: no answer (at data, K = dna/16)"]
+
+
+def test_a_verdict_and_a_table_of_leads_and_promises():
+    """Two kept of three: the least factor of a rival and a measure is told even where that promise was missed."""
+    bars = {"training": 3, "inference": 2, "memory": 2}
+    facts = {"epoch_seconds": 0.2, "ratios": {"training": 4.0, "inference": 2.5, "memory": 1.98}, "bars": bars}
+    faster = {"epoch_seconds": 0.2, "ratios": {"training": 8.0}, "bars": {"training": 3}}
+    records = [record("einet", epoch_seconds=0.2), record("a", **facts), record("a", 40, **faster)]
+    records.append(record("b", epoch_seconds=2.0, ratios={"training": 10.0, "memory": 3.0}, bars={"memory": 2}))
+    standing = race.standing(records)
+    assert standing.loc["a"].tolist() == ["4 (2 of 2)", "2.5 (1 of 1)", "1.98 (0 of 1)"]
+    assert standing.loc["b", "memory"] == "3 (1 of 1)" and standing.loc["b"].isna().sum() == 2
+    assert race.verdict(records) == (
+        "At K = 10, depth = 4, R = 10 an epoch of einet takes 0.20 seconds; its rivals need from 4.0 (a) to 10.0 (b) "
+        "times as long. Of 5 promises 4 were kept and 1 missed."
+    )
