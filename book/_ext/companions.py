@@ -1,7 +1,7 @@
 """The files that a notebook needs beside the installed package: helpers of `book` and `experiments`, results, models.
 
-They are found in its code: modules that it imports, and what these import; records it reads by `origin.read`; and
-strings that are names of files.
+They are found in its code: modules that it imports, and what these import; records it reads by `origin.read`; folders
+of results, `RESULTS / "name"`; and strings that are names of files.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
+RESULTS = BOOK / "results"
 PACKAGES = ("book", "experiments")  # which no wheel has
 
 
@@ -35,7 +36,10 @@ def needed(sources: Iterable[str]) -> dict[str, Path]:
 def _follow(tree: ast.AST, found: dict[str, Path]) -> None:
     """Enter what code imports, and reads, from these packages."""
     for name in _read(tree):
-        _enter(BOOK / "results" / f"{name}.json", found)
+        _enter(RESULTS / f"{name}.json", found)
+    for name in _folders(tree):
+        for file in sorted((RESULTS / name).glob("*")):
+            _enter(file, found)
     for name in _imported(tree):
         for end in range(1, name.count(".") + 2):  # a package before its modules
             place = ROOT.joinpath(*name.split(".")[:end])
@@ -69,6 +73,12 @@ def _read(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("origin.read", "read") and node.args:
             yield from _strings(node.args[0])
+
+
+def _folders(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and re.fullmatch(r"(\w+\.)*RESULTS", ast.unparse(node.left)):
+            yield from _strings(node.right)
 
 
 def _strings(tree: ast.AST) -> Iterator[str]:

@@ -66,6 +66,8 @@ def test_files_that_code_needs():
     assert {"book/__init__.py", "book/origin.py", "book/figures.py", "book/table_1.tsv", "experiments/records.py",
             "book/results/floor.json", "models/fashion-mnist.safetensors"} <= {*found}  # fmt: skip
     assert not [name for name in found if name.startswith(("einet", "tests"))]
+    rows = {f"book/results/debd_rows/{file.name}" for file in (ROOT / "book/results/debd_rows").iterdir()}
+    assert rows and rows <= {*found}  # table_1 reads them row by row
     assert companions.needed(["import einet"]) == {}
 
 
