@@ -4,8 +4,9 @@ The frame of a chapter, `book/NN_name.ipynb` (directives may use ``` or :::):
 
     # 3 The einsum layer                          title, with the chapter's number
     $$ ... $$ (03-name)                           a formula; every label and every (03-target)= begins with "03-"
-    ```{admonition} Exercise: ...                 a question with its target figure
+    ```{admonition} Exercise: ...                 a question with its target figure, three to five of them
     :class: exercise
+    ★★ *On paper.* ...                            easy to open, one star to three; at least one is on paper
     ```{dropdown} Solution                        in words; code goes into a code cell right after it,
                                                   tagged "hide-cell" and "solution", so that it runs
     ```{admonition} In the paper                  section, equation, what differs here
@@ -147,6 +148,15 @@ def test_frame(file):
     for cell in cells(file, "code"):
         tags = cell.metadata.get("tags", [])
         assert "solution" not in tags or "hide-cell" in tags, f"a solution in plain sight: {cell.source}"
+
+
+@every_chapter
+def test_exercises_go_from_easy_to_open(file):
+    found = re.findall(r"^:::\{admonition\} Exercise(.*)\n:class: exercise\n(.*)", text(file), re.M)
+    assert 3 <= len(found) <= 5 and len(directives(file, "dropdown", "Solution")) == len(found)
+    stars = [re.search("★+", heading + first)[0] for heading, first in found]
+    assert stars == sorted(stars) and (stars[0], stars[-1]) == ("★", "★★★"), stars
+    assert any("on paper" in (heading + first).lower() for heading, first in found)
 
 
 @every_chapter
