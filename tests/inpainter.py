@@ -5,6 +5,7 @@ import re
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
+import pytest
 import torch
 
 # Of six samples, the middle of each.
@@ -229,20 +230,49 @@ class WithoutAKernel:
         assert page.tab.inner_text(".message") == ""
 
     def test_a_drawing(self, page):
+        """It lies where it was drawn, with soft edges; when it is finished, in the middle, and larger."""
         page.press("draw one")
         assert not page.hidden().any() and (page.pixels("editor") < 10).all(), "a blank of the images' ground"
         u = page.size // 8
         page.after(page.stroke, (2 * u, u), (2 * u, 6 * u))
         drawn = page.pixels("editor")[..., 0]
         assert (drawn[2 * u, u : 6 * u + 1] > 240).all() and (drawn[5 * u :] < 10).all()
-        page.press("hide pixels", asks=False)
+        page.press("hide pixels")
+        moved = page.pixels("editor")[..., 0]
+        assert not page.hidden().any() and page.tab.get_by_role("button", name="hide pixels").is_visible()
+        rows, columns = ((moved > 128).any(axis).nonzero()[:, 0] for axis in (1, 0))
+        for ends in (rows, columns):
+            assert abs((ends[0] + ends[-1]).item() - (page.size - 1)) <= 1, "in the middle"
+        assert columns[0] <= 1 and columns[-1] >= page.size - 2, "from side to side"
         page.after(page.stroke, (4 * u, u), (4 * u, 6 * u))
         assert page.hidden()[4 * u, u : 6 * u + 1].all()
         page.press("↶ undo")
+        assert torch.equal(page.pixels("editor")[..., 0], moved)
+        page.press("↶ undo")
+        assert torch.equal(page.pixels("editor")[..., 0], drawn), "where it was drawn"
         page.press("↶ undo")
         assert (page.pixels("editor") < 10).all()
         page.press("↶ undo")
         assert not page.tab.get_by_role("button", name="draw on your image", exact=True).is_visible()
+
+    def test_a_drawing_has_soft_edges_and_a_brush_as_wide_as_it_says(self, page):
+        page.press("draw one")
+        u, brush = page.size // 8, page.tab.locator(".einet-inpaint input[type=range]")
+        wide = max(2, 2 * u)
+        brush.fill(str(wide))
+        page.after(page.stroke, (3 * u, 2 * u), (3 * u, 5 * u))
+        column = page.pixels("editor")[:, 3 * u, 0].double() / 255
+        assert column.sum().item() == pytest.approx(wide, abs=0.35), "so much ink lies across the stroke"
+        page.press("lower half")
+        assert page.hidden()[page.size // 2 :].all() and not page.hidden()[: page.size // 2].any()
+        box = (page.pixels("editor")[: page.size // 2, :, 0] > 128).nonzero()
+        assert len(box), "it was put into the middle before a half was hidden"
+        page.press("↶ undo")
+        assert torch.equal(page.pixels("editor")[:, 3 * u, 0].double() / 255, column), "one step with the mask"
+        page.press("↶ undo")
+        page.press("↶ undo")
+        brush.fill(str(max(1, round(page.size / 7))))
+        page.press("lower half")
 
     def test_copy_as_png(self, page):
         """Where the clipboard is refused, the picture is a file."""

@@ -186,7 +186,9 @@ class WithAtoms(ExponentialFamily):
         """The value of the largest density; a probability and a density are compared as numbers."""
         which, own = self._parts(phi)
         of_family = self.family.mode(own)
-        above = torch.nextafter(of_family, torch.full_like(of_family, math.inf)).float().double()  # also as float32
+        above = torch.nextafter(
+            of_family.float(), torch.tensor(math.inf, device=phi.device)
+        ).double()  # no atom's float32
         above = torch.maximum(above, of_family.double() + SMALLEST_POSITIVE)
         of_family = torch.where(self._is_atom(of_family).any(0), above.to(phi.dtype), of_family)
         density = self.family.log_density(of_family, own) + torch.log(which[-1])

@@ -3,6 +3,7 @@
 The file is one that `einet.load` reads. Beside the description of the model, its JSON has
 
     image      {"low", "high"}: the values that are drawn black and white
+    kinds      a name for each component of a mixture, null where nobody gave them any
     floor      the least weight of a sum, as `einet.load` restores it
     circuits   for each network: {"leaves", "levels"}
 
@@ -19,12 +20,13 @@ Source: Section 4.2
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from einet.families.continuous import Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical
+from einet.families.mixed import WithAtoms
 from einet.family import LeafFamily
 from einet.layers.children import Children
 from einet.layers.sums import WEIGHT_FLOOR
@@ -37,10 +39,15 @@ from einet.storage.checkpoint import save
 
 Range = tuple[float, float]
 # The families that engine.js has. `families.FAMILIES` may have more.
-PAGE_FAMILIES = (Bernoulli, Binomial, Categorical, Normal)
+PAGE_FAMILIES = (Bernoulli, Binomial, Categorical, Normal, WithAtoms)
 
 
-def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range | None = None) -> None:
+def export(
+    model: Einet | Mixture,
+    path: str | os.PathLike,
+    value_range: Range | None = None,
+    kinds: Sequence[str] | None = None,
+) -> None:
     """Write a model of images to one safetensors file, float16, for `InpaintWidget` and for pages without a kernel.
 
     `einet.load` reads the file, too. Both readers undo the effect of rounding to half precision on sums and bounds.
@@ -50,13 +57,16 @@ def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range |
         path: of the file.
         value_range: the values drawn black and white: (0, 1) by default for normal pixels, else the smallest and the
             largest of the family.
+        kinds: a name for each component of a mixture, for who asks which is the most probable.
 
     Raises:
-        ValueError: the model or the range is another, or `einet.save` refuses it.
+        ValueError: the model or the range is another, there is not one name for each component, or `einet.save` refuses
+            the model.
 
     Source: Section 4.2
     """
     low, high = check_images(model, value_range)
+    kinds = None if kinds is None else checked_names(kinds, "name", "component", len(networks_of(model)))
     distinct: dict[int, dict] = {}
     save(model, path, dtype=torch.float16)
     content, tensors = read(path)
@@ -64,9 +74,24 @@ def export(model: Einet | Mixture, path: str | os.PathLike, value_range: Range |
     for place, network in zip(places, networks_of(model), strict=True):
         distinct.setdefault(place, circuit(network))
     content["image"] = {"low": low, "high": high}
+    content["kinds"] = kinds
     content["floor"] = WEIGHT_FLOOR
     content["circuits"] = [distinct[place] for place in sorted(distinct)]
     write(path, content, tensors)
+
+
+def name_kinds(path: str | os.PathLike, kinds: Sequence[str]) -> None:
+    """Give the components of a model in a file other names; its numbers stay, bit for bit.
+
+    Raises:
+        ValueError: `export` did not write the file, or there is not one name for each component.
+
+    Source: not in the paper
+    """
+    value_range_of(path)
+    content, tensors = read(path)
+    count = len(content["model"]["components"] or [0])
+    write(path, content | {"kinds": checked_names(kinds, "name", "component", count)}, tensors)
 
 
 def value_range_of(path: str | os.PathLike) -> Range:
@@ -76,6 +101,19 @@ def value_range_of(path: str | os.PathLike) -> Range:
         if "image" not in content:
             raise ValueError("it was not written by einet.inpaint.export")
         return content["image"]["low"], content["image"]["high"]
+
+
+def kinds_of(path: str | os.PathLike) -> list[str] | None:
+    """The names of a file's components, None where it has none."""
+    return read(path)[0].get("kinds")
+
+
+def checked_names(names: Sequence[str], what: str, of: str, count: int) -> list[str]:
+    """As a list of `str`; a `ValueError` unless there are as many as wanted."""
+    names = list(map(str, names))
+    if len(names) != count:
+        raise ValueError(f"need a {what} for each of {count} {of}s, got {len(names)}")
+    return names
 
 
 def check_images(model: Einet | Mixture, value_range: Range | None = None) -> Range:
@@ -90,11 +128,17 @@ def check_images(model: Einet | Mixture, value_range: Range | None = None) -> Ra
             f"the model must have 1 or 3 channels and one class, got {network.channels} and {model.num_classes}"
         )
     families = {family for each in networks_of(model) for family in each.families}
-    foreign = [family for family in families if type(family) not in PAGE_FAMILIES]
+    foreign = [family for family in families if not _is_known(family)]
     if foreign:
         known = [family.__name__ for family in PAGE_FAMILIES]
         raise ValueError(f"{foreign[0]} is not one of the families {known}, which pages know")
     return _checked_range(families, value_range)
+
+
+def _is_known(family: LeafFamily) -> bool:
+    """Whether pages have the family, and, where it has atoms, the one beside them."""
+    beside_atoms = getattr(family, "family", family)
+    return {type(family), type(beside_atoms)} <= {*PAGE_FAMILIES}
 
 
 def _checked_range(families: Iterable[LeafFamily], value_range: Range | None) -> Range:

@@ -1,4 +1,4 @@
-// Families, each with its `fields`: log p(x) = sum of factor * theta[t] over `terms(x)`, less a, plus the base measure.
+// Families, each with its `fields`: log p(x) = sum of factor * theta[t] over `terms(x, fields)`, less a, plus the base measure.
 // phi are the T expectation parameters of one variable, channel and entry.
 
 import { clamp, drawn, largest, total } from "./tools.js";
@@ -60,6 +60,65 @@ const CATEGORICAL = {
   sample: (phi, _, random) => drawn(phi, random),
 };
 
-const FAMILIES = { Bernoulli: BINOMIAL, Binomial: BINOMIAL, Normal: NORMAL, Categorical: CATEGORICAL };
+const SMALLEST_POSITIVE = 2 ** -126; // of float32, without denormal numbers
+const placeOf = (x, { atoms }) => atoms.findIndex((atom) => x === atom || x === Math.fround(atom));
+const innerOf = ({ family: { family, fields } }) => [FAMILIES[family], fields];
+const halvesOf = (phi, { atoms }) => [phi.slice(0, atoms.length + 1), phi.slice(atoms.length + 1)];
+
+// The next float32, for a mode that is an atom: there the density is not asked
+function above(x) {
+  const next = new Float32Array([x]), bits = new Int32Array(next.buffer);
+  bits[0] += x < 0 ? -1 : 1;
+  return Math.max(next[0], x + SMALLEST_POSITIVE);
+}
+
+// Atoms, values that have a probability of their own, beside a density of another family. phi are the atoms' probabilities,
+// that of the rest, and what the other family has.
+const WITH_ATOMS = {
+  project(phi, fields) {
+    const [which, own] = halvesOf(phi, fields), [inner, innerFields] = innerOf(fields);
+    const categories = { categories: which.length, floor: fields.floor };
+    return [...CATEGORICAL.project(which, categories), ...inner.project(own, innerFields)];
+  },
+  natural(phi, fields) {
+    const [which, own] = halvesOf(phi, fields), [inner, innerFields] = innerOf(fields);
+    const { theta, a } = inner.natural(own, innerFields), logs = Array.from(which, Math.log);
+    return { theta: [...logs.slice(0, -1), logs.at(-1) - a, ...theta], a: 0 };
+  },
+  terms(x, fields) {
+    const place = placeOf(x, fields), [inner, innerFields] = innerOf(fields), rest = fields.atoms.length;
+    if (place >= 0) return [[place, 1]];
+    return [[rest, 1], ...inner.terms(x, innerFields).map(([t, factor]) => [rest + 1 + t, factor])];
+  },
+  base(x, fields) {
+    const [inner, innerFields] = innerOf(fields);
+    return placeOf(x, fields) < 0 ? inner.base(x, innerFields) : 0;
+  },
+  mean(phi, fields) {
+    const [which, own] = halvesOf(phi, fields), [inner, innerFields] = innerOf(fields);
+    const values = [...fields.atoms, inner.mean(own, innerFields)];
+    return values.reduce((sum, value, i) => sum + which[i] * value, 0);
+  },
+  variance(phi, fields) {
+    const [which, own] = halvesOf(phi, fields), [inner, innerFields] = innerOf(fields), mean = this.mean(phi, fields);
+    const values = [...fields.atoms, inner.mean(own, innerFields)];
+    const between = values.reduce((sum, value, i) => sum + which[i] * (value - mean) ** 2, 0);
+    return between + which.at(-1) * inner.variance(own, innerFields);
+  },
+  mode(phi, fields) { // a probability and a density are compared as numbers
+    const [which, own] = halvesOf(phi, fields), [inner, innerFields] = innerOf(fields);
+    const peak = inner.mode(own, innerFields), value = placeOf(peak, fields) < 0 ? peak : above(peak);
+    const { theta, a } = inner.natural(own, innerFields), terms = inner.terms(value, innerFields);
+    const log = terms.reduce((sum, [t, factor]) => sum + factor * theta[t], inner.base(value, innerFields) - a);
+    const probabilities = which.slice(0, -1), most = largest(probabilities);
+    return Math.log(probabilities[most]) >= log + Math.log(which.at(-1)) ? fields.atoms[most] : value;
+  },
+  sample(phi, fields, random) {
+    const [which, own] = halvesOf(phi, fields), [inner, innerFields] = innerOf(fields), place = drawn(which, random);
+    return place < fields.atoms.length ? fields.atoms[place] : inner.sample(own, innerFields, random);
+  },
+};
+
+const FAMILIES = { Bernoulli: BINOMIAL, Binomial: BINOMIAL, Normal: NORMAL, Categorical: CATEGORICAL, WithAtoms: WITH_ATOMS };
 
 export { FAMILIES };

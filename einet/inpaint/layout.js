@@ -2,7 +2,7 @@
 
 import { element, press } from "./elements.js";
 import { coloursOf, drawPixels, scaleTop } from "./colours.js";
-import { PRESETS, VIEWS } from "./views.js";
+import { PRESETS, viewOf, VIEWS } from "./views.js";
 
 // Rows of elements below a name
 function groupOf(root, label) {
@@ -92,7 +92,8 @@ function layOutMask(widget) {
 function layOutAnswers(widget) {
   const items = groupOf(widget.root, "Answer");
   const views = Object.keys(VIEWS).filter((view) => view !== "kind" || widget.page.kinds?.length);
-  widget.views = Object.fromEntries(views.map((view) => [view, buttonOf(items, VIEWS[view].name, () => widget.show(view))]));
+  widget.views = Object.fromEntries(views.map((view) =>
+    [view, buttonOf(items, viewOf(view, widget.page).name, () => widget.show(view))]));
   const more = groupOf(widget.root, "Draws");
   buttonOf(more, "↻ draw again", () => widget.drawAgain(), { class: "again" });
   const label = element(more, "label", { class: "tick" });

@@ -28,7 +28,7 @@ class Leaves {
   logs(x) {
     const logs = new Float64Array(this.a.length);
     this.#each(null, true, (n, _, place) => {
-      const terms = this.family.terms(x[place]);
+      const terms = this.family.terms(x[place], this.fields);
       for (let k = 0; k < this.K; k++) logs[n + k] = this.#log(n + k, terms);
     });
     return logs;
@@ -38,7 +38,7 @@ class Leaves {
   logsOfModes() {
     return this.#table("modes", (phi, n) => {
       const mode = this.family.mode(phi, this.fields);
-      return this.#log(n, this.family.terms(mode)) + this.family.base(mode, this.fields);
+      return this.#log(n, this.family.terms(mode, this.fields)) + this.family.base(mode, this.fields);
     });
   }
 

@@ -1,5 +1,7 @@
 // Pictures of the user: a file shrunk and centred as the widget's images are, a blank to draw on; and pictures to take away
 
+import { inkOf } from "./painting.js";
+
 const MOST = 512; // pixels a side that are looked at
 const median = (values) => Float64Array.from(values).sort()[values.length >> 1];
 
@@ -36,8 +38,19 @@ function customOf(images, { low, high, height, width, channels }) {
   return { least, most, ground: median(edges.map((edge) => edge.ground)), plain };
 }
 
-const blank = (custom, { height, width, channels }) =>
-  new Float64Array(height * width * channels).fill(custom.ground > 0.5 ? custom.most : custom.least);
+const groundOf = (custom) => (custom.ground > 0.5 ? custom.most : custom.least);
+
+const blank = (custom, { height, width, channels }) => new Float64Array(height * width * channels).fill(groundOf(custom));
+
+// An image with strokes of ink on it, light on a dark ground and dark on a light one
+function inked(x, strokes, custom, { width, channels, whole }) {
+  const ground = groundOf(custom), span = custom.least + custom.most - 2 * ground, further = span > 0 ? Math.max : Math.min;
+  return x.map((value, i) => {
+    const pixel = Math.floor(i / channels), ink = inkOf(strokes, Math.floor(pixel / width), pixel % width);
+    const drawn = ground + span * ink;
+    return further(value, whole ? Math.round(drawn) : drawn);
+  });
+}
 
 function canvasOf(width, height, fill) {
   const canvas = document.createElement("canvas");
@@ -95,4 +108,4 @@ async function takeAway(canvases) {
   }
 }
 
-export { blank, customOf, shrunk, takeAway };
+export { blank, customOf, inked, shrunk, takeAway };

@@ -7,10 +7,16 @@ const VIEWS = {
   samples: { name: "six samples", about: "six draws from the exact conditional distribution" },
   mean: { name: "mean", about: "the exact conditional mean" },
   deviation: { name: "standard deviation", about: "the exact conditional standard deviation" },
-  explanation: { name: "most probable", about: "the most probable completion that was found, an approximation" },
   kind: { name: "most probable kind", about: "the exact conditional mean within the most probable kind" },
+  explanation: { name: "most probable", about: "the most probable completion that was found, an approximation" },
   truth: { name: "the truth", about: "what was hidden" },
 };
+// Of real numbers no completion has a probability, and the densest is not what to expect.
+const DENSEST = { name: "highest density", about: "the completion of the highest density that was found, an approximation" };
+const viewOf = (view, { whole }) => (view === "explanation" && !whole ? DENSEST : VIEWS[view]);
+const WARNING = " A density is highest where its bells are narrow, not where most of its mass is. "
+  + "So whatever may be plain ground is shown as ground, and things get holes.";
+
 const PRESETS = {
   "left half": (row, column, height, width) => column < width / 2,
   "right half": (row, column, height, width) => column >= width / 2,
@@ -27,7 +33,7 @@ const isDraw = (view) => view === "sample" || view === "samples";
 
 const MORE = {
   deviation: ({ largest }) => `; the largest is ${largest.toPrecision(2)}`,
-  explanation: ({ logCompleted, upperBound }) => ` of ${nats(logCompleted)}; none exceeds ${nats(upperBound)}`,
+  explanation: ({ logCompleted, upperBound }) => `, of ${nats(logCompleted)}; none exceeds ${nats(upperBound)}`,
   kind: ({ kind, probability }, { kinds }) => `, ${kinds[kind]}, whose probability is ${(100 * probability).toFixed(0)} %`,
   truth: ({ logCompleted, logDensity }) =>
     `: all of the image has ${nats(logCompleted)}, the hidden part, given the rest, ${nats(logCompleted - logDensity)}`,
@@ -39,7 +45,8 @@ function summary(answer, page) {
   const seen = `${visible} of ${observed.length} pixels visible, log-density ${nats(logDensity)}. `;
   if (visible === observed.length) return `${seen}Nothing is hidden: this is the image itself.`;
   const quiet = isDraw(view) && !noise ? ", without the noise of the leaves" : "";
-  return `${seen}Shown: ${VIEWS[view].about}${quiet}${MORE[view]?.(answer, page) ?? ""}.`;
+  const warning = view === "explanation" && !page.whole ? WARNING : "";
+  return `${seen}Shown: ${viewOf(view, page).about}${quiet}${MORE[view]?.(answer, page) ?? ""}.${warning}`;
 }
 
-export { isDraw, PRESETS, summary, VIEWS };
+export { isDraw, PRESETS, summary, viewOf, VIEWS };

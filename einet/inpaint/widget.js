@@ -6,9 +6,9 @@ import { clamp } from "./tools.js";
 import { decoded, numbers } from "./elements.js";
 import { followGround } from "./ground.js";
 import { coloursOf, drawPictures, drawPixels, heatOf } from "./colours.js";
-import { isOn, listenToStrokes } from "./painting.js";
-import { blank, customOf, shrunk, takeAway } from "./pictures.js";
-import { isDraw, PRESETS, summary, VIEWS } from "./views.js";
+import { centred, isOn, listenToStrokes } from "./painting.js";
+import { blank, customOf, inked, shrunk, takeAway } from "./pictures.js";
+import { isDraw, PRESETS, summary, viewOf } from "./views.js";
 import { drawThumbnail, layOut, showState } from "./layout.js";
 
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
@@ -21,6 +21,7 @@ class Widget {
     Object.assign(this, { root, page, answer, own: this.images.length, custom: customOf(this.images, page) });
     Object.assign(this, { image: 0, view: "sample", mode: "hide", painting: false, cursor: null, answers: 0, silent: false });
     Object.assign(this, { past: [], future: [] }); // states of the mask and the user's image
+    this.strokes = null; // of which the user's image consists, where it is a drawing
     this.observed = new Uint8Array(page.height * page.width);
     this.cell = Math.max(4, Math.floor(448 / page.width)); // of the canvas, which the style sheet fits to the page
     layOut(this);
@@ -32,18 +33,26 @@ class Widget {
   // What the user does
 
   choose(image) {
+    if (image !== this.own) this.setMode(this.mode === "draw" ? "hide" : this.mode);
     this.image = image;
-    if (image !== this.own && this.mode === "draw") this.mode = "hide";
     this.ask();
   }
 
   setMode(mode) {
+    const ends = this.mode === "draw" && mode !== "draw", drawing = ends && this.#centredDrawing();
     this.mode = mode;
-    showState(this);
+    if (drawing) {
+      this.#record();
+      this.#showDrawing(drawing);
+      this.ask();
+    } else showState(this);
   }
 
   preset(name) {
+    const drawing = this.mode === "draw" && this.#centredDrawing();
     this.#record();
+    if (this.mode === "draw") this.mode = "hide";
+    if (drawing) this.#showDrawing(drawing);
     this.#setMask((row, column, height, width, seen) => !PRESETS[name](row, column, height, width, seen));
   }
 
@@ -59,7 +68,7 @@ class Widget {
   paint(places) {
     const reach = Number(this.brush.value) / 2;
     const isPainted = (...pixel) => places.some((to, i) => isOn(places[Math.max(i - 1, 0)], to, reach, ...pixel));
-    if (this.mode === "draw") this.#ink(isPainted);
+    if (this.mode === "draw") this.#ink({ places, reach });
     else this.#setMask((row, column, _, __, seen) => (isPainted(row, column) ? this.mode === "show" : seen));
   }
 
@@ -74,7 +83,7 @@ class Widget {
   async open(file) {
     try {
       const picture = await createImageBitmap(file);
-      this.#takeIn(shrunk(picture, this.custom, this.page));
+      this.#takeIn(shrunk(picture, this.custom, this.page), null);
     } catch {
       this.#say(`“${file.name}” is no picture that this browser can read.`);
     }
@@ -82,7 +91,7 @@ class Widget {
 
   startDrawing() {
     this.mode = "draw";
-    this.#takeIn(blank(this.custom, this.page), new Uint8Array(this.observed.length).fill(1));
+    this.#takeIn(blank(this.custom, this.page), [], new Uint8Array(this.observed.length).fill(1));
   }
 
   async copy() {
@@ -91,19 +100,34 @@ class Widget {
   }
 
   // An image of the user's own; images are never written to, so that what was said of one stays true of it
-  #takeIn(x, observed = this.observed) {
+  #takeIn(x, strokes, observed = this.observed) {
     this.#record();
-    [this.images[this.own], this.observed, this.image] = [x, observed, this.own];
+    [this.images[this.own], this.strokes, this.observed, this.image] = [x, strokes, observed, this.own];
     this.#showOwn();
     this.ask();
   }
 
-  #ink(isPainted) {
-    const { page: { width, channels }, custom } = this, ink = custom.ground > 0.5 ? custom.least : custom.most;
-    const isInked = (pixel) => isPainted(Math.floor(pixel / width), pixel % width);
-    this.images[this.own] = this.images[this.own].map((value, i) => (isInked(Math.floor(i / channels)) ? ink : value));
+  #ink(stroke) {
+    this.strokes &&= [...this.strokes, stroke];
+    this.images[this.own] = inked(this.images[this.own], [stroke], this.custom, this.page);
     this.#showOwn();
     this.ask();
+  }
+
+  // Once it is finished, a drawing lies as the widget's images do, where these are objects on a plain ground; null where
+  // it already does
+  #centredDrawing() {
+    if (!this.strokes?.length || !this.custom.plain) return null;
+    const moved = centred(this.strokes, this.page);
+    const far = this.strokes.some(({ places: [[x, y]] }, i) =>
+      Math.hypot(moved[i].places[0][0] - x, moved[i].places[0][1] - y) > 0.01);
+    return far ? moved : null;
+  }
+
+  #showDrawing(strokes) {
+    this.strokes = strokes;
+    this.images[this.own] = inked(blank(this.custom, this.page), strokes, this.custom, this.page);
+    this.#showOwn();
   }
 
   #showOwn() {
@@ -121,7 +145,7 @@ class Widget {
   // Steps back and forth
 
   #state() {
-    return { observed: this.observed, own: this.images[this.own], image: this.image };
+    return { observed: this.observed, own: this.images[this.own], strokes: this.strokes, image: this.image };
   }
 
   #record() {
@@ -132,8 +156,8 @@ class Widget {
   #step(from, to) {
     if (!from.length) return;
     to.push(this.#state());
-    const { observed, own, image } = from.pop();
-    Object.assign(this, { observed, image: own || image !== this.own ? image : 0 });
+    const { observed, own, strokes, image } = from.pop();
+    Object.assign(this, { observed, strokes, image: own || image !== this.own ? image : 0 });
     this.images[this.own] = own;
     if (this.image !== this.own && this.mode === "draw") this.mode = "hide";
     this.#showOwn();
@@ -299,8 +323,8 @@ class Widget {
     if (count === 1) drawPixels(this.picture, page, colours[0], cell);
     else drawPictures(this.picture, page, colours, Math.ceil(cell / 2), 3);
     this.scale.hidden = !heat;
-    this.caption.textContent = nothing && !heat ? "the image: nothing is hidden" : VIEWS[view].name;
-    const about = nothing ? "the image itself, nothing is hidden" : VIEWS[view].about;
+    this.caption.textContent = nothing && !heat ? "the image: nothing is hidden" : viewOf(view, page).name;
+    const about = nothing ? "the image itself, nothing is hidden" : viewOf(view, page).about;
     this.picture.ariaLabel = `The answer for ${this.#nameOf(image)}: ${about}`;
     this.numbers.textContent = summary(answered, page);
   }

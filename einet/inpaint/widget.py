@@ -18,7 +18,7 @@ import torch
 import traitlets
 from torch import Tensor
 
-from einet.inpaint.circuit import Range, check_images, value_range_of
+from einet.inpaint.circuit import Range, check_images, checked_names, kinds_of, value_range_of
 from einet.inpaint.pages import SOURCE, es_module, page_name
 from einet.inpaint.picture import MAX_PICTURES, sheet
 from einet.mixture import Mixture
@@ -46,7 +46,7 @@ class InpaintWidget(anywidget.AnyWidget):
         labels: a name for each image; "image 1", "image 2", ... by default.
         value_range: the values drawn black and white, as in `export`; a file has its own.
         seed: of the samples; different in every run where None.
-        kinds: a name for each component of a mixture; "kind 1", "kind 2", ... by default.
+        kinds: a name for each component of a mixture; those of the file, or "kind 1", "kind 2", ... by default.
 
     Attributes:
         image: the number of the image that the user last asked about, or the user's own image, (H, W, C).
@@ -76,6 +76,7 @@ class InpaintWidget(anywidget.AnyWidget):
         file = None
         if not isinstance(model, (Einet, Mixture)):
             value_range, file, path = value_range_of(model), page_name(model), model
+            kinds = kinds_of(path) if kinds is None else kinds
             model = cast(Einet | Mixture, load(path))
         low, high = check_images(model, value_range)
         self.model, self.images = model, _checked_images(model, images, low, high)
@@ -284,10 +285,9 @@ def _checked_images(model: Einet | Mixture, images: Tensor, low: float, high: fl
 
 def _names(names: Sequence[str] | None, kind: str, count: int, of: str) -> list[str]:
     """As given, or "kind 1", "kind 2", ..."""
-    names = [f"{kind} {i + 1}" for i in range(count)] if names is None else list(map(str, names))
-    if len(names) != count:
-        raise ValueError(f"need a {'label' if kind == 'image' else 'name'} for each of {count} {of}s, got {len(names)}")
-    return names
+    if names is None:
+        return [f"{kind} {i + 1}" for i in range(count)]
+    return checked_names(names, "label" if kind == "image" else "name", of, count)
 
 
 def _page(images: Tensor, labels: list[str], low: float, high: float, file: str | None) -> dict:

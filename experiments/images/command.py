@@ -4,12 +4,13 @@
     python experiments/images.py                        all runs that are not in book/results/images.json yet
     python experiments/images.py --only house-numbers,fashion-normal
     python experiments/images.py --quick                small ones, in a minute, into data/runs/quick
+    python experiments/images.py --kinds                names for the components of the book's models, without training
     python experiments/images.py --only lfw --clusters 100 --rows 5000     another recipe, into data/runs/images.json
 
 The recipe is the paper's: k-means clusters, an EiNet on a Poon-Domingos structure for each, cluster shares as weights,
 stochastic EM. Runs named `tree` learn their structures: starts.py says how they begin, blur.py how histograms stay
-smooth, measures.py what their samples and their answers are measured by. Every number is an argument; recipes.py has
-the defaults of each run.
+smooth, measures.py what their samples and their answers are measured by, kinds.py how components get names. Every
+number is an argument; recipes.py has the defaults of each run.
 
 A run may be stopped or killed at any time: the same command goes on within the component and epoch it was in, from
 data/runs/images, which git ignores. Each run is a process of its own, so that its peak of memory is its own. With
@@ -31,8 +32,8 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from experiments.images.recipes import NUMBERS, RUNS, Recipe
-from experiments.images.training import run
+from experiments.images.recipes import CLASSES, NUMBERS, RUNS, Recipe
+from experiments.images.training import name_again, run
 from experiments.records import ROOT, command_line, read_records, say, write_records
 
 RESULTS = ROOT / "book" / "results" / "images.json"
@@ -81,6 +82,19 @@ def run_all(options: argparse.Namespace) -> int:
             (options.models / "README.md").write_text(readme(read_records(options.output)))
         say(f"{told(record)} ({time.time() - started:.0f} s)")
     return failures
+
+
+def name_all(options: argparse.Namespace) -> int:
+    """Names for the components of models that have been written; the number of models."""
+    records = [record for record in read_records(options.output) if is_of(record, options.recipes)]
+    records = [record for record in records if "model" in record and record["dataset"] in CLASSES]
+    for record in records:
+        name = record["run"]
+        found = name_again(options.recipes[name], options)
+        save(options.output, record | found)
+        say(f"{name}: {'; '.join(each['name'] for each in found['kinds']['components'])}")
+    (options.models / "README.md").write_text(readme(read_records(options.output)))
+    return len(records)
 
 
 def is_of(record: dict, recipes: dict[str, Recipe]) -> bool:
@@ -161,6 +175,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--quick", action="store_true", help=f"smaller {', '.join(QUICK)}, beside the results")
     add("--only", help=f"some of {','.join(RUNS)}")
     add("--again", action="store_true", help="runs that have a record, too; their trainings are not repeated")
+    add("--kinds", action="store_true", help="name the components of the models that are there, and train nothing")
     add("--threads", type=int, default=1, help="of each process")
     add("--processes", type=int, default=2, help="components that are trained at once")
     add("--device", default="cpu", help="cpu or cuda")
@@ -204,6 +219,8 @@ def main() -> int:
     if options.plan:
         print_plan(options)
         return 0
+    if options.kinds:
+        return 0 if name_all(options) else 1
     return min(run_all(options), 1)
 
 

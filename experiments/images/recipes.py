@@ -20,6 +20,13 @@ from einet.datasets import fashion_mnist, find, image_folder
 
 LEVELS = 256
 TREE_ROWS = 15_000  # that pairs of pixels are counted in
+# Names of the labels of a data set, where these are kinds of things.
+CLASSES = {
+    "fashion-mnist": (
+        *("T-shirt", "trousers", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "boot"),
+    ),
+}
 PARTS = ("real", "samples", "without noise", "nearest")  # of a figure
 
 

@@ -18,10 +18,22 @@ from einet import plotting
 from einet.clustered.kmeans import clusters_of
 from einet.data import CheckedData, log_density
 from einet.inpaint import export
+from einet.inpaint.circuit import name_kinds
 from einet.storage.archive import read
 from experiments.images.blur import BlurredEM, blur_
+from experiments.images.kinds import explained, kinds
 from experiments.images.measures import hidden_halves, looks, nearest
-from experiments.images.recipes import LEVELS, Images, Recipe, bits_per_dimension, graph_of, images, inputs, outputs
+from experiments.images.recipes import (
+    CLASSES,
+    LEVELS,
+    Images,
+    Recipe,
+    bits_per_dimension,
+    graph_of,
+    images,
+    inputs,
+    outputs,
+)
 from experiments.images.starts import start_from_clusters
 from experiments.provenance import provenance
 from experiments.records import say, write_whole
@@ -43,7 +55,7 @@ def run(name: str, recipe: Recipe, options) -> dict:
     training = train_networks if recipe.model == "einet" and recipe.held_out else TRAININGS[recipe.model]
     model, seconds = training(recipe, data, x, options, folder_of(name, recipe, options))
     if recipe.export:  # what is asked is what the book has: a file in half precision
-        written = exported(model.network, options.models / recipe.export)
+        exported(model.network, options.models / recipe.export)
         model = Circuit(einet.load(options.models / recipe.export), options.device)
     log_densities = model.log_density(inputs(data.test, recipe, options.seed + 2))
     record = {
@@ -57,7 +69,7 @@ def run(name: str, recipe: Recipe, options) -> dict:
         "settings": {**asdict(recipe), "dimensions": data.dimensions, "seed": options.seed, "threads": options.threads},
     }
     if recipe.export:
-        record["model"] = written
+        record |= named(recipe, data, x, model.network, options)
     if isinstance(model, Circuit):
         record["roughness"] = looks(model.network, data, recipe, options.seed)
     if recipe.hidden:
@@ -294,15 +306,36 @@ TRAININGS = {"einet": train_einet, "factorised": train_factorised, "gmm": train_
 # What the book shows
 
 
-def exported(network: einet.Einet | einet.Mixture, path: Path) -> dict:
-    """Write a model for the book, and say what was written. `ValueError` where it is too large to be committed."""
+def exported(network: einet.Einet | einet.Mixture, path: Path) -> None:
+    """Write a model for the book. `ValueError` where it is too large to be committed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     export(network, path)
-    content = path.read_bytes()
-    if len(content) > EXPORTED_BYTES:
+    if (size := path.stat().st_size) > EXPORTED_BYTES:
         path.unlink()
-        raise ValueError(f"{path.name} has {len(content)} bytes, at most {EXPORTED_BYTES} are committed")
-    return {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        raise ValueError(f"{path.name} has {size} bytes, at most {EXPORTED_BYTES} are committed")
+
+
+def named(recipe: Recipe, data: Images, x: Tensor, network: einet.Einet | einet.Mixture, options) -> dict:
+    """What a record says of its model's file, whose components get names where the classes of the images have some."""
+    path, found = options.models / recipe.export, {}
+    if recipe.dataset in CLASSES and isinstance(network, einet.Mixture):
+        classes = CLASSES[recipe.dataset]
+        components = kinds(explained(network, x, data.labels, len(classes)), classes)
+        name_kinds(path, [component["name"] for component in components])
+        found = {"kinds": {"rows": len(x), "components": components}}
+    content = path.read_bytes()
+    return {"model": {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}} | found
+
+
+def name_again(recipe: Recipe, options) -> dict:
+    """What `named` has for a run's model that is there, and where that comes from. Nothing is trained."""
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    started, data = time.time(), images(recipe, options.seed)
+    network = einet.load(options.models / recipe.export).to(options.device)
+    found = named(recipe, data, inputs(data.train, recipe, options.seed + 1), network, options)
+    origin = provenance(options.seed, started, device=options.device, command=options.command)
+    return found | ({"kinds": found["kinds"] | {"provenance": origin}} if "kinds" in found else {})
 
 
 def figure(network: einet.Einet | einet.Mixture, data: Images, recipe: Recipe, seed: int, path: Path) -> None:

@@ -113,6 +113,18 @@ def one_leaf(family):
     return Einet(RegionGraph([{0}]), family, num_sums=1, seed=0).double()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("atom", [-1.0, 0.0, 0.3, 1.0])
+def test_a_peak_that_is_an_atom_is_not_one(atom, dtype):
+    """The density is larger there than the atom's probability: the mode lies beside the atom, in either precision."""
+    family = WithAtoms(Normal(), atoms=(atom,))
+    phi = torch.tensor([0.5, 0.5, atom, 1e-4], dtype=dtype)
+    mode = family.mode(phi)
+    assert abs(mode.item() - atom) < 1e-6
+    wanted = Normal().log_density(torch.tensor(atom, dtype=dtype), phi[2:]) + phi[1].log()
+    assert family.log_density(mode, phi).item() == pytest.approx(wanted.item(), abs=1e-3)
+
+
 def test_em_finds_the_share_of_zeros_and_the_density_of_the_rest():
     random = np.random.RandomState(0)
     x = np.where(random.rand(4000) < 0.7, 0, random.gamma(3, 2, 4000))

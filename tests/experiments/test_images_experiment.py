@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import einet
+from einet.inpaint import circuit
+from einet.storage.archive import read
 from experiments.images import command as experiment
-from experiments.images import measures, recipes, training
+from experiments.images import kinds, measures, recipes, training
 from experiments.images.recipes import Images, Recipe
 
 FAMILIES = ["Normal", "Binomial", "Categorical"]
@@ -73,6 +75,41 @@ def test_models_for_the_book(made, tmp_path):
     model = einet.load(file)
     bits = recipes.bits_per_dimension(model(recipes.inputs(drawn(60, 20, 0).test, recipe, 2)), recipe, 16).mean()
     assert bits.item() == pytest.approx(record["bits_per_dimension"], abs=0.05)  # rounded to float16
+
+
+def test_components_are_named_after_what_they_explain(made, tmp_path):
+    """Two classes that differ, two clusters: each component has the name of one, in the file and in the record."""
+    record = made("--only", "fashion-page")[1]["fashion-page"]
+    names = [component["name"] for component in record["kinds"]["components"]]
+    assert sorted(names) == ["mostly T-shirt", "mostly trousers"] and record["kinds"]["rows"] == 60
+    assert sum(component["images"] for component in record["kinds"]["components"]) == pytest.approx(60, abs=1)
+    file = tmp_path / "models" / record["model"]["file"]
+    assert circuit.kinds_of(file) == names
+    tensors = read(file)[1]
+    circuit.name_kinds(file, ["a", "b"])
+    given = "--models", tmp_path / "models", "--output", tmp_path / "images.json", "--rows", "60", "--test-rows", "20"
+    small = "--clusters 2 --delta 2 --sums 2 --epochs 2 --batch 20 --only fashion-page --kinds"
+    options = experiment.parse_arguments([*map(str, given), *small.split()])
+    assert experiment.name_all(options) == 1 and circuit.kinds_of(file) == names
+    (again,) = experiment.read_records(tmp_path / "images.json")
+    assert again["model"] == record["model"] and again["kinds"]["components"] == record["kinds"]["components"]
+    assert again["kinds"]["provenance"]["seed"] == 0
+    assert all(torch.equal(tensor, read(file)[1][name]) for name, tensor in tensors.items()), "numbers stay"
+
+
+def test_what_components_explain_by_hand():
+    """Two components, one entry each, over one pixel: posterior probabilities are quotients."""
+    graph = einet.RegionGraph([range(1)], (), (1, 1))
+    networks = [einet.Einet(graph, einet.Bernoulli(), num_sums=1, seed=0) for _ in range(2)]
+    for network, share in zip(networks, (0.8, 0.4), strict=True):
+        torch.nn.init.constant_(network.leaves.parts[0].phi, share)
+    x, labels = torch.tensor([[[1.0]], [[0.0]], [[1.0]]]), torch.tensor([0, 1, 1])
+    counts = kinds.explained(einet.Mixture(networks, [0.5, 0.5]), x, labels, 2)
+    torch.testing.assert_close(counts, torch.tensor([[2 / 3, 1 / 4 + 2 / 3], [1 / 3, 3 / 4 + 1 / 3]]).double())
+    found = kinds.kinds(torch.tensor([[5.0, 3.0, 2.0], [9.0, 1.0, 0.0], [1.0, 1.0, 1.0]]).double(), ["a", "b", "c"])
+    assert [each["name"] for each in found] == ["mostly a or b", "mostly a", "mostly a or b"]
+    assert found[0] == {"name": "mostly a or b", "images": 10, "shares": {"a": 0.5, "b": 0.3}}
+    assert kinds.name_of(["a", "b", "c"]) == "mostly a, b or c"
 
 
 def test_a_model_too_large_is_not_written(made, tmp_path, monkeypatch, capsys):

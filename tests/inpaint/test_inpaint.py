@@ -66,6 +66,15 @@ def colours():
     return einet.Normal(min_variance=1e-6, max_variance=1e-2, channels=3)
 
 
+def bell():
+    return einet.Normal(min_variance=1e-6, max_variance=1e-2)
+
+
+def atoms(channels=1):
+    """Black and white pixels beside all others; 0.3 is no float32."""
+    return einet.WithAtoms(bell(), (0.0, 0.3, 1.0), floor=1e-3, channels=channels)
+
+
 def hub():
     """One partition into all pixels."""
     return einet.RegionGraph([range(400), *({d} for d in range(400))], [range(401)], (20, 20))
@@ -85,6 +94,8 @@ MODELS = {
     "Binomial": lambda: rectangles(einet.Binomial(255), delta=[2, 1], num_leaves=2),
     "Categorical": lambda: trees(einet.Categorical(categories=5)),
     "Normal": lambda: rectangles(einet.Normal(min_variance=1e-6, max_variance=1e-2, channels=3), (6, 4), 2),
+    "atoms": lambda: rectangles(atoms(channels=3), (4, 4), 2),
+    "atoms, mixed": lambda: mixture(*(trees({atoms(): range(0, 12, 2), bell(): range(1, 12, 2)}, s) for s in range(2))),
     "two families": lambda: trees({einet.Bernoulli(): range(0, 12, 2), einet.Categorical(): range(1, 12, 2)}),
     "one leaf": lambda: einet.Einet(einet.RegionGraph([range(6)], (), (2, 3)), einet.Binomial(7), num_sums=3, seed=0),
     "mixture": lambda: mixture(*(trees(einet.Binomial(16), seed) for seed in range(3))),
@@ -112,6 +123,11 @@ def exported(name, folder):
                     part.phi.copy_(
                         torch.stack((torch.rand_like(part.phi[0]), 10 ** (-2 - 4 * torch.rand_like(part.phi[0]))))
                     )
+                elif isinstance(part.family, einet.WithAtoms):
+                    number = len(part.family.atoms) + 1
+                    part.phi[:number] = (3 * torch.randn_like(part.phi[:number])).softmax(0)
+                    part.phi[number:] = torch.rand_like(part.phi[number:]) * torch.tensor([1.0, 1e-2]).view(2, 1, 1, 1)
+                    part.phi.copy_(part.family.project(part.phi))
     export(model, folder / "model.safetensors")
     return folder / "model.safetensors", einet.load(folder / "model.safetensors").double()
 
@@ -232,7 +248,7 @@ def assert_follows(drawn, values, probabilities):
 
 
 @needs_node
-@pytest.mark.parametrize("family", [einet.Normal(), einet.Binomial(30), einet.Categorical(categories=4)])
+@pytest.mark.parametrize("family", [einet.Normal(), einet.Binomial(30), einet.Categorical(categories=4), atoms()])
 def test_leaves_are_drawn_from_their_family(family, tmp_path):
     """One leaf, one entry: the samples of each pixel are those of one distribution."""
     model = einet.Einet(einet.RegionGraph([range(2)], (), (1, 2)), family, num_sums=1, seed=0)
@@ -244,6 +260,15 @@ def test_leaves_are_drawn_from_their_family(family, tmp_path):
         if isinstance(family, einet.Normal):
             mean, variance = phi[:, pixel].tolist()
             assert stats.kstest(drawn[:, pixel], "norm", (mean, variance**0.5)).pvalue > 1e-3
+            continue
+        if isinstance(family, einet.WithAtoms):
+            counts = (drawn[:, pixel, None] == np.array(family.atoms)).sum(0)
+            counts = np.append(counts, len(drawn) - counts.sum())
+            shares = phi[:4, pixel].numpy() / phi[:4, pixel].sum().item()
+            assert stats.chisquare(counts, shares * len(drawn)).pvalue > 1e-3
+            rest = drawn[:, pixel][~np.isin(drawn[:, pixel], family.atoms)]
+            mean, variance = phi[4:, pixel].tolist()
+            assert stats.kstest(rest, "norm", (mean, variance**0.5)).pvalue > 1e-3
             continue
         values = torch.arange(31 if isinstance(family, einet.Binomial) else 4).double()
         wanted = family.log_density(values, phi[:, pixel, None]).exp().numpy()
@@ -291,6 +316,23 @@ def test_an_exported_file_is_a_checkpoint(tmp_path):
     torch.testing.assert_close(again(x), model(x), atol=0.05, rtol=0)
     size = sum(p.numel() for p in model.parameters())
     assert (tmp_path / "model.safetensors").stat().st_size < 2 * size + 12_000
+
+
+def test_names_of_components_come_with_a_file(tmp_path):
+    model, images, file = MODELS["mixture"](), torch.zeros(1, 3, 4), tmp_path / "model.safetensors"
+    export(model, file, kinds=["dark", "grey", "light"])
+    before = file.read_bytes()
+    assert InpaintWidget(file, images).page["kinds"] == ["dark", "grey", "light"]
+    assert InpaintWidget(file, images, kinds=["a", "b", "c"]).page["kinds"] == ["a", "b", "c"]
+    circuit.name_kinds(file, ["a", "b", "c"])
+    assert circuit.kinds_of(file) == ["a", "b", "c"] and file.read_bytes() != before
+    circuit.name_kinds(file, ["dark", "grey", "light"])
+    assert file.read_bytes() == before
+    export(model, file)
+    assert circuit.kinds_of(file) is None and InpaintWidget(file, images).page["kinds"][0] == "kind 1"
+    for give in (circuit.name_kinds, lambda *names: export(model, names[0], kinds=names[1])):
+        with pytest.raises(ValueError, match="a name for each of 3 components, got 2"):
+            give(file, ["a", "b"])
 
 
 def test_half_as_large_where_components_share_a_graph(tmp_path):
@@ -349,6 +391,12 @@ def test_families_that_the_engine_lacks_are_not_exported(family, tmp_path):
     message = rf"{family.__name__}\(.* is not one of .*'Bernoulli', 'Binomial', 'Categorical', 'Normal'"
     with pytest.raises(ValueError, match=message):
         export(rectangles(family()), tmp_path / "model.safetensors", value_range=(0, 9))
+    assert not list(tmp_path.iterdir())
+
+
+def test_atoms_beside_a_family_that_the_engine_lacks_are_not_exported(tmp_path):
+    with pytest.raises(ValueError, match=r"WithAtoms\(.*Gamma\(.* is not one of the families"):
+        export(rectangles(einet.WithAtoms(einet.Gamma())), tmp_path / "model.safetensors", value_range=(0, 9))
     assert not list(tmp_path.iterdir())
 
 

@@ -447,6 +447,9 @@ def test_with_a_live_kernel(browser, lab):
             drawn.append(page.pixels())
         assert not torch.equal(drawn[0], drawn[-1])
         page.assert_visible_stays(image)
+        page.press("sample")
+        page.after(tab.get_by_label("noise of the leaves").check)
+        assert "drawn from the exact conditional distribution." in tab.inner_text(".numbers")
         hidden, shown = page.hidden(), page.pixels()[..., 0]
 
         run(cells.nth(1))
