@@ -323,7 +323,8 @@ class Widget {
     if (count === 1) drawPixels(this.picture, page, colours[0], cell);
     else drawPictures(this.picture, page, colours, Math.ceil(cell / 2), 3);
     this.scale.hidden = !heat;
-    this.caption.textContent = nothing && !heat ? "the image: nothing is hidden" : viewOf(view, page).name;
+    const kind = view === "kind" ? `: ${page.kinds[answered.kind]}` : "";
+    this.caption.textContent = nothing && !heat ? "the image: nothing is hidden" : viewOf(view, page).name + kind;
     const about = nothing ? "the image itself, nothing is hidden" : viewOf(view, page).about;
     this.picture.ariaLabel = `The answer for ${this.#nameOf(image)}: ${about}`;
     this.numbers.textContent = summary(answered, page);
