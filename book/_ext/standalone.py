@@ -16,22 +16,12 @@ from urllib.parse import urlsplit
 import nbformat
 from docutils import nodes
 
-from book._ext import companions
+from book._ext import companions, repository
 from book._ext.plain import Plain
 from book.folds import folds as folds_of
 
 FOLDER = "notebooks"
 PUBLISHED = "gh-pages"  # the branch that `ghp-import -n -p _build/html` writes
-
-
-def repository(app) -> str:
-    return app.config.html_theme_options.get("repository_url", "").rstrip("/")
-
-
-def show_repository(app, config) -> None:
-    """The theme's buttons for it, which break where there is none."""
-    options = config.html_theme_options
-    options["use_repository_button"] = options["use_issues_button"] = bool(options.get("repository_url"))
 
 
 def install(address: str) -> str:
@@ -108,7 +98,7 @@ def copy(app, page: str, doctree: nodes.document) -> nbformat.NotebookNode:
 
 def preparations(app, sources: list[str]) -> list[nbformat.NotebookNode]:
     """Cells without which the others would not run elsewhere."""
-    cells = [nbformat.v4.new_code_cell(install(repository(app)))]
+    cells = [nbformat.v4.new_code_cell(install(repository.address(app.config)))]
     if files := companions.needed(sources):
         cells.append(nbformat.v4.new_code_cell(companions.cell(files), metadata={"jupyter": {"source_hidden": True}}))
     return cells
@@ -143,7 +133,7 @@ def write(app, pagename: str, templatename: str, context: dict, doctree) -> None
         for button in group.get("buttons", ()):
             if button["label"] == "download-source-button":
                 button.update(url=context["pathto"](name, 1), tooltip="Download a notebook that stands alone")
-    if address := repository(app):
+    if address := repository.address(app.config):
         context["header_buttons"].insert(0, launch(address, app.config.html_theme_options, pagename, name))
 
 
@@ -169,6 +159,5 @@ def launch(address: str, options: dict, page: str, name: str) -> dict:
 
 
 def setup(app) -> dict:
-    app.connect("config-inited", show_repository)
     app.connect("html-page-context", write, priority=600)  # after the theme's buttons, at 501
     return {"parallel_read_safe": True}

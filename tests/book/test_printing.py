@@ -10,6 +10,16 @@ from pypdf.annotations import Link
 
 from book import printing
 
+BUILT = [
+    file for file in sorted((printing.HTML / "book").glob("*.html")) if "<article" in file.read_text(encoding="utf-8")
+]
+# On a sheet of A4 less its margins: what is wider than the sheet or its own box, what is closed, and what fades.
+TROUBLES = """() => [...document.querySelectorAll(".bd-article *")].filter(box => {
+    if (box.closest("svg, mjx-container, script, style") || box.matches("span.math") || !box.checkVisibility()) return false;
+    const style = getComputedStyle(box), edges = box.getBoundingClientRect();
+    return edges.width > 2 && (edges.right > innerWidth + 1.5 || box.matches("details:not([open])") || style.maskImage != "none"
+        || style.overflowX != "visible" && box.clientWidth && box.scrollWidth > box.clientWidth + 2);
+}).map(box => `${box.tagName}.${box.className}: ${box.textContent.trim().slice(0, 40)}`)"""
 PAGE = """<article><h1>2 Layers#</h1><h2>A pass#</h2>
 <figure><img src="../dot.svg" alt="a dot">
 <figcaption><span class="caption-text">Dots of \\(K\\). And more.</span></figcaption></figure>
@@ -40,6 +50,20 @@ def test_a_slide_a_figure(page):
         "Dots of K.",
         "A pass",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BUILT, reason="no built book: run `make book` first")
+def test_nothing_is_cut_or_closed_on_paper(browser):
+    tab, troubles = browser.new_page(viewport={"width": 688, "height": 1000}), {}
+    tab.emulate_media(media="print")
+    for file in BUILT:
+        tab.goto(file.as_uri())
+        tab.evaluate("window.MathJax?.startup?.promise")
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+        troubles[file.stem] = tab.evaluate(TROUBLES)
+    tab.close()
+    assert not any(troubles.values()), troubles
 
 
 def blank(count, link=None):

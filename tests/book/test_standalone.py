@@ -16,7 +16,7 @@ import pytest
 from docutils import nodes
 from project import ROOT
 
-from book._ext import companions, standalone
+from book._ext import companions, repository, standalone
 from book._ext.plain import Plain
 
 NOTEBOOKS = sorted((ROOT / "_build/html/notebooks").glob("*.ipynb"))
@@ -97,7 +97,7 @@ def test_buttons_lead_to_the_checkout_and_to_the_copy():
 @pytest.mark.parametrize("address", ["", "https://github.com/someone/circuits"])
 def test_one_setting_brings_the_buttons(address):
     config = SimpleNamespace(html_theme_options={"repository_url": address})
-    standalone.show_repository(None, config)
+    repository.show_buttons(None, config)
     options = config.html_theme_options
     assert options["use_repository_button"] == options["use_issues_button"] == bool(address)
     assert ("git+https" in standalone.install(address)) == bool(address)
