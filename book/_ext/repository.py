@@ -1,4 +1,4 @@
-"""Where the book's repository is: the one address `repository.url` of _config.yml, for buttons and for the role of a link.
+"""Where the book's repository is: the one address `repository.url` of _config.yml, for buttons and a role.
 
     {repository}`open an issue <issues/new>`
 

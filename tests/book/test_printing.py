@@ -15,10 +15,12 @@ BUILT = [
 ]
 # On a sheet of A4 less its margins: what is wider than the sheet or its own box, what is closed, and what fades.
 TROUBLES = """() => [...document.querySelectorAll(".bd-article *")].filter(box => {
-    if (box.closest("svg, mjx-container, script, style") || box.matches("span.math") || !box.checkVisibility()) return false;
+    if (box.closest("svg, mjx-container, script, style") || box.matches("span.math")) return false;
+    if (!box.checkVisibility()) return false;
     const style = getComputedStyle(box), edges = box.getBoundingClientRect();
-    return edges.width > 2 && (edges.right > innerWidth + 1.5 || box.matches("details:not([open])") || style.maskImage != "none"
-        || style.overflowX != "visible" && box.clientWidth && box.scrollWidth > box.clientWidth + 2);
+    const cut = style.overflowX != "visible" && box.clientWidth && box.scrollWidth > box.clientWidth + 2;
+    const closed = box.matches("details:not([open])") || style.maskImage != "none";
+    return edges.width > 2 && (cut || closed || edges.right > innerWidth + 1.5);
 }).map(box => `${box.tagName}.${box.className}: ${box.textContent.trim().slice(0, 40)}`)"""
 PAGE = """<article><h1>2 Layers#</h1><h2>A pass#</h2>
 <figure><img src="../dot.svg" alt="a dot">
