@@ -46,7 +46,7 @@ core: $(INSTALLED)  ## the core's tests with few examples
 	$(PYTEST) $(SPREAD) tests/core tests/package/test_house.py -q -x -m "not slow" -p no:nbval --hypothesis-profile quick
 
 lab: $(INSTALLED)  ## the chapters in JupyterLab
-	$(BIN)/jupyter lab book
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book/intro.ipynb
 
 lint: $(INSTALLED)  ## style, the layers of einet/, types
 	$(BIN)/ruff check .

@@ -103,6 +103,13 @@ def test_a_stored_inpainter_is_a_picture(file):
 
 
 @every_notebook
+def test_a_figure_that_only_pages_fill_says_so_with_a_link(file):
+    for unfilled in re.findall(r'<div class="[\w-]+-figure">(.*?)</div>', text(file), re.S):
+        (link,) = re.findall(r'<a href="([^"#]*)', unfilled)
+        assert "built book" in unfilled and (file.parent / link).is_file()
+
+
+@every_notebook
 def test_every_image_has_alt_text(file):
     source = text(file)
     assert re.findall(r"!\[\s*\]\([^)]*\)", source) == [], "![what it shows](...)"

@@ -85,6 +85,9 @@ def test_a_chapter(browser, lab, name):
     assert len(prose) > 5000
     found = [prose[max(0, m.start() - 40) : m.end() + 40] for m in RAW.finditer(prose)]
     assert not found, found
+    markdown = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    unfilled = sum(source.count('-figure">') for source in markdown)  # whose script is on the page alone
+    assert tab.locator(".jp-MarkdownCell a:text-is('built book')").count() == unfilled
     folded = sum(bool({"hide-input", "hide-cell"} & {*cell["metadata"].get("tags", ())}) for cell in cells)
     assert tab.locator(".jp-CodeCell .jp-InputPlaceholder").count() == folded
     pictures = sum("image/png" in out.get("data", {}) for cell in cells for out in cell.get("outputs", ()))
