@@ -126,7 +126,7 @@ def standing(records: list[dict]) -> pd.DataFrame:
     """A row a rival and a column a measure: the least factor at points with a promise, and how many were kept."""
     found = pd.DataFrame(table(records)).groupby(["rival", "what"], sort=False)
     short = found.agg(least=("factor", "min"), kept=("met", "sum"), of=("met", "size"))
-    cells = [f"{least:.3g} ({kept:.0f} of {of:.0f})" for least, kept, of in short.itertuples(index=False)]
+    cells = [f"{least:.3g} ({kept:.0f}/{of:.0f})" for least, kept, of in short.itertuples(index=False)]
     return pd.Series(cells, short.index).unstack()[["training", "inference", "memory"]]
 
 

@@ -144,8 +144,8 @@ def test_a_verdict_and_a_table_of_leads_and_promises():
     records = [record("einet", epoch_seconds=0.2), record("a", **facts), record("a", 40, **faster)]
     records.append(record("b", epoch_seconds=2.0, ratios={"training": 10.0, "memory": 3.0}, bars={"memory": 2}))
     standing = race.standing(records)
-    assert standing.loc["a"].tolist() == ["4 (2 of 2)", "2.5 (1 of 1)", "1.98 (0 of 1)"]
-    assert standing.loc["b", "memory"] == "3 (1 of 1)" and standing.loc["b"].isna().sum() == 2
+    assert standing.loc["a"].tolist() == ["4 (2/2)", "2.5 (1/1)", "1.98 (0/1)"]
+    assert standing.loc["b", "memory"] == "3 (1/1)" and standing.loc["b"].isna().sum() == 2
     assert race.verdict(records) == (
         "At K = 10, depth = 4, R = 10 an epoch of einet takes 0.20 seconds; its rivals need from 4.0 (a) to 10.0 (b) "
         "times as long. Of 5 promises 4 were kept and 1 missed."
