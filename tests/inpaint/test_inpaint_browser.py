@@ -20,6 +20,7 @@ from einet.inpaint import InpaintWidget, export, write_page_files
 from einet.inpaint.pages import ENGINE, SOURCE, VIEW, es_module
 
 SIZE = 8
+KINDS = ["round", "thin", "bent"]
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Inpainter</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,"><link rel="stylesheet" href="inpaint.css"><script src="inpaint.js" defer></script>
@@ -36,7 +37,7 @@ def digits(tmp_path_factory):
     graph = einet.poon_domingos((SIZE, SIZE), [4, 2], axes=[0])
     arguments = {"num_sums": 5, "epochs": 3, "batch_size": 50, "pseudocount": 0.05, "progress": False}
     mixture = einet.fit_mixture(images[100:700], 3, graph, einet.Binomial(16), **arguments)
-    export(mixture, folder / "digits.safetensors")
+    export(mixture, folder / "digits.safetensors", kinds=KINDS)
     widget = InpaintWidget(folder / "digits.safetensors", images[:4], ["zero", "one", "two", "three"])
     html, name = widget.as_html(), widget.page["file"]
     write_page_files(folder, [folder / "digits.safetensors"])
@@ -96,6 +97,55 @@ def test_views_are_what_python_says(page, digits):
     brightness = page.pixels().double().sum(2)
     order = torch.stack((spread.flatten(), brightness.flatten())).argsort(1)
     assert torch.equal(brightness.flatten()[order[0]], brightness.flatten().sort()[0]), "brighter where less sure"
+
+
+def test_the_most_probable_kind_has_its_name(page, digits):
+    """Of three components, which have names: number, name, probability and picture are Python's."""
+    from sklearn.datasets import load_digits
+
+    widget = InpaintWidget(digits / "digits.safetensors", torch.tensor(load_digits().images[:4]).float())
+    observed = torch.arange(SIZE)[:, None].expand(SIZE, SIZE) > 3
+    page.press("upper half")
+    page.press("most probable kind")
+    for n, name in enumerate(("zero", "one", "two", "three")):
+        page.press(name)
+        filled, numbers = widget.fill(n, observed, "kind")
+        kind = KINDS[numbers["kind"]]
+        text, title = page.tab.inner_text(".numbers"), page.tab.inner_text(".panels figure:last-child .title")
+        assert f"the most probable kind, {kind}, whose probability is {100 * numbers['probability']:.0f} %." in text
+        assert title == f"most probable kind: {kind}"
+        assert (page.pixels()[..., 1] - (filled[..., 0] / 16 * 255).round()).abs().max() <= 1
+
+
+def test_a_picture_is_copied_to_the_clipboard(browser, server):
+    """As a PNG of both panels side by side, where the page may write there."""
+    permissions = {"permissions": ["clipboard-read", "clipboard-write"], "viewport": {"width": 900, "height": 900}}
+    with opened(browser, f"{server}/index.html", SIZE, **permissions) as page:
+        page.press("left half")
+        page.press("copy as PNG", asks=False)
+        page.tab.wait_for_function("document.querySelector('.done').textContent === 'copied'")
+        kind, *size = page.tab.evaluate(
+            """async () => { const [item] = await navigator.clipboard.read();
+            const picture = await createImageBitmap(await item.getType("image/png"));
+            return [item.types[0], picture.width, picture.height]; }"""
+        )
+        assert kind == "image/png"
+        wide, high = page.tab.locator(".editor").evaluate("canvas => [canvas.width, canvas.height]")
+        assert size == [2 * wide + 16, high]
+
+
+def test_the_peak_of_a_density_is_called_that_and_explained(browser, tmp_path):
+    """Only of values with a probability is a completion the most probable one."""
+    export(einet.Einet(einet.poon_domingos((4, 4), 2), einet.Normal(), num_sums=3, seed=0), tmp_path / "a.safetensors")
+    widget = InpaintWidget(tmp_path / "a.safetensors", torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0)))
+    write_page_files(tmp_path, [tmp_path / "a.safetensors"])
+    (tmp_path / "index.html").write_text(PAGE.format(widget.as_html()))
+    with opened(browser, f"{tmp_path.as_uri()}/index.html", 4) as page:
+        assert not page.tab.get_by_role("button", name="most probable", exact=True).count()
+        page.press("highest density")
+        text = page.tab.inner_text(".numbers")
+        assert "the completion of the highest density that was found, an approximation, of " in text
+        assert "things get holes" in text
 
 
 @pytest.mark.parametrize("scheme", ["http", "file"])
@@ -316,6 +366,11 @@ def test_an_image_of_ones_own_goes_to_the_kernel(browser, widget, tmp_path):
         )
         assert image is None and mask == [1] * 36 and own in [[x.item()] * 36 for x in widget.images.aminmax()]
         assert page.tab.evaluate("asked[1].noise") is False
+        page.tab.evaluate("answer(2, 0)")
+        page.tab.wait_for_selector("[data-answers='2']")
+        page.tab.get_by_label("noise of the leaves").check()
+        page.tab.wait_for_function("asked.length === 3")
+        assert page.tab.evaluate("[asked[2].noise, asked[2].view]") == [True, "sample"]
         page.close()
 
 
