@@ -10,14 +10,14 @@ import re
 
 from docutils import nodes
 
-FIGURE = re.compile(r'(<div class="[\w-]+-figure">).*?(</div>)', re.S)
-ON_A_PAGE = r"\1This figure needs JavaScript.\2"
+SENTENCE = re.compile(r'(?<=-figure">)This figure answers in the <a href="[^"]*">built book</a>\.(?=</div>)')
+ON_A_PAGE = "This figure needs JavaScript."
 
 
 def replace(app, doctree: nodes.document) -> None:
     for node in doctree.findall(nodes.raw):
-        if node.get("format") == "html" and FIGURE.search(text := node.astext()):
-            node.children = [nodes.Text(FIGURE.sub(ON_A_PAGE, text))]
+        if node.get("format") == "html" and SENTENCE.search(text := node.astext()):
+            node.children = [nodes.Text(SENTENCE.sub(ON_A_PAGE, text))]
             node.rawsource = ""
 
 
