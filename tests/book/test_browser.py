@@ -297,7 +297,21 @@ class TestInpainter(WithoutAKernel):
             yield inpainter
 
 
-def test_the_intro_and_chapter_11_share_a_model():
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
+def test_the_verdict_of_the_race_is_seen_without_scrolling_sideways(browser, width):
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.goto((HTML / "book/11_efficiency.html").as_uri(), wait_until="networkidle")
+    words = tab.locator("article strong", has_text="an epoch of einet takes")
+    tables = tab.locator("article table.verdict:visible")
+    assert words.count() == 1 and tables.count() == 2
+    for each in (words, *tables.all()):
+        box = each.bounding_box()
+        assert 0 <= box["x"] and box["x"] + box["width"] <= width
+        assert each.evaluate("e => e.scrollWidth <= e.clientWidth + 1 || !e.clientWidth"), "cut off"
+    tab.close()
+
+
+def test_the_intro_and_chapter_13_share_a_model():
     """It is in the book once, and not in the pages."""
     pages = ["book/intro.html", "book/13_inpainting.html"]
     assert set(pages) <= set(INPAINTERS)
