@@ -23,7 +23,7 @@ and packages, named for what they are for, the last three of which are imported 
 `from einet.tables import EinetClassifier`, since they need more than torch:
 
     families     Bernoulli, Binomial, Categorical, Poisson, Geometric; Normal,
-                 MultivariateNormal, LogNormal, Exponential, Gamma; WithAtoms
+                 MultivariateNormal, LogNormal, Exponential, Gamma; WithAtoms, Heaped
     gpu          fused kernels and training steps as CUDA graphs
     storage      models and training runs on disk
     clustered    mixtures that begin with k-means
@@ -51,6 +51,7 @@ from einet.data import log_density
 from einet.em import EM
 from einet.families.continuous import Exponential, Gamma, LogNormal, MultivariateNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.families.heaped import Heaped
 from einet.families.mixed import WithAtoms
 from einet.family import ExponentialFamily
 from einet.former import find_former_modules
@@ -109,6 +110,7 @@ __all__ = [
     "Region",
     "RegionGraph",
     "WithAtoms",
+    "Heaped",
     "chow_liu",
     "conditional_marginals",
     "conditional_mean",

@@ -21,6 +21,7 @@ from einet import (
     Exponential,
     Gamma,
     Geometric,
+    Heaped,
     LogNormal,
     Normal,
     Poisson,
@@ -190,6 +191,11 @@ def log_density(family, x, phi):
         case Gamma():
             rate = phi[1] / phi[0]
             each = phi[1] * np.log(rate) + (phi[1] - 1) * np.log(x) - rate * x - gammaln(phi[1])
+        case Heaped(atoms=atoms, heights=heights):
+            normal = lambda value: np.exp(-0.5 * (value - phi[0]) ** 2 / phi[1]) / np.sqrt(2 * math.pi * phi[1])  # noqa: E731
+            total = 1 + sum(height * normal(atom) for atom, height in zip(atoms, heights, strict=True))
+            base = [heights[atoms.index(value)] if value in atoms else 1.0 for value in x[:, 0]]
+            each = np.log(base) - np.log(total) - 0.5 * (x - phi[0]) ** 2 / phi[1] - 0.5 * np.log(2 * math.pi * phi[1])
         case Normal():
             each = -0.5 * (x - phi[0]) ** 2 / phi[1] - 0.5 * np.log(2 * math.pi * phi[1])
         case Bernoulli():

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from einet.families.continuous import Exponential, Gamma, LogNormal, MultivariateNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.families.heaped import Heaped
 from einet.families.mixed import WithAtoms
 from einet.family import LeafFamily
 
 FAMILIES: dict[str, type[LeafFamily]] = {
     family.__name__: family
     for family in (
-        *(Normal, MultivariateNormal, Exponential, Gamma, LogNormal, WithAtoms),
+        *(Normal, MultivariateNormal, Exponential, Gamma, LogNormal, WithAtoms, Heaped),
         *(Bernoulli, Binomial, Categorical, Poisson, Geometric),
     )
 }

@@ -6,6 +6,7 @@ Source: not in the paper; Section 3.4 for exponential families
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,12 +57,7 @@ class WithAtoms(ExponentialFamily):
                 "family must be one of one channel in which no value has a probability of its own, such as "
                 f"einet.Normal() or einet.Gamma(), got {self.family!r}"
             )
-        try:
-            atoms = tuple(sorted(float(atom) for atom in self.atoms))
-        except (TypeError, ValueError):
-            atoms = ()
-        if not atoms or not all(map(math.isfinite, atoms)) or len(_as_float32(atoms)) < len(atoms):
-            raise ValueError(f"atoms must be different finite numbers, also as float32, got {self.atoms!r}")
+        atoms = as_atoms(self.atoms)
         object.__setattr__(self, "atoms", atoms)
         if not 0 < self.floor < 1 / (len(atoms) + 1):
             raise ValueError(f"floor must be within (0, 1/{len(atoms) + 1}), got {self.floor}")
@@ -186,11 +182,7 @@ class WithAtoms(ExponentialFamily):
         """The value of the largest density; a probability and a density are compared as numbers."""
         which, own = self._parts(phi)
         of_family = self.family.mode(own)
-        above = torch.nextafter(
-            of_family.float(), torch.tensor(math.inf, device=phi.device)
-        ).double()  # no atom's float32
-        above = torch.maximum(above, of_family.double() + SMALLEST_POSITIVE)
-        of_family = torch.where(self._is_atom(of_family).any(0), above.to(phi.dtype), of_family)
+        of_family = torch.where(self._is_atom(of_family).any(0), above(of_family), of_family)
         density = self.family.log_density(of_family, own) + torch.log(which[-1])
         most, atom = torch.log(which[:-1]).max(0)
         return torch.where(most >= density, self._at(atom, phi), of_family)
@@ -200,9 +192,7 @@ class WithAtoms(ExponentialFamily):
         return torch.special.entr(which).sum(0) + which[-1] * self.family.entropy(own)
 
     def max_entropy(self, variance: Tensor) -> Tensor:
-        # H(which) + q H(rest) with H(rest) <= log(c / q) / 2, which is largest at q = c / e, or 1.
-        most = 2 * math.pi * math.e * variance
-        return math.log(len(self.atoms) + 1) + torch.where(most < math.e, most / (2 * math.e), 0.5 * torch.log(most))
+        return most_entropy_beside(len(self.atoms), variance)
 
     # Its parts
 
@@ -213,7 +203,7 @@ class WithAtoms(ExponentialFamily):
 
     def _is_atom(self, x: Tensor) -> Tensor:
         """Whether x is each of the atoms: (atoms, ...)."""
-        pairs = zip(self.atoms, _float32(self.atoms), strict=True)
+        pairs = zip(self.atoms, as_float32(self.atoms), strict=True)
         return torch.stack([(x == atom) | (x == same) for atom, same in pairs])
 
     def _beside_atoms(self, x: Tensor, rest: Tensor) -> Tensor:
@@ -229,9 +219,35 @@ class WithAtoms(ExponentialFamily):
         return atoms[index.clamp_max(len(self.atoms) - 1)]
 
 
-def _float32(atoms: tuple[float, ...]) -> list[float]:
+def as_atoms(atoms: Iterable[float]) -> tuple[float, ...]:
+    """Different finite numbers, ascending.
+
+    Raises:
+        ValueError: they are none, or none at all.
+    """
+    try:
+        found = tuple(sorted(float(atom) for atom in atoms))
+    except (TypeError, ValueError):
+        found = ()
+    if not found or not all(map(math.isfinite, found)) or len(set(as_float32(found))) < len(found):
+        raise ValueError(f"atoms must be different finite numbers, also as float32, got {atoms!r}")
+    return found
+
+
+def as_float32(atoms: tuple[float, ...]) -> list[float]:
+    """The numbers that these are when rounded to float32."""
     return torch.tensor(atoms, dtype=torch.float64).float().double().tolist()
 
 
-def _as_float32(atoms: tuple[float, ...]) -> set[float]:
-    return set(_float32(atoms))
+def above(x: Tensor) -> Tensor:
+    """The next larger number, also as float32."""
+    narrow = x.float()
+    larger = torch.nextafter(narrow, torch.full_like(narrow, math.inf)).double()
+    return torch.maximum(larger, x.double() + SMALLEST_POSITIVE).to(x.dtype)
+
+
+def most_entropy_beside(num_atoms: int, variance: Tensor) -> Tensor:
+    """A bound in nats on the entropy of any variable of this variance that has a density beside so many atoms."""
+    # H(which) + q H(rest) with H(rest) <= log(c / q) / 2, which is largest at q = c / e, or 1.
+    most = 2 * math.pi * math.e * variance
+    return math.log(num_atoms + 1) + torch.where(most < math.e, most / (2 * math.e), 0.5 * torch.log(most))

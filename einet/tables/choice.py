@@ -18,12 +18,13 @@ import torch
 
 from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
 from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
+from einet.families.heaped import Heaped
 from einet.families.mixed import WithAtoms
 from einet.family import ExponentialFamily
 from einet.tables.resolution import (
     DEVIATIONS_PER_STEP,
-    NEIGHBOURS_QUANTILE,
     center_and_scale,
+    comparable_length,
     is_constant,
     isolated,
     resolution,
@@ -37,6 +38,9 @@ MAX_CATEGORIES, ROWS_PER_CATEGORY = 50, 5
 SIMPLE_PERPLEXITY = 4.0
 # A value is an atom if it has this share of the rows, no fewer of them, and so many times those of the typical value.
 ATOM_SHARE, ATOM_ROWS, ATOM_EXCESS, MAX_ATOMS = 0.02, 5, 10, 5
+# A value is a heap if so many rows have it, and if no more values than these are; their heights compare it with a
+# density as wide as this part of Silverman's rule says, relative to rows that are at no heap, half a row at least.
+HEAP_ROWS, MAX_HEAPS, BANDWIDTH, LEAST_REST = 5, 300, 0.9, 0.5
 # Fewer rows than this decide nothing, and the column is normal. Larger numbers are no counts, nor totals.
 MIN_ROWS, MAX_COUNT, MAX_TOTAL = 10, 1e6, 255
 # Of whole numbers, counts come before densities, which have so many more parameters then. Values of a grid, at most.
@@ -49,6 +53,8 @@ ENTRIES_OF_COUNTS, NEAR_ZERO = 6, 3
 TOLERANCE, STANDARD_ERRORS = 0.02, 1.5
 # So many nats a row must a family of positive numbers be better than normal entries, which may be joined with others'.
 HANDICAP = 0.08
+# So many nats a row must heaps be better than anything else: such a column is not joined with others.
+HANDICAP_OF_HEAPS = 0.25
 # Parts of the median that are added to positive numbers before their logarithm is taken.
 SHIFTS = (0.0, 0.3, 1.0)
 # Squares of standardised values, in float64, leave no room for a variance below this part of them.
@@ -106,6 +112,7 @@ def choose(column: np.ndarray, counts: bool = True, positive: bool = True) -> Ch
     if counts and whole and values[0] >= 0:
         candidates += _counts(column)
     candidates += _densities(column, values, repeats, positive, SIZE_OF_WHOLE if whole else 0)
+    candidates += _heaps(column, values, repeats)
     return _simplest(candidates, *_sample(column)).choice
 
 
@@ -119,19 +126,21 @@ def normal(column: np.ndarray, family: ExponentialFamily | None = None) -> Choic
     return Choice(family or Normal(min_variance=narrowest), center, scale, resolution=step)
 
 
-def joint(column: np.ndarray, choice: Choice, positive: bool = True) -> Choice:
+def joint(column: np.ndarray, choice: Choice, positive: bool = True, heaps: bool = False) -> Choice:
     """A column of counts, positive numbers or reals as one that is normal together with others: itself, or its log.
 
     The logarithm is that of x + shift, which leaves small numbers nearer to what they are. One normal density of the
-    cells that are held out decides; atoms and categories stay what they are.
+    cells that are held out decides; atoms and categories stay what they are, and heaps unless these are to be real, too.
 
     Args:
         column: the cells.
         choice: what `choose` made of them.
         positive: whether 0 means something in the column's unit.
+        heaps: whether a column with heaps may become real.
     """
     near = column[~np.isin(column, choice.excluded)]
-    if choice.values is not None or len(choice.atoms) or len(near) < MIN_ROWS or not _is_fine(near, _step(near)):
+    atoms = len(choice.atoms) and not (heaps and isinstance(choice.family, Heaped))
+    if choice.values is not None or atoms or len(near) < MIN_ROWS or not _is_fine(near, _step(near)):
         return choice
     options, (cells, folds) = [normal(near)], _sample(near)
     for part in SHIFTS if positive and near.min() >= 0 else ():
@@ -202,13 +211,19 @@ class _Mixture(_Candidate):
         self.size = entries * family.num_statistics + entries - 1 + len(atoms)
         if len(atoms):
             inside = tuple((atoms - choice.center) / choice.scale)
-            choice = replace(choice, family=WithAtoms(family, atoms=inside), atoms=atoms)
+            choice = replace(choice, family=self._beside(family, inside), atoms=atoms)
         self.choice, self.atoms = replace(choice, excluded=rare), np.concatenate((atoms, rare))
+
+    def _beside(self, family: ExponentialFamily, atoms: tuple[float, ...]) -> ExponentialFamily:
+        """The family with atoms."""
+        return WithAtoms(family, atoms=atoms)
 
     def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
         which = np.argmax(np.concatenate((cells == self.atoms[:, None], np.ones((1, len(cells)), dtype=bool))), 0)
         rest = which == len(self.atoms)
         result = _shares(which, folds, len(self.atoms) + 1)
+        if not rest.any():
+            return result
         z = torch.as_tensor((cells[rest] - self.choice.center) / self.choice.scale)
         step = self.step / self.choice.scale
         grid = self._grid(cells[rest]) if self.repeats else z[:0]
@@ -221,6 +236,39 @@ class _Mixture(_Candidate):
         grid = low + self.step * np.arange(min(number, MAX_GRID) + 1)
         grid = grid[~np.isin(grid, self.atoms)] if number <= MAX_GRID else grid[:0]
         return torch.as_tensor((grid - self.choice.center) / self.choice.scale)
+
+
+class _Heaped(_Mixture):
+    """Normal densities beside values whose frequencies all entries share."""
+
+    handicap = HANDICAP_OF_HEAPS
+
+    def __init__(self, choice: Choice, heaps: np.ndarray, rare: np.ndarray, step: float, column: np.ndarray):
+        self.heights = _heights(column, heaps) / choice.scale
+        super().__init__(choice, heaps, rare, ENTRIES, step, True)
+
+    def _beside(self, family: ExponentialFamily, atoms: tuple[float, ...]) -> ExponentialFamily:
+        smallest = family.min_variance if isinstance(family, Normal) else 0.0
+        return Heaped(smallest, atoms=atoms, heights=tuple(self.heights.tolist()))
+
+
+def _heaps(column: np.ndarray, values: np.ndarray, repeats: np.ndarray) -> Iterator[_Candidate]:
+    """Normal columns, but for the values that several rows have."""
+    far = isolated(column)
+    near = column[~np.isin(column, far)]
+    heaps = values[(repeats >= HEAP_ROWS) & ~np.isin(values, far)]
+    if 0 < len(heaps) <= MAX_HEAPS and not is_constant(near):
+        yield _Heaped(normal(near), heaps, far, comparable_length(near), near)
+
+
+def _heights(column: np.ndarray, heaps: np.ndarray) -> np.ndarray:
+    """How long an interval of the density beside them has the probability of each heap, in the column's unit."""
+    number = len(column)
+    width = BANDWIDTH * center_and_scale(column)[1] * number**-0.2
+    shares = (column == heaps[:, None]).sum(1) / number
+    density = np.exp(-0.5 * ((heaps[:, None] - column) / width) ** 2).mean(1) / (math.sqrt(2 * math.pi) * width)
+    rest = max((number - np.isin(column, heaps).sum()) / number, LEAST_REST / number)
+    return shares / density / rest
 
 
 def _counts(column: np.ndarray) -> Iterator[_Candidate]:
@@ -245,7 +293,7 @@ def _densities(
 ) -> Iterator[_Candidate]:
     """Normal columns, and those of positive numbers; with atoms, where a value is far more frequent than others are."""
     rounded = len(values) <= len(column) / 2
-    step = resolution(column, 0.0 if rounded else NEIGHBOURS_QUANTILE)
+    step = comparable_length(column) if rounded else resolution(column)
     usual = max(1.0, float(np.median(repeats)))
     often = (repeats >= max(ATOM_ROWS, ATOM_SHARE * len(column))) & (repeats >= ATOM_EXCESS * usual)
     often = values[often & ~np.isin(values, isolated(column))]

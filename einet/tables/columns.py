@@ -21,11 +21,12 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from einet.families.continuous import Normal
+from einet.families.heaped import Heaped
 from einet.family import LeafFamily
 from einet.leaves import LeafLayer
 from einet.tables.choice import UNSEEN_PROBABILITY, Choice, choose, joint, normal, of_values
 from einet.tables.kinds import Table, read
-from einet.tables.resolution import is_close, is_constant
+from einet.tables.resolution import comparable_length, is_close, is_constant
 from einet.tables.support import described, given_families, inside, min_deviation
 
 # The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
@@ -68,6 +69,7 @@ class Columns:
             how close its values lie; 0 where that means nothing.
         missing: (D,), the share of missing cells.
         ranges: (D, 2), the least and the largest number.
+        lengths: {column: its heaps, and the length over which a density is compared with their probabilities}.
 
     Raises:
         ValueError: a column has no value; `leaf` is no family, or names a column that X does not have.
@@ -91,6 +93,7 @@ class Columns:
                 raise ValueError(f"{self._label(d)} has no value in training")
         self.missing = np.isnan(numbers).mean(0)
         self.ranges = np.array([[column.min(), column.max()] for column in known])
+        self.lengths: dict[int, tuple[np.ndarray, float]] = {}
         self._take(self._choices(known, leaf), known)
 
     def _take(self, choices: list[Choice], known: list[np.ndarray]) -> None:
@@ -115,10 +118,14 @@ class Columns:
             if d in self.chosen
         }
 
-    def as_reals(self, X: Table) -> Columns | None:
+    def as_reals(self, X: Table, heaps: bool = False) -> Columns | None:
         """The same columns of the same rows, but counts and skewed columns are reals, too, or the logarithms of these.
 
         One normal density may then hold all of them together. None where that changes nothing.
+
+        Args:
+            X: the rows.
+            heaps: whether columns with heaps are reals, too; None where there are no such columns.
         """
         known, family_of = [column[~np.isnan(column)] for column in X.numbers.T], self._family_of()
         choices = []
@@ -126,13 +133,30 @@ class Columns:
             numbers = self.center[d], self.scale[d], self.values[d], self.atoms[d], np.array(list(self.excluded[d]))
             choice = Choice(cast(Any, family_of[d]), *numbers, self.resolution[d])
             changes = d in self.chosen and not self.kinds.are_labels(d)
-            choices.append(joint(column, choice, self.kinds.has_zero(d)) if changes else choice)
+            choices.append(joint(column, choice, self.kinds.has_zero(d), heaps) if changes else choice)
         other = copy.copy(self)
+        other.lengths = {
+            d: (self.atoms[d], comparable_length(known[d]))
+            for d, choice in enumerate(choices)
+            if isinstance(family_of[d], Heaped) and not len(choice.atoms)
+        }
+        if heaps and not other.lengths:
+            return None
         other.families = {family: [] for family in self.families if not self.families[family]}
         for d, choice in enumerate(choices):
             other.families.setdefault(choice.family, []).append(d)
         other._take(choices, known)
         return other if other.logs or other.reals.keys() != self.reals.keys() else None
+
+    def measure(self, numbers: np.ndarray) -> Tensor:
+        """What to add to log-densities of rows (B, D), as `numbers` has them, to compare them with another coding's.
+
+        The density of a column, in a coding in which another has probabilities of heaps, is taken times a length there.
+        """
+        found = np.zeros(len(numbers))
+        for d, (heaps, length) in self.lengths.items():
+            found += np.where(np.isin(numbers[:, d], heaps), math.log(length), 0.0)
+        return torch.as_tensor(found)
 
     def _family_of(self) -> dict[int, LeafFamily]:
         return {d: family for family, own in self.families.items() for d in own}
@@ -335,8 +359,10 @@ class Columns:
                 self._check_codes(d, z[..., d])
                 place = np.nan_to_num(z[..., d]).astype(int).clip(max=len(values) - 1)
                 X[..., d] = np.where(np.isnan(z[..., d]), np.nan, values[place])
-            for atom in self.atoms[d]:  # without the rounding of the way there and back
-                X[..., d] = np.where(z[..., d] == (atom - self.center[d]) / self.scale[d], atom, X[..., d])
+            if len(self.atoms[d]):  # without the rounding of the way there and back
+                inside = (self.atoms[d] - self.center[d]) / self.scale[d]
+                place = np.searchsorted(inside, z[..., d]).clip(max=len(inside) - 1)
+                X[..., d] = np.where(z[..., d] == inside[place], self.atoms[d][place], X[..., d])
         return X
 
     def _check_codes(self, d: int, codes: np.ndarray) -> None:

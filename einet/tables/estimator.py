@@ -166,18 +166,20 @@ class TableEstimator(BaseEstimator):
         )
         most = None if self.num_sums == "auto" else _integer(self.num_sums)
         sizes = up_to(BUDGETS[self.budget]) if most is None else [most]
-        both = [each for each in (columns, columns.as_reals(typical)) if each is not None]
+        ways = [columns, columns.as_reals(typical), columns.as_reals(typical, heaps=True)]
+        ways = [each for each in ways if each is not None]
         codings = []
-        for each in both:
+        for each in ways:
             x, observed, units = each.encode(X)
+            units = units + each.measure(X.numbers)
             rows = Rows(x, observed, data[3], parts, each.constant, units)
             kinds = ladders(each.families, sorted(each.reals), each.floor(), len(x), x.shape[1], sizes)
             codings.append(Coding(rows, kinds if each is columns else of_reals(kinds)))
         chosen, model, history, found = selected(codings, training)
         for network in networks_of(model):
-            both[chosen].warn_of_floor(network.leaves)
+            ways[chosen].warn_of_floor(network.leaves)
         self.measured_ = [{"name": each.candidate.name, "score": each.score, "epochs": each.epochs} for each in found]
-        return model, both[chosen], history
+        return model, ways[chosen], history
 
     def _as_asked(self, graph, columns, data, labels, num_classes, order, seed) -> tuple[Einet, History]:
         """The structure that is asked for: starting point, EM."""

@@ -14,7 +14,7 @@ Source: not in the paper; stacking is that of Smyth and Wolpert (1999), "Linearl
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ from einet.training import History, fit
 FULL_BATCH_ROWS, BATCH_ROWS, LAST_LR = 2000, 500, 0.05
 # A candidate with less weight than this in the mixture is left out of it.
 MIN_WEIGHT = 0.1
+# So many rows, drawn at random, decide between candidates; those that were chosen learn from all rows, at least twice.
+DECIDING_ROWS, LEAST_EPOCHS = 10_000, 2
 # Factors of the leaf pseudocount that are tried with the best size of a kind; less of it, where columns are joint: they
 # may tell each other more closely than any row of independent columns would let them.
 SHRINKAGES, LESS = (10.0, 100.0, 1000.0), (0.1, 0.01, 0.001)
@@ -71,6 +73,14 @@ class Rows:
         """x, observed, no labels, and weights of some rows, as `fit` takes them."""
         index = torch.as_tensor(rows)
         return self.x[index], self.observed[index], None, None if self.weights is None else self.weights[index]
+
+    def deciding(self, seed: int) -> Rows:
+        """DECIDING_ROWS of them, or all."""
+        if len(self.parts) <= DECIDING_ROWS:
+            return self
+        some = np.sort(np.random.RandomState(seed).permutation(len(self.parts))[:DECIDING_ROWS])
+        x, observed, _, weights = self.select(some)
+        return replace(self, x=x, observed=observed, weights=weights, parts=self.parts[some], units=self.units[some])
 
 
 @dataclass(frozen=True)
@@ -277,16 +287,22 @@ def selected(codings: list[Coding], training: Training) -> tuple[int, Einet | Mi
         smallest = first.ladders[0][0]
         model, history = trained(smallest, first.rows, everything, training)
         return 0, model, history, [Measured(smallest, np.zeros(0), training.epochs)]
-    found = [best(coding.ladders, coding.rows, training) for coding in codings]
+    found = [best(coding.ladders, coding.rows.deciding(training.seed), training) for coding in codings]
     mixtures, chosen = [mixed(each) for each in found], 0
     for number, mixture in enumerate(mixtures):
         chosen = number if mixture.score > mixtures[chosen].score + TOLERANCE else chosen
     kept, weights, rows = mixtures[chosen].kept, mixtures[chosen].weights, codings[chosen].rows
-    models = [trained(each.candidate, rows, everything, training, epochs=each.epochs) for each in kept]
+    models = [trained(each.candidate, rows, everything, training, epochs=_epochs(each, rows)) for each in kept]
     model, history = models[int(weights.argmax())]
     if len(models) > 1:
         model = Mixture([each for each, _ in models], weights.tolist()).double()
     return chosen, model, history, sorted((each for several in found for each in several), key=lambda each: -each.score)
+
+
+def _epochs(measured: Measured, rows: Rows) -> int:
+    """For how many epochs all rows are seen, so that as many steps are taken as were best for those that decided."""
+    share = min(1.0, DECIDING_ROWS / len(rows.parts))
+    return measured.epochs if share == 1 else max(LEAST_EPOCHS, round(share * measured.epochs))
 
 
 def fix_constant_columns(model: Einet, constant: list[int]) -> None:

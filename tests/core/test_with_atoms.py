@@ -239,3 +239,12 @@ def test_a_file_may_not_name_anything_else(within, tmp_path, monkeypatch):
 
 def test_it_is_known_by_name():
     assert FAMILIES["WithAtoms"] is WithAtoms and issubclass(WithAtoms, ExponentialFamily)
+
+
+def test_a_mode_beside_an_atom_is_a_value_of_its_own_in_either_precision():
+    """The density is largest where there is an atom with less: the value beside it, also as float32."""
+    family = WithAtoms(Normal(), atoms=(-2.0,))
+    phi = torch.tensor([0.01, 0.99, -2.0, 1.0], dtype=torch.float64)[:, None]
+    mode = family.mode(phi)
+    assert mode.item() > -2 and mode.float().item() > -2
+    assert family.log_density(mode, phi).item() == pytest.approx(math.log(0.99) - 0.5 * math.log(2 * math.pi))
