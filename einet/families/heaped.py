@@ -20,7 +20,7 @@ from einet.intervals import draw_among
 
 # Newton's method for the parameters of given moments ends after so many steps, halved so often at most, or where the
 # next is not worth this many nats. A step may lose what rounding may.
-MAX_STEPS, MAX_HALVINGS, MIN_GAIN, ROUNDING = 200, 60, 1e-22, 1e-13
+MAX_STEPS, MAX_HALVINGS, MIN_GAIN, ROUNDING = 200, 60, 1e-18, 1e-13
 # It ends, too, at this part of the smallest variance.
 NARROWER = 1e-3
 
@@ -33,9 +33,9 @@ class Heaped(Normal):
         Z = 1 + sum_j h_j N(a_j; m, s^2)
 
     with respect to the counting measure at the atoms and Lebesgue's elsewhere. Prices end in .99, amounts are
-    hundreds, temperatures were degrees Fahrenheit before they were Celsius. Where
-    such values are `Categorical`, or the atoms of `WithAtoms`, each leaf must learn how frequent each is. Here the heights h_j say once, for all
-    leaves, how much more frequent a value is than the density around it, and a leaf still has two parameters.
+    hundreds, temperatures were degrees Fahrenheit before they were Celsius. Where such values are `Categorical`, or the
+    atoms of `WithAtoms`, each leaf must learn how frequent each is. Here the heights h_j say once, for all leaves, how
+    much more frequent a value is than the density around it, and a leaf still has two parameters.
 
     T(x) = (x, x^2), theta = (m, -1/2) / s^2 and A(theta) = A_N(theta) + log Z, with A_N of `Normal`; log h(x) is
     log h_j at the atoms, 0 elsewhere. The model keeps phi = (m, s^2), which are not the mean and the variance of x.

@@ -130,7 +130,7 @@ def joint(column: np.ndarray, choice: Choice, positive: bool = True, heaps: bool
     """A column of counts, positive numbers or reals as one that is normal together with others: itself, or its log.
 
     The logarithm is that of x + shift, which leaves small numbers nearer to what they are. One normal density of the
-    cells that are held out decides; atoms and categories stay what they are, and heaps unless these are to be real, too.
+    cells that are held out decides; atoms and categories stay what they are, and so do heaps, if they are not asked for.
 
     Args:
         column: the cells.

@@ -283,15 +283,17 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
     What the density is, rows decide that are held out: candidates are Gaussian mixtures whose other columns are
     independent within a component, Chow-Liu trees, several sizes of both, with little or much shrinkage, and the
     columns by themselves; those that make the held-out rows most probable together are mixed (`tables.selection`).
-    Counts and skewed columns may be reals there, too, or the logarithms of x + a shift (`columns_.logs`), in one normal
-    density with all others, where that is better; a sample is then no whole number, and "mode" is that of logarithms.
+    Of more than 10,000 rows so many decide, and all are learned from. Counts and skewed columns, and those with heaps,
+    may be reals there, too, or the logarithms of x + a shift (`columns_.logs`), in one normal density with all others,
+    where that is better; a sample is then no whole number, and "mode" is that of logarithms.
 
     Args:
         leaf: the family of the columns. "auto" chooses for each the simplest that is as good as any on held-out cells:
             categories (text; few values; numbers that repeat, such as prices), counts (`Poisson`, `Geometric`,
             `Binomial`), positive numbers with a long tail (`LogNormal`, `Gamma`, `Exponential`), or `Normal`; beside
-            atoms (`WithAtoms`), where single values are too frequent for a density, or far from all others. Or one
-            `ExponentialFamily` for all columns, or a dict {family: columns}, these as numbers from 0 or, after a
+            atoms (`WithAtoms`), where single values are too frequent for a density, or far from all others; or `Heaped`,
+            where people prefer many values, such as hundreds. Or one `ExponentialFamily` for all columns, or a dict
+            {family: columns}, these as numbers from 0 or, after a
             DataFrame, as names; columns that it leaves out are chosen as by "auto". The support of a family that is
             given is its own, and a value outside it an error.
         depth: of random binary trees, which then take the place of the candidates, as below 10 rows. For these, "auto"

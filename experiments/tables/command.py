@@ -39,16 +39,19 @@ def tables_of(part: str) -> list[Table]:
 
 
 def tasks(options: argparse.Namespace) -> list[tuple[str, str, str, int]]:
-    """Part, table, method and split, first splits first."""
-    found = []
-    for split in range(options.splits):
-        for part in options.parts:
-            if part == "time":
-                found += [(part, case, "einet", 0) for case in timing.CASES if split == 0]
-                continue
-            tables = [t for t in tables_of(part) if not options.tables or t.name in options.tables]
-            found += [(part, t.name, m, split) for t in tables for m in PARTS[part].methods(t)]
-    return [task for task in found if not options.methods or task[2] in options.methods]
+    """Part, table, method and split, first splits first, and the parts of a table together: they share fits."""
+    parts = [part for part in options.parts if part != "time"]
+    tables = [table for table in TABLES if not options.tables or table.name in options.tables]
+    of_splits = [
+        (part, table.name, method, split)
+        for split in range(options.splits)
+        for table in tables
+        for part in parts
+        if table in tables_of(part)
+        for method in PARTS[part].methods(table)
+    ]
+    times = [("time", case, "einet", 0) for case in timing.CASES] if "time" in options.parts else []
+    return [task for task in times + of_splits if not options.methods or task[2] in options.methods]
 
 
 def measured(part: str, table: str, method: str, split: int, threads: int) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.tables.baselines import REALS
 from experiments.tables.cells import hide, split, widths
 from experiments.tables.columnwise import best_model, cells_of
-from experiments.tables.learners import Fitted, density_estimator, log_widths
+from experiments.tables.learners import fitted_density, log_widths
 from experiments.tables.sources import Table
 
 COLUMNS = "columns"
@@ -52,7 +52,7 @@ def _columns(train: Any, test: Any, known: dict) -> dict:
 
 
 def _einet(train: Any, test: Any, table: Any, seed: int) -> dict:
-    fitted = Fitted(density_estimator(seed), train)
+    fitted = fitted_density(train, seed)
     shift = log_widths(fitted, test, table)
     whole = fitted.log_density(test)
     found = {"test_log_likelihood": float((whole - shift.sum(1)).mean()), "refused": fitted.refused}

@@ -101,6 +101,17 @@ class Fitted:
         return self.hand.decode(frame) if self.hand else frame
 
 
+_LAST: list[tuple[int, Any, Fitted]] = []
+
+
+def fitted_density(train: Any, seed: int) -> Fitted:
+    """`density_estimator`, fitted. The last one is kept: several parts of one split ask the same rows of it."""
+    train = train.reset_index(drop=True)
+    if not (_LAST and _LAST[0][0] == seed and _LAST[0][1].equals(train)):
+        _LAST[:] = [(seed, train, Fitted(density_estimator(seed), train))]
+    return _LAST[0][2]
+
+
 def log_widths(fitted: Fitted, frame: Any, table: Any) -> np.ndarray:
     """What to subtract from the log of each cell to have a density: 0, or log(width) for a probability: (B, D).
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.tables.cells import DAY, numbers, split
-from experiments.tables.learners import Fitted, density_estimator
+from experiments.tables.learners import fitted_density
 from experiments.tables.sources import Table
 
 
@@ -26,7 +26,7 @@ def measure(table: Table, method: str, seed: int) -> dict:
     train = frame.iloc[split(len(frame), seed)[0]].reset_index(drop=True)
     refused = None
     if method == "einet":
-        fitted = Fitted(density_estimator(seed), train)
+        fitted = fitted_density(train, seed)
         sampled, refused = fitted.frame(fitted.estimator.sample(len(train)), train), fitted.refused
     else:
         sampled = copula_rows(train, seed)

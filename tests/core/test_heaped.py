@@ -1,6 +1,7 @@
 """`Heaped`: the contract of families, heights that all leaves share, and EM over values that people prefer."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ ATOMS, HEIGHTS = (-2.0, 0.5, 1.0), (0.7, 5.0, 0.02)
 
 
 class OfHeaps(FamilyContract):
+    family: Heaped
     wild = [[0.0, 9.0], [1.0, 1e-9], [-1.0, -1.0]]
     outside = [(math.inf, "must be finite, got inf"), (math.nan, "got nan")]
 
@@ -35,7 +37,7 @@ class OfHeaps(FamilyContract):
         return torch.tensor([*self.family.atoms, 0.1, 0.7, 4.0], dtype=torch.float64)[:, None]
 
     def scipy_log_density(self, x, phi):
-        normal = stats.norm(phi[0], np.sqrt(phi[1]))
+        normal: Any = stats.norm(phi[0], np.sqrt(phi[1]))
         heights = dict(zip(self.family.atoms, self.family.heights, strict=True))
         total = 1 + sum(height * normal.pdf(atom) for atom, height in heights.items())
         each = np.array([[math.log(heights.get(value, 1.0))] for value in x[:, 0].tolist()])
@@ -83,7 +85,7 @@ def log_density_of_dollars(x):
     """The density that `dollars` are drawn from, a probability at whole numbers."""
     total = 0
     for center, kind in ((-3.0, 0.0), (3.0, 1.0)):
-        normal = stats.norm(center, 1.5)
+        normal: Any = stats.norm(center, 1.5)
         whole = x[:, 0] == np.round(x[:, 0])
         rounded = 2 / 3 * (normal.cdf(x[:, 0] + 0.5) - normal.cdf(x[:, 0] - 0.5))
         total = total + 0.5 * np.where(whole, rounded, normal.pdf(x[:, 0]) / 3) * stats.norm.pdf(x[:, 1], kind, 0.1)

@@ -275,12 +275,27 @@ def test_einet_is_measured_beside_the_columns_of_the_same_table(monkeypatch):
     from einet.tables import EinetDensity
 
     small = {"num_replicas": 1, "num_sums": 2, "epochs": 3}
-    monkeypatch.setattr(density, "density_estimator", lambda seed: EinetDensity(random_state=seed, **small))
+    monkeypatch.setattr(learners, "density_estimator", lambda seed: EinetDensity(random_state=seed, **small))
     columns, ours = (density.measure(Own(), method, 0) for method in density.methods(Own()))
     assert ours["alone"].keys() == ours["given_rest"].keys() == columns["alone"].keys() == {"size", "kind"}
     chain = ours["alone"]["size"] + ours["given_rest"]["kind"]
     assert chain == pytest.approx(ours["test_log_likelihood"])
     assert columns["test_log_likelihood"] == pytest.approx(sum(columns["alone"].values()))
+
+
+def test_the_parts_of_one_split_share_a_fit(monkeypatch):
+    made = []
+
+    class Estimator:
+        def fit(self, frame):
+            made.append(len(frame))
+
+    monkeypatch.setattr(learners, "density_estimator", lambda seed: Estimator())
+    frame = mixed_frame(20)
+    first = learners.fitted_density(frame, 0)
+    assert learners.fitted_density(frame[::-1][::-1], 0) is first and made == [20]
+    assert learners.fitted_density(frame, 1) is not first
+    assert learners.fitted_density(frame.iloc[:10], 1) is not first and made == [20, 20, 10]
 
 
 # Imputation and classes

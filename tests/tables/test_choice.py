@@ -4,13 +4,24 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from einet.families import Bernoulli, Binomial, Categorical, Exponential, Gamma, Geometric, LogNormal, Normal, Poisson
+from einet.families import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Exponential,
+    Gamma,
+    Geometric,
+    Heaped,
+    LogNormal,
+    Normal,
+    Poisson,
+)
 from einet.families import WithAtoms as Atoms
 from einet.tables.choice import choose, joint, of_values
 from einet.tables.columns import Columns
 from einet.tables.estimator import EinetDensity
 from einet.tables.kinds import read
-from einet.tables.resolution import center_and_scale, isolated, resolution
+from einet.tables.resolution import center_and_scale, isolated, resolution, step_of
 
 
 def kind(column):
@@ -48,6 +59,14 @@ def test_a_family_is_chosen_for_what_was_drawn_from_it(name, num_rows):
         assert kind(column[:-1]) == kind(column) == expected
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_values_that_people_prefer_are_heaps(seed):
+    fahrenheit = np.random.RandomState(seed).normal(60, 15, 1001)
+    celsius = np.round((np.round(fahrenheit) - 32) / 1.8, 1)
+    for column in (amounts(1001, seed)[:, 0], celsius):
+        assert kind(column[:-1]) == kind(column) == Heaped
+
+
 def test_zeros_beside_a_density():
     random = np.random.RandomState(0)
     for seed, num_rows in ((0, 300), (1, 1000)):
@@ -55,6 +74,45 @@ def test_zeros_beside_a_density():
         column = np.where(random.rand(num_rows + 1) < 0.7, 0, random.gamma(3, 2, num_rows + 1))
         assert kind(column[:-1]) == kind(column) and kind(column)[0] is Atoms
         assert choose(column).atoms.tolist() == [0]
+
+
+def amounts(rows, seed=0):
+    """Amounts of which most are hundreds, and what they follow from."""
+    random = np.random.RandomState(seed)
+    cause = random.randn(rows)
+    exact = 3000 + 1500 * cause + 300 * random.randn(rows)
+    return np.c_[np.where(random.rand(rows) < 0.9, np.round(exact, -2), exact), cause]
+
+
+def test_the_probability_of_a_heap_is_that_of_what_was_rounded_to_it():
+    """Beside a column that says much, fresh rows get what the density that they were drawn from gives them, nearly."""
+    density = EinetDensity(epochs=30, random_state=0).fit(amounts(1500))
+    fresh = amounts(1500, seed=1)
+    exact = scipy.stats.norm(3000 + 1500 * fresh[:, 1], 300)
+    heaps = fresh[:, 0] == np.round(fresh[:, 0], -2)
+    rounded = 0.9 * (exact.cdf(fresh[:, 0] + 50) - exact.cdf(fresh[:, 0] - 50))
+    truth = np.log(np.where(heaps, rounded, 0.1 * exact.pdf(fresh[:, 0]))) + scipy.stats.norm.logpdf(fresh[:, 1])
+    lost = (truth - density.score_samples(fresh)).mean()
+    assert "Heaped" in repr(density.columns_) and 0 < lost < 0.25
+    drawn = density.sample(2000, random_state=0)[:, 0]
+    assert np.mean(drawn == np.round(drawn, -2)) == pytest.approx(0.9, abs=0.05)
+    assert density.probability(where={0: {3000}}) == pytest.approx(heaps_at(fresh[:, 0], 3000), abs=0.01)
+
+
+def heaps_at(column, value):
+    return np.mean(column == value)
+
+
+def test_heaps_become_real_only_where_that_is_asked_and_are_compared_over_a_length():
+    rows = amounts(1500)
+    table = read(np.c_[rows, np.random.RandomState(1).lognormal(0, 1, 1500)], training=True)
+    columns = Columns(table)
+    kept, real = columns.as_reals(table), columns.as_reals(table, heaps=True)
+    assert sorted(columns.reals) == [1] and sorted(kept.reals) == [1, 2] and sorted(real.reals) == [0, 1, 2]
+    assert not kept.measure(table.numbers).any()
+    at_heaps = np.isin(rows[:, 0], columns.atoms[0])
+    length = real.lengths[0][1]
+    assert real.measure(table.numbers).numpy() == pytest.approx(np.where(at_heaps, np.log(length), 0))
 
 
 def test_few_rows_are_normal_or_categories():
@@ -190,6 +248,21 @@ def test_reals_alone_are_no_other_columns():
 
 
 # Scale and resolution
+
+
+@pytest.mark.parametrize(
+    ("column", "step"),
+    [
+        ([1.0, 3, 7], 2.0),
+        ([0.1, 0.3, 0.4], 0.1),
+        ([0, 0.6, 1.1, 1.7, 2.2], 0.1),
+        ([2.5, 5.0, 7.5] * 10 + [0.1], 2.5),
+        ([np.pi, np.e, np.sqrt(2)], 0.0),
+        ([1e15, 3e15], 2e15),
+    ],
+)
+def test_the_step_of_a_decimal_grid(column, step):
+    assert step_of(np.array(column)) == pytest.approx(step)
 
 
 def test_a_scale_that_no_few_cells_move():
