@@ -22,8 +22,8 @@ try:
 except ImportError as error:
     raise ImportError("einet.tables needs scikit-learn 1.6 or later: pip install 'einet[tables]'") from error
 
+from einet.tables.blur import TableWarning
 from einet.tables.classifier import EinetClassifier
-from einet.tables.columns import TableWarning
 from einet.tables.estimator import EinetDensity
 from einet.tables.imputer import EinetImputer
 from einet.tables.regressor import EinetRegressor

@@ -11,16 +11,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from einet.families.continuous import Exponential, Gamma, LogNormal, Normal
-from einet.families.discrete import Bernoulli, Binomial, Categorical, Geometric, Poisson
-from einet.families.heaped import Heaped
-from einet.families.mixed import WithAtoms
+from einet.families.discrete import Binomial, Geometric, Poisson
 from einet.family import ExponentialFamily
+from einet.tables.column_models import (
+    ENTRIES,
+    TOLERANCE,
+    Categories,
+    Choice,
+    ColumnModel,
+    DensityMixture,
+    HeapedMixture,
+    held_out_densities,
+    of_values,
+    sampled,
+    simplest,
+)
 from einet.tables.resolution import (
     DEVIATIONS_PER_STEP,
     center_and_scale,
@@ -30,12 +41,8 @@ from einet.tables.resolution import (
     resolution,
 )
 
-# The probability that a column of categories, or a constant, holds a value that was not in the training data.
-UNSEEN_PROBABILITY = 1e-5
 # A column may be one of categories if it has no more different values, and so many rows for each, on average.
 MAX_CATEGORIES, ROWS_PER_CATEGORY = 50, 5
-# Categories of at most this perplexity, as if so many were equally frequent, count as the simplest model.
-SIMPLE_PERPLEXITY = 4.0
 # A value is an atom if it has this share of the rows, no fewer of them, and so many times those of the typical value.
 ATOM_SHARE, ATOM_ROWS, ATOM_EXCESS, MAX_ATOMS = 0.02, 5, 10, 5
 # A value is a heap if so many rows have it, and if no more values than these are; their heights compare it with a
@@ -43,52 +50,18 @@ ATOM_SHARE, ATOM_ROWS, ATOM_EXCESS, MAX_ATOMS = 0.02, 5, 10, 5
 HEAP_ROWS, MAX_HEAPS, BANDWIDTH, LEAST_REST = 5, 300, 0.9, 0.5
 # Fewer rows than this decide nothing, and the column is normal. Larger numbers are no counts, nor totals.
 MIN_ROWS, MAX_COUNT, MAX_TOTAL = 10, 1e6, 255
-# Of whole numbers, counts come before densities, which have so many more parameters then. Values of a grid, at most.
-SIZE_OF_WHOLE, MAX_GRID = 20, 3000
-# So many rows decide, each held out once; a mixture of so many densities, after so many steps of EM.
-MAX_ROWS, FOLDS, ENTRIES, STEPS = 1000, 5, 3, 15
+# Of whole numbers, counts come before densities, which have so many more parameters then.
+SIZE_OF_WHOLE = 20
 # Counts are narrow where they are small: a mixture of them needs more.
 ENTRIES_OF_COUNTS, NEAR_ZERO = 6, 3
-# A simpler model wins if it has no fewer nats a row than the best less so many, or so many standard errors.
-TOLERANCE, STANDARD_ERRORS = 0.02, 1.5
 # So many nats a row must a family of positive numbers be better than normal entries, which may be joined with others'.
 HANDICAP = 0.08
-# So many nats a row must heaps be better than anything else: such a column is not joined with others.
-HANDICAP_OF_HEAPS = 0.25
 # Parts of the median that are added to positive numbers before their logarithm is taken.
 SHIFTS = (0.0, 0.3, 1.0)
 # Squares of standardised values, in float64, leave no room for a variance below this part of them.
 SMALLEST_VARIANCE = 1e-12
 # Whole numbers are reals beside others where a step is no more than this share of the column's unit.
 MAX_STEP = 0.2
-
-
-@dataclass
-class Choice:
-    """How a column becomes a variable: z = (x - center) / scale of `family`, or the number of one of `values`.
-
-    Attributes:
-        atoms: in x, the values that have a probability of their own beside the density.
-        excluded: isolated values, such as errors and codes, which count as gaps.
-        resolution: the smallest difference in z that counts, 0 where none does.
-        shift: of z = (log(x + shift) - center) / scale; NaN where z is no logarithm.
-    """
-
-    family: ExponentialFamily
-    center: float = 0.0
-    scale: float = 1.0
-    values: np.ndarray | None = None
-    atoms: np.ndarray = field(default_factory=lambda: np.empty(0))  # in x
-    excluded: np.ndarray = field(default_factory=lambda: np.empty(0))
-    resolution: float = 0.0
-    shift: float = math.nan
-
-
-def of_values(values: np.ndarray) -> Choice:
-    """A column of categories; of one, for a constant."""
-    number = len(values)
-    family = Bernoulli() if number <= 2 else Categorical(number, floor=min(1e-5, 0.1 / number))
-    return Choice(family, values=values)
 
 
 def choose(column: np.ndarray, counts: bool = True, positive: bool = True) -> Choice:
@@ -108,12 +81,12 @@ def choose(column: np.ndarray, counts: bool = True, positive: bool = True) -> Ch
         return of_values(values)
     if len(column) < MIN_ROWS:
         return normal(column)
-    candidates: list[_Candidate] = [_Categories(values, repeats)] if few else []
+    candidates: list[ColumnModel] = [Categories(values, repeats)] if few else []
     if counts and whole and values[0] >= 0:
         candidates += _counts(column)
     candidates += _densities(column, values, repeats, positive, SIZE_OF_WHOLE if whole else 0)
     candidates += _heaps(column, values, repeats)
-    return _simplest(candidates, *_sample(column)).choice
+    return simplest(candidates, *sampled(column)).choice
 
 
 def normal(column: np.ndarray, family: ExponentialFamily | None = None) -> Choice:
@@ -130,7 +103,7 @@ def joint(column: np.ndarray, choice: Choice, positive: bool = True, heaps: bool
     """A column of counts, positive numbers or reals as one that is normal together with others: itself, or its log.
 
     The logarithm is that of x + shift, which leaves small numbers nearer to what they are. One normal density of the
-    cells that are held out decides; atoms and categories stay what they are, and so do heaps, if they are not asked for.
+    cells that are held out decides; atoms and categories stay what they are, and so do heaps unless asked for.
 
     Args:
         column: the cells.
@@ -139,10 +112,10 @@ def joint(column: np.ndarray, choice: Choice, positive: bool = True, heaps: bool
         heaps: whether a column with heaps may become real.
     """
     near = column[~np.isin(column, choice.excluded)]
-    atoms = len(choice.atoms) and not (heaps and isinstance(choice.family, Heaped))
+    atoms = len(choice.atoms) and not (heaps and choice.heaped)
     if choice.values is not None or atoms or len(near) < MIN_ROWS or not _is_fine(near, _step(near)):
         return choice
-    options, (cells, folds) = [normal(near)], _sample(near)
+    options, (cells, folds) = [normal(near)], sampled(near)
     for part in SHIFTS if positive and near.min() >= 0 else ():
         shift = part * float(np.median(near))
         if near.min() + shift > 0 and _is_fine(np.log(near + shift), _step_in_logs(near, shift)):
@@ -173,92 +146,20 @@ def _as_one_normal(choice: Choice, cells: np.ndarray, folds: np.ndarray) -> floa
     in_logs = not math.isnan(choice.shift)
     values = np.log(cells + choice.shift) if in_logs else cells
     z = torch.as_tensor((values - choice.center) / choice.scale)
-    logs = _held_out(Normal(), z, torch.as_tensor(folds), 1, z[:0], -math.log(choice.scale))
+    logs = held_out_densities(Normal(), z, torch.as_tensor(folds), 1, z[:0], -math.log(choice.scale))
     return float(logs.mean() - (values.mean() if in_logs else 0.0))
 
 
 # What there is to choose from
 
 
-class _Candidate:
-    """A model of the column: its size in free parameters, what it stands for, and nats that it gives away."""
-
-    size: float
-    choice: Choice
-    handicap: float = 0.0
-
-    def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
-        """log P of each cell by the model fitted to the other folds, a density times the column's step."""
-        raise NotImplementedError
-
-
-class _Categories(_Candidate):
-    def __init__(self, values: np.ndarray, repeats: np.ndarray):
-        shares = repeats / repeats.sum()
-        perplexity = math.exp(-(shares * np.log(shares)).sum())
-        self.values, self.size, self.choice = values, perplexity - SIMPLE_PERPLEXITY, of_values(values)
-
-    def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
-        return _shares(np.searchsorted(self.values, cells), folds, len(self.values))
-
-
-class _Mixture(_Candidate):
-    """Densities of one family, beside atoms."""
-
-    def __init__(self, choice: Choice, atoms: np.ndarray, rare: np.ndarray, entries: int, step: float, repeats: bool):
-        family = choice.family
-        self.family, self.entries, self.step, self.repeats = family, entries, step, repeats
-        self.size = entries * family.num_statistics + entries - 1 + len(atoms)
-        if len(atoms):
-            inside = tuple((atoms - choice.center) / choice.scale)
-            choice = replace(choice, family=self._beside(family, inside), atoms=atoms)
-        self.choice, self.atoms = replace(choice, excluded=rare), np.concatenate((atoms, rare))
-
-    def _beside(self, family: ExponentialFamily, atoms: tuple[float, ...]) -> ExponentialFamily:
-        """The family with atoms."""
-        return WithAtoms(family, atoms=atoms)
-
-    def held_out(self, cells: np.ndarray, folds: np.ndarray) -> np.ndarray:
-        which = np.argmax(np.concatenate((cells == self.atoms[:, None], np.ones((1, len(cells)), dtype=bool))), 0)
-        rest = which == len(self.atoms)
-        result = _shares(which, folds, len(self.atoms) + 1)
-        if not rest.any():
-            return result
-        z = torch.as_tensor((cells[rest] - self.choice.center) / self.choice.scale)
-        step = self.step / self.choice.scale
-        grid = self._grid(cells[rest]) if self.repeats else z[:0]
-        result[rest] += _held_out(self.family, z, torch.as_tensor(folds[rest]), self.entries, grid, math.log(step))
-        return result
-
-    def _grid(self, cells: np.ndarray) -> torch.Tensor:
-        """All values that the column could have, in z, if there are not too many."""
-        low, number = cells.min(), (cells.max() - cells.min()) / self.step
-        grid = low + self.step * np.arange(min(number, MAX_GRID) + 1)
-        grid = grid[~np.isin(grid, self.atoms)] if number <= MAX_GRID else grid[:0]
-        return torch.as_tensor((grid - self.choice.center) / self.choice.scale)
-
-
-class _Heaped(_Mixture):
-    """Normal densities beside values whose frequencies all entries share."""
-
-    handicap = HANDICAP_OF_HEAPS
-
-    def __init__(self, choice: Choice, heaps: np.ndarray, rare: np.ndarray, step: float, column: np.ndarray):
-        self.heights = _heights(column, heaps) / choice.scale
-        super().__init__(choice, heaps, rare, ENTRIES, step, True)
-
-    def _beside(self, family: ExponentialFamily, atoms: tuple[float, ...]) -> ExponentialFamily:
-        smallest = family.min_variance if isinstance(family, Normal) else 0.0
-        return Heaped(smallest, atoms=atoms, heights=tuple(self.heights.tolist()))
-
-
-def _heaps(column: np.ndarray, values: np.ndarray, repeats: np.ndarray) -> Iterator[_Candidate]:
+def _heaps(column: np.ndarray, values: np.ndarray, repeats: np.ndarray) -> Iterator[ColumnModel]:
     """Normal columns, but for the values that several rows have."""
     far = isolated(column)
     near = column[~np.isin(column, far)]
     heaps = values[(repeats >= HEAP_ROWS) & ~np.isin(values, far)]
     if 0 < len(heaps) <= MAX_HEAPS and not is_constant(near):
-        yield _Heaped(normal(near), heaps, far, comparable_length(near), near)
+        yield HeapedMixture(normal(near), heaps, _heights(near, heaps), far, comparable_length(near))
 
 
 def _heights(column: np.ndarray, heaps: np.ndarray) -> np.ndarray:
@@ -271,7 +172,7 @@ def _heights(column: np.ndarray, heaps: np.ndarray) -> np.ndarray:
     return shares / density / rest
 
 
-def _counts(column: np.ndarray) -> Iterator[_Candidate]:
+def _counts(column: np.ndarray) -> Iterator[ColumnModel]:
     """Whole numbers without a bound, from 0 or 1, or up to the largest; isolated cells are none of them."""
     out = isolated(column)
     rest = column[~np.isin(column, out)]
@@ -285,12 +186,12 @@ def _counts(column: np.ndarray) -> Iterator[_Candidate]:
             families.append(Binomial(total=int(rest.max())))
         for family in families:
             for entries in (1, ENTRIES_OF_COUNTS) if near_zero else (1,):
-                yield _Mixture(Choice(family, first, 1.0, resolution=1.0), out[:0], out, entries, 1.0, False)
+                yield DensityMixture(Choice(family, first, 1.0, resolution=1.0), out[:0], out, entries, 1.0, False)
 
 
 def _densities(
     column: np.ndarray, values: np.ndarray, repeats: np.ndarray, positive: bool, extra: int
-) -> Iterator[_Candidate]:
+) -> Iterator[ColumnModel]:
     """Normal columns, and those of positive numbers; with atoms, where a value is far more frequent than others are."""
     rounded = len(values) <= len(column) / 2
     step = comparable_length(column) if rounded else resolution(column)
@@ -316,7 +217,7 @@ def _densities(
             choices.append((_exponential(near), far))
         for choice, rare in choices:
             for entries in (1, ENTRIES):
-                candidate = _Mixture(choice, atoms, rare, entries, step, rounded)
+                candidate = DensityMixture(choice, atoms, rare, entries, step, rounded)
                 candidate.size += extra
                 if not len(atoms) and type(choice.family) is not Normal:
                     candidate.handicap = HANDICAP
@@ -353,71 +254,3 @@ def _bound(variance: float, column: np.ndarray) -> float:
 def _down(bound: float) -> float:
     """A power of 10, so that columns of about the same bound share a family, and the work of a network's leaves."""
     return 10.0 ** math.floor(math.log10(bound) + 1e-9)
-
-
-# Which of them
-
-
-def _sample(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cells and their folds, at most MAX_ROWS. A row more in the column changes no more than one of them."""
-    order = np.random.RandomState(0).rand(len(column)).argsort(kind="stable")
-    rows = np.sort(order[:MAX_ROWS])
-    return column[rows], np.random.RandomState(1).randint(0, FOLDS, len(column))[rows]
-
-
-def _simplest(candidates: list[_Candidate], cells: np.ndarray, folds: np.ndarray) -> _Candidate:
-    """The smallest whose held-out cells are as likely as the best's, as far as the cells tell."""
-    scores = [candidate.held_out(cells, folds) - candidate.handicap for candidate in candidates]
-    best = max(scores, key=np.mean)
-    order = sorted(range(len(candidates)), key=lambda number: candidates[number].size)
-    for number in order:
-        lost = best - scores[number]
-        if lost.mean() <= max(TOLERANCE, STANDARD_ERRORS * lost.std() / math.sqrt(len(lost))):
-            return candidates[number]
-    return candidates[scores.index(best)]  # never: the best loses nothing to itself
-
-
-def _shares(which: np.ndarray, folds: np.ndarray, number: int) -> np.ndarray:
-    """log of the share of each cell's category in the other folds; one that these lack is unseen."""
-    table = np.zeros((FOLDS, number))
-    np.add.at(table, (folds, which), 1)
-    others = table.sum(0) - table
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(others / others.sum(1, keepdims=True))
-    return np.maximum(np.nan_to_num(logs, nan=-np.inf), math.log(UNSEEN_PROBABILITY))[folds, which]
-
-
-@torch.no_grad()
-def _held_out(
-    family: ExponentialFamily, z: torch.Tensor, folds: torch.Tensor, entries: int, grid: torch.Tensor, log_step: float
-) -> np.ndarray:
-    """log p(z) + log_step (n,) by a mixture that EM has fitted to the other folds, all folds at once.
-
-    On a grid, densities that are narrower than a step, or end at a value, would sum to more than 1; they are divided by
-    that.
-    """
-    statistics, base = family.statistics(z), family.log_base(z)  # (T, n)
-    train = (folds != torch.arange(FOLDS)[:, None]).double()  # (F, n)
-    # Entries begin with equal parts of the sorted cells.
-    part = (z.argsort().argsort() * entries).div(len(z), rounding_mode="floor")
-    uses = (part == torch.arange(entries)[:, None]).double().expand(FOLDS, -1, -1)  # (F, K, n)
-    overall = torch.einsum("fn,tn->tf", train, statistics) / train.sum(1).clamp_min(1)
-    logs, theta, shares = uses, uses, uses
-    for _ in range(STEPS if entries > 1 else 1):
-        weights = uses * train[:, None]
-        number = weights.sum(2)
-        # One row of the column's own mean, so that no entry ends on a single cell.
-        total = torch.einsum("fkn,tn->tfk", weights, statistics) + (overall[..., None] if entries > 1 else 0)
-        phi = family.expecting(total / (number + (1 if entries > 1 else 0)).clamp_min(1e-9))
-        theta = family.natural(phi)
-        shares = torch.log((number + 1) / (number + 1).sum(1, keepdim=True)) - family.log_normalizer(theta)
-        logs = torch.einsum("tfk,tn->fkn", theta, statistics) + shares[..., None]
-        uses = torch.softmax(logs, 1)
-    result = torch.logsumexp(logs, 1).gather(0, folds[None])[0]
-    result = log_step + (result if base is None else result + base)
-    if len(grid):
-        on_grid = torch.einsum("tfk,tn->fkn", theta, family.statistics(grid)) + shares[..., None]
-        base = family.log_base(grid)
-        total = log_step + torch.logsumexp(on_grid if base is None else on_grid + base, (1, 2))
-        result = result - total.clamp_min(0)[folds]
-    return result.numpy()

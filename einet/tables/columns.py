@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -21,25 +20,12 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from einet.families.continuous import Normal
-from einet.families.heaped import Heaped
 from einet.family import LeafFamily
-from einet.leaves import LeafLayer
-from einet.tables.choice import UNSEEN_PROBABILITY, Choice, choose, joint, normal, of_values
+from einet.tables.choice import choose, joint, normal
+from einet.tables.column_models import UNSEEN_PROBABILITY, Choice, of_values
 from einet.tables.kinds import Table, read
 from einet.tables.resolution import comparable_length, is_close, is_constant
-from einet.tables.support import described, given_families, inside, min_deviation
-
-# The share of a column's leaf entries at their smallest variance above which the bound, not the data, sets the widths.
-MAX_SHARE_AT_FLOOR = 2 / 3
-# The variance of a standardised column from which an entry is as wide as its column, as entries are that no row uses.
-UNUSED_VARIANCE = 0.5
-
-
-class TableWarning(UserWarning):
-    """A column of the training data whose cells will be blurred by a bound on variances that was asked for.
-
-    Source: not in the paper
-    """
+from einet.tables.support import described, given_families, inside
 
 
 class Columns:
@@ -60,6 +46,7 @@ class Columns:
             its labels are `kinds.labels`, in the order of these.
         constant: columns of one value but for rounding; `values` has the most frequent.
         atoms: for each column the values that have a probability of their own beside a density.
+        heaped: the columns whose atoms are heaps.
         excluded: for each column isolated values, far from all others, and their shares. They count as gaps, with such
             a probability, so that they move nothing but their own rows; nor are they in samples.
         center: (D,), of z = (x - center) / scale; 0 but for columns of families that may be shifted and scaled.
@@ -100,6 +87,7 @@ class Columns:
         """Set what follows from the choice of each column and its known cells."""
         self.values = [choice.values for choice in choices]
         self.atoms = [choice.atoms for choice in choices]
+        self.heaped = [d for d, choice in enumerate(choices) if choice.heaped]
         self.excluded = [
             {float(value): float((column == value).mean()) for value in choice.excluded}
             for choice, column in zip(choices, known, strict=True)
@@ -131,14 +119,14 @@ class Columns:
         choices = []
         for d, column in enumerate(known):
             numbers = self.center[d], self.scale[d], self.values[d], self.atoms[d], np.array(list(self.excluded[d]))
-            choice = Choice(cast(Any, family_of[d]), *numbers, self.resolution[d])
+            choice = Choice(cast(Any, family_of[d]), *numbers, self.resolution[d], heaped=d in self.heaped)
             changes = d in self.chosen and not self.kinds.are_labels(d)
             choices.append(joint(column, choice, self.kinds.has_zero(d), heaps) if changes else choice)
         other = copy.copy(self)
         other.lengths = {
             d: (self.atoms[d], comparable_length(known[d]))
             for d, choice in enumerate(choices)
-            if isinstance(family_of[d], Heaped) and not len(choice.atoms)
+            if d in self.heaped and not choice.heaped
         }
         if heaps and not other.lengths:
             return None
@@ -375,32 +363,6 @@ class Columns:
         """The smallest variance of a density of all reals together: that of the narrowest of them."""
         own = [family for family, columns in self.families.items() if {*columns} & self.reals.keys()]
         return min((getattr(family, "min_variance", 1.0) for family in own), default=1.0)
-
-    def warn_of_floor(self, leaves: LeafLayer) -> None:
-        """Warn of each column most of whose leaf entries, after training, are as narrow as a given family allows."""
-        for part in leaves.parts:
-            if not part.family.location_scale:
-                continue
-            narrowest = min_deviation(part.family)
-            variance = part.family.alone.variance(part.alone().detach())  # (P, C, K), of standardised columns
-            used = variance < UNUSED_VARIANCE
-            narrow = variance <= 1.2 * narrowest**2  # shrinkage keeps them off the bound itself
-            for d in part.variables.tolist():
-                pairs = part.pairs == d
-                share = (narrow[pairs].sum() / used[pairs].sum().clamp_min(1)).item()
-                if share > MAX_SHARE_AT_FLOOR and d not in self.chosen and narrowest > self.resolution[d]:
-                    self._warn(d, part.family, narrowest, share)
-
-    def _warn(self, d: int, family: LeafFamily, narrowest: float, share: float) -> None:
-        name = d if self.names is None else self.names[d]
-        bound = f"leaf={{einet.{type(family).__name__}(min_variance={(narrowest / 10) ** 2:.1g}): [{name!r}]}}"
-        warnings.warn(
-            f"{share:.0%} of the leaf entries of {self._label(d)} are as narrow as allowed, a standard deviation of "
-            f"{narrowest * self.scale[d]:.3g}: given the other columns it may be known better than the density says. "
-            f"If so, lower the bound, as in {bound}",
-            TableWarning,
-            stacklevel=2,
-        )
 
     # Arguments
 

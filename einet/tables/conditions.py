@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from einet.tables.cells import ColumnLabel
-from einet.tables.choice import UNSEEN_PROBABILITY
+from einet.tables.column_models import UNSEEN_PROBABILITY
 from einet.tables.columns import Columns
 
 # The number of boxes that one question may take.

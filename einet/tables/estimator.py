@@ -34,6 +34,7 @@ from einet.queries.passes import networks_of
 from einet.starts import start_leaves
 from einet.structures.learned import Structure, graph_of
 from einet.structures.ready_made import random_binary_trees
+from einet.tables.blur import warn_of_floor
 from einet.tables.candidates import ladders, of_reals, up_to
 from einet.tables.columns import Columns
 from einet.tables.kinds import Kinds, Table, read
@@ -177,7 +178,7 @@ class TableEstimator(BaseEstimator):
             codings.append(Coding(rows, kinds if each is columns else of_reals(kinds)))
         chosen, model, history, found = selected(codings, training)
         for network in networks_of(model):
-            ways[chosen].warn_of_floor(network.leaves)
+            warn_of_floor(ways[chosen], network.leaves)
         self.measured_ = [{"name": each.candidate.name, "score": each.score, "epochs": each.epochs} for each in found]
         return model, ways[chosen], history
 
@@ -195,7 +196,7 @@ class TableEstimator(BaseEstimator):
             model, history = network(order[parts < 0], order[parts == 0], epochs=epochs)
         else:
             model, history = network(order, epochs=epochs)
-        columns.warn_of_floor(model.leaves)
+        warn_of_floor(columns, model.leaves)
         return model, history
 
     def _check_settings(self) -> None:
@@ -291,7 +292,7 @@ class EinetDensity(Questions, DensityMixin, TableEstimator):
         leaf: the family of the columns. "auto" chooses for each the simplest that is as good as any on held-out cells:
             categories (text; few values; numbers that repeat, such as prices), counts (`Poisson`, `Geometric`,
             `Binomial`), positive numbers with a long tail (`LogNormal`, `Gamma`, `Exponential`), or `Normal`; beside
-            atoms (`WithAtoms`), where single values are too frequent for a density, or far from all others; or `Heaped`,
+            atoms (`WithAtoms`), where single values are too frequent for a density, or far from all others; `Heaped`
             where people prefer many values, such as hundreds. Or one `ExponentialFamily` for all columns, or a dict
             {family: columns}, these as numbers from 0 or, after a
             DataFrame, as names; columns that it leaves out are chosen as by "auto". The support of a family that is

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from einet.families.heaped import Heaped
 from einet.family import ExponentialFamily, LeafFamily
 
 
@@ -88,7 +87,7 @@ def described(family: LeafFamily, atoms: np.ndarray, shift: float) -> str:
     within = getattr(family, "family", None)
     if len(atoms) and isinstance(within, ExponentialFamily):
         return f"{type(within).__name__} with atoms at {', '.join(f'{atom:g}' for atom in atoms)}"
-    if isinstance(family, Heaped):
-        return f"Heaped at {len(atoms)} values"
+    if len(atoms):
+        return f"{type(family).__name__} at {len(atoms)} values"
     count = getattr(family, "categories", getattr(family, "total", None))
     return type(family).__name__ + ("" if count is None or type(family).__name__ == "Bernoulli" else f"({count})")

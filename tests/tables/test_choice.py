@@ -17,7 +17,8 @@ from einet.families import (
     Poisson,
 )
 from einet.families import WithAtoms as Atoms
-from einet.tables.choice import choose, joint, of_values
+from einet.tables.choice import choose, joint
+from einet.tables.column_models import of_values
 from einet.tables.columns import Columns
 from einet.tables.estimator import EinetDensity
 from einet.tables.kinds import read
@@ -81,7 +82,7 @@ def amounts(rows, seed=0):
     random = np.random.RandomState(seed)
     cause = random.randn(rows)
     exact = 3000 + 1500 * cause + 300 * random.randn(rows)
-    return np.c_[np.where(random.rand(rows) < 0.9, np.round(exact, -2), exact), cause]
+    return np.c_[np.where(random.rand(rows) < 0.7, np.round(exact, -2), exact), cause]
 
 
 def test_the_probability_of_a_heap_is_that_of_what_was_rounded_to_it():
@@ -90,12 +91,12 @@ def test_the_probability_of_a_heap_is_that_of_what_was_rounded_to_it():
     fresh = amounts(1500, seed=1)
     exact = scipy.stats.norm(3000 + 1500 * fresh[:, 1], 300)
     heaps = fresh[:, 0] == np.round(fresh[:, 0], -2)
-    rounded = 0.9 * (exact.cdf(fresh[:, 0] + 50) - exact.cdf(fresh[:, 0] - 50))
-    truth = np.log(np.where(heaps, rounded, 0.1 * exact.pdf(fresh[:, 0]))) + scipy.stats.norm.logpdf(fresh[:, 1])
+    rounded = 0.7 * (exact.cdf(fresh[:, 0] + 50) - exact.cdf(fresh[:, 0] - 50))
+    truth = np.log(np.where(heaps, rounded, 0.3 * exact.pdf(fresh[:, 0]))) + scipy.stats.norm.logpdf(fresh[:, 1])
     lost = (truth - density.score_samples(fresh)).mean()
-    assert "Heaped" in repr(density.columns_) and 0 < lost < 0.25
+    assert "Heaped" in repr(density.columns_) and 0 < lost < 0.5
     drawn = density.sample(2000, random_state=0)[:, 0]
-    assert np.mean(drawn == np.round(drawn, -2)) == pytest.approx(0.9, abs=0.05)
+    assert np.mean(drawn == np.round(drawn, -2)) == pytest.approx(0.7, abs=0.05)
     assert density.probability(where={0: {3000}}) == pytest.approx(heaps_at(fresh[:, 0], 3000), abs=0.01)
 
 
@@ -256,7 +257,7 @@ def test_reals_alone_are_no_other_columns():
         ([1.0, 3, 7], 2.0),
         ([0.1, 0.3, 0.4], 0.1),
         ([0, 0.6, 1.1, 1.7, 2.2], 0.1),
-        ([2.5, 5.0, 7.5] * 10 + [0.1], 2.5),
+        ([2.5, 5.0, 7.5] * 10 + [0.123], 2.5),
         ([np.pi, np.e, np.sqrt(2)], 0.0),
         ([1e15, 3e15], 2e15),
     ],

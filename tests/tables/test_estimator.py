@@ -17,8 +17,9 @@ import einet
 from einet import LogNormal, Poisson
 from einet.families import Bernoulli, Binomial, Categorical, Normal
 from einet.tables import EinetClassifier, EinetDensity, EinetImputer, EinetRegressor
+from einet.tables.blur import TableWarning
 from einet.tables.choice import choose
-from einet.tables.columns import Columns, TableWarning
+from einet.tables.columns import Columns
 from experiments.missing import accuracies
 
 SMALL = {"num_replicas": 2, "num_sums": 3, "epochs": 10, "random_state": 0}
