@@ -17,8 +17,10 @@ SPREADS = ((0.25, 0.75, 1.349), (0.1, 0.9, 2.563), (0.02, 0.98, 4.107))
 NEIGHBOURS_QUANTILE, DEVIATIONS_PER_STEP = 0.25, 0.4
 # Values that differ by less than this part of the column's unit are as good as one.
 SMALLEST_LENGTH = 1e-3
-# So many decimals may a grid have, and this share of the cells must be on it.
-MAX_DECIMALS, MOST_ON_GRID = 6, 0.9
+# So many decimals may a grid have.
+MAX_DECIMALS = 6
+# Larger numbers have no digit left for a whole one.
+MAX_WHOLE = 2.0**53
 # A cell is isolated if it is this many times as far from the median as the next one is, or as the column's unit is
 # wide; no more than these, and this share of them, are.
 ISOLATION, MAX_ISOLATED, MAX_ISOLATED_SHARE = 10, 5, 0.02
@@ -65,17 +67,16 @@ def resolution(column: np.ndarray, quantile: float = NEIGHBOURS_QUANTILE) -> flo
 
 
 def step_of(column: np.ndarray) -> float:
-    """The greatest length of a decimal grid on which nearly all cells lie; 0 if MAX_DECIMALS decimals show none.
+    """The greatest length of a decimal grid on which all cells lie; 0 if MAX_DECIMALS decimals show none.
 
     Degrees that were Fahrenheit have a step of a tenth, though no two of them are so close.
     """
-    values, counts = np.unique(column, return_counts=True)
+    values = np.unique(column)
     for decimals in range(MAX_DECIMALS + 1):
         scaled = values * 10.0**decimals
-        whole = np.round(scaled)
-        on_grid = np.abs(scaled - whole) <= 1e-9 * (1 + np.abs(scaled).max())
-        if counts[on_grid].sum() >= MOST_ON_GRID * len(column) and on_grid.sum() > 1 and np.abs(whole).max() < 2**53:
-            return float(np.gcd.reduce(np.diff(whole[on_grid]).astype(np.int64))) / 10**decimals
+        whole, largest = np.round(scaled), np.abs(scaled).max()
+        if largest < MAX_WHOLE and len(values) > 1 and (np.abs(scaled - whole) <= 1e-9 * (1 + largest)).all():
+            return float(np.gcd.reduce(np.diff(whole).astype(np.int64))) / 10**decimals
     return 0.0
 
 
