@@ -36,9 +36,9 @@ FULL_BATCH_ROWS, BATCH_ROWS, LAST_LR = 2000, 500, 0.05
 MIN_WEIGHT = 0.1
 # So many rows, drawn at random, decide between candidates; those that were chosen learn from all rows, at least twice.
 DECIDING_ROWS, LEAST_EPOCHS = 10_000, 2
-# Factors of the leaf pseudocount that are tried with the best size of a kind; less of it, where columns are joint: they
-# may tell each other more closely than any row of independent columns would let them.
-SHRINKAGES, LESS = (10.0, 100.0, 1000.0), (0.1, 0.01, 0.001)
+# Factors of the leaf pseudocount that are tried with the best size of a kind; less of it, where there are reals: one row
+# of a wide column would keep a narrow cluster from being as narrow as it is.
+SHRINKAGES, LESS = (10.0, 100.0, 1000.0), (0.1, 0.01, 0.001, 1e-4, 1e-5)
 # Of the first weights: all components of a Gaussian mixture begin with some rows.
 CONCENTRATION = 1.0
 # Steps of EM for the weights of the mixture.
@@ -204,8 +204,8 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
         largest = max(sizes, key=lambda each: found[each.name].score)
         if not largest.learns:
             continue
-        joint = any(family.joint for family in largest.families)
-        for factors in (LESS, SHRINKAGES) if joint else (SHRINKAGES,):
+        reals = any(family.location_scale or family.joint for family in largest.families)
+        for factors in (LESS, SHRINKAGES) if reals else (SHRINKAGES,):
             tried = [largest.shrunk(factor) for factor in factors]
             scores = [found[each.name].score for each in climbed(tried, score, 1, found[largest.name].score)]
             if max(scores) > found[largest.name].score:

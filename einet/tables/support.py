@@ -85,6 +85,7 @@ def described(family: LeafFamily, atoms: np.ndarray, shift: float) -> str:
     if not math.isnan(shift):
         return f"Normal, of log(x + {shift:.3g})" if shift else "LogNormal"
     within = getattr(family, "family", None)
+    atoms = atoms if len(atoms) else np.array(getattr(family, "atoms", ()))  # of a given family, as they are
     if len(atoms) and isinstance(within, ExponentialFamily):
         return f"{type(within).__name__} with atoms at {', '.join(f'{atom:g}' for atom in atoms)}"
     if len(atoms):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import multivariate_normal
@@ -247,3 +248,11 @@ def test_the_default_is_no_worse_than_a_gaussian_mixture():
         differences.append(ours.score(test) - rival.score(test))
         assert isinstance(ours.model_, einet.Einet | Mixture)
     assert np.mean(differences) > -0.1
+
+
+def test_a_narrow_cluster_in_a_wide_one_is_found():
+    """A pseudocount of one wide row would keep it wide; case 05 of the users."""
+    random = np.random.RandomState(0)
+    X = np.r_[100 * random.randn(500, 1), 5 + 1e-3 * random.randn(500, 1)]
+    truth = np.logaddexp(scipy.stats.norm(0, 100).logpdf(X), scipy.stats.norm(5, 1e-3).logpdf(X)).mean() - np.log(2)
+    assert EinetDensity(random_state=0).fit(X).score(X) > truth - 0.3
