@@ -36,8 +36,8 @@ FULL_BATCH_ROWS, BATCH_ROWS, LAST_LR = 2000, 500, 0.05
 MIN_WEIGHT = 0.1
 # So many rows, drawn at random, decide between candidates; those that were chosen learn from all rows, at least twice.
 DECIDING_ROWS, LEAST_EPOCHS = 10_000, 2
-# Factors of the leaf pseudocount that are tried with the best size of a kind; less of it where there are reals: a row of
-# a wide column would keep a narrow cluster from being as narrow as it is.
+# Factors of the leaf pseudocount that are tried with the best size of a kind; less of it where there are reals, since a
+# row of a wide column would keep a narrow cluster from being as narrow as it is.
 SHRINKAGES, LESS = (10.0, 100.0, 1000.0), (0.1, 0.01, 0.001, 1e-4, 1e-5)
 # Of the first weights: all components of a Gaussian mixture begin with some rows.
 CONCENTRATION = 1.0
