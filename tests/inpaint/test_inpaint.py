@@ -455,6 +455,17 @@ def test_a_question_of_the_front_end_is_answered():
     np.testing.assert_array_equal(ask_widget(again, {"id": 1, "image": 1, "view": "sample"}, mask)[1], draws[0])
 
 
+@pytest.mark.parametrize("noise", [True, False])
+def test_the_tick_of_noise_reaches_the_leaves(noise):
+    """What comes back through the comm is what `fill` draws from the same seed, with the tick and without."""
+    asked, own = image_widget(seed=0), image_widget(seed=0)
+    content, drawn = ask_widget(asked, {"id": 1, "image": 0, "view": "samples", "noise": noise}, [0] * 16)
+    wanted, numbers = own.fill(0, torch.zeros(4, 4, dtype=torch.bool), "samples", noise)
+    assert content["logDensity"] == numbers["logDensity"] and np.array_equal(drawn, wanted.flatten())
+    other, _ = image_widget(seed=0).fill(0, torch.zeros(4, 4, dtype=torch.bool), "samples", not noise)
+    assert not np.array_equal(drawn, other.flatten())
+
+
 def test_six_draws_with_noise_and_without():
     leaf = einet.Normal(min_variance=0.99e-4, max_variance=1e-4)
     network = [einet.Einet(einet.poon_domingos((3, 3), 1), leaf, num_sums=4, seed=seed) for seed in range(2)]

@@ -485,6 +485,7 @@ def test_with_a_live_kernel(browser, lab):
     with browser.new_context(viewport={"width": 1200, "height": 1000}) as context:
         page = Inpainter(context, f"{lab}/doc/tree/live.ipynb", SIZE)
         tab = page.tab
+        tab.set_default_timeout(120_000)  # on a busy machine a kernel answers late
         cells = tab.locator(".jp-Notebook .jp-CodeCell")
         cells.first.wait_for(timeout=120_000)
         tab.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
