@@ -115,12 +115,12 @@ def leaf_families(draw, num_variables, choices):
 
 
 @st.composite
-def models(draw, families=ALL, graphs=region_graphs(), classes=(1, 3), most_entries=3):
-    """A float64 model with random parameters, one in four of them thin, the others over pairs."""
+def models(draw, families=ALL, graphs=region_graphs(), classes=(1, 3), most_entries=3, thin=st.integers(0, 3)):
+    """A float64 model with random parameters, one in four of them thin (where `thin` is 3), the others over pairs."""
     graph, entries = draw(graphs), st.integers(1, most_entries)
     leaf = draw(leaf_families(graph.num_variables, families))
     sizes = {"num_sums": draw(entries), "num_leaves": draw(entries), "num_classes": draw(st.sampled_from(classes))}
-    if draw(st.integers(0, 3)) == 3:
+    if draw(thin) == 3:
         sizes |= {"sum_product": "cp", "num_leaves": sizes["num_sums"]}
     else:
         graph = told_apart(graph.binary())

@@ -149,7 +149,7 @@ def test_full_batch_em_never_lowers_the_likelihood(family, graph, missing):
     model, x, observed = training(family, graph, missing=missing)
     assert any(level.mixings for level in model.levels)
     em, values = EM(model), []
-    for _ in range(100):
+    for _ in range(50):
         em.zero_grad()
         value = log_likelihood(model, x, observed)
         value.backward()

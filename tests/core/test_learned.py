@@ -21,12 +21,13 @@ def counted(x, observed, pseudocount):
     """Mutual information, pair by pair and value by value; entropies on the diagonal."""
     values = [np.unique(x[observed[:, d], d]) for d in range(x.shape[1])]
     found = np.empty((x.shape[1],) * 2)
-    for i, j in np.ndindex(found.shape):
+    for i, j in itertools.combinations_with_replacement(range(x.shape[1]), 2):
         both = observed[:, i] & observed[:, j]
-        table = [[((x[both, i] == a) & (x[both, j] == b)).sum() + pseudocount for b in values[j]] for a in values[i]]
-        table = np.array(table) / np.sum(table)
+        table = np.full((len(values[i]), len(values[j])), float(pseudocount))
+        np.add.at(table, tuple(np.searchsorted(values[d], x[both, d]) for d in (i, j)), 1)
+        table /= table.sum()
         independent = table.sum(1, keepdims=True) * table.sum(0)
-        found[i, j] = entropy(table.sum(0)) if i == j else entropy(table.ravel(), independent.ravel())
+        found[i, j] = found[j, i] = entropy(table.sum(0)) if i == j else entropy(table.ravel(), independent.ravel())
     return found
 
 

@@ -7,8 +7,8 @@ import pandas
 
 from einet.tables import EinetDensity
 
-# One training, of few epochs: what a test compares is exact for any density.
-QUICK = {"num_replicas": 2, "num_sums": 3, "epochs": 5, "validation": 0.0, "random_state": 0}
+# One training of one network, of few epochs: what a test compares is exact for any density.
+QUICK = {"depth": 1, "num_replicas": 2, "num_sums": 3, "epochs": 5, "validation": 0.0, "random_state": 0}
 
 
 def people(num_rows=200, seed=0):

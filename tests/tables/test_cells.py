@@ -16,7 +16,7 @@ from einet.tables import EinetClassifier, EinetDensity
 from einet.tables.cells import floats
 from einet.tables.kinds import read
 
-SMALL = {"num_replicas": 2, "num_sums": 2, "epochs": 2, "random_state": 0}
+SMALL = {"num_replicas": 2, "num_sums": 2, "epochs": 2, "validation": 0.0, "random_state": 0}
 NAT = np.datetime64("NaT")
 HIDDEN = np.ma.array([[1.0, 2.0], [3.0, 4.0]], mask=[[0, 0], [0, 1]])
 

@@ -149,7 +149,7 @@ def test_gaps_are_made_where_there_were_none():
 
 def test_the_loss_is_sklearns():
     X, y = load_iris(return_X_y=True)
-    fitted = EinetClassifier(**QUICK, depth=1, refine=False).fit(X, y)
+    fitted = EinetClassifier(**QUICK, refine=False).fit(X, y)
     x, seen, _ = fitted.columns_.encode(X)
     rows = (x, seen, torch.as_tensor(y), torch.arange(150.0).double())
     prior = torch.as_tensor(fitted.class_log_prior_)
@@ -161,7 +161,7 @@ def test_the_loss_is_sklearns():
 
 def test_training_on_the_posterior_lowers_its_loss_and_keeps_the_best():
     X, y = load_iris(return_X_y=True)
-    fitted = EinetClassifier(**QUICK, depth=1, refine=False).fit(X, y)
+    fitted = EinetClassifier(**QUICK, refine=False).fit(X, y)
     x, seen, _ = fitted.columns_.encode(X)
     prior = torch.as_tensor(fitted.class_log_prior_)
     inside, outside = (tuple(part[i::2] for part in (x, seen, torch.as_tensor(y))) + (None,) for i in (0, 1))

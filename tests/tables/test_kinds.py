@@ -10,7 +10,7 @@ from einet.tables import EinetDensity
 from einet.tables.columns import Columns
 from einet.tables.kinds import read
 
-SMALL = {"num_replicas": 2, "num_sums": 2, "epochs": 2, "random_state": 0}
+SMALL = {"num_replicas": 2, "num_sums": 2, "epochs": 2, "validation": 0.0, "random_state": 0}
 RANDOM = np.random.RandomState(0)
 DAYS = [datetime.date(2020, 1, 1) + datetime.timedelta(days=int(day)) for day in RANDOM.randint(0, 300, 40)]
 TIMES = [datetime.datetime(2020, 1, 1, 5, 0, second) for second in RANDOM.randint(0, 60, 40)]

@@ -12,7 +12,10 @@ from einet.tables.weights import MAX_REPEATED_ROWS, counted, in_proportion
 TABLE, TIMES = people(60).drop(columns="year"), np.arange(60) % 4
 
 
-@pytest.mark.parametrize("settings", [{}, {"validation": 0.2}, {"structure": einet.chow_liu, "sum_product": "cp"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"validation": 0.2}, {"validation": 0.2, "depth": "auto"}, {"structure": einet.chow_liu, "sum_product": "cp"}],
+)
 def test_whole_weights_are_repeated_rows_in_any_order(settings):
     settings = QUICK | settings
     weighed = EinetDensity(**settings).fit(TABLE, sample_weight=TIMES)
@@ -25,11 +28,11 @@ def test_whole_weights_are_repeated_rows_in_any_order(settings):
 def test_weights_of_classes_are_their_prior():
     X, y = load_iris(return_X_y=True)
     times = np.where(y == 0, 3, y)
-    weighed = EinetClassifier(**QUICK, depth=1).fit(X, y, sample_weight=times)
-    plain = EinetClassifier(**QUICK, depth=1).fit(X.repeat(times, 0), y.repeat(times))
+    weighed = EinetClassifier(**QUICK).fit(X, y, sample_weight=times)
+    plain = EinetClassifier(**QUICK).fit(X.repeat(times, 0), y.repeat(times))
     assert weighed.class_log_prior_ == pytest.approx(np.log([1 / 2, 1 / 6, 1 / 3]))
     assert weighed.predict_proba(X) == pytest.approx(plain.predict_proba(X), rel=1e-6)
-    only = EinetClassifier(**QUICK, depth=1).fit(X, y, sample_weight=np.where(y == 1, 0, 0.5))
+    only = EinetClassifier(**QUICK).fit(X, y, sample_weight=np.where(y == 1, 0, 0.5))
     assert list(only.classes_) == [0, 2] and only.class_log_prior_ == pytest.approx(np.log([0.5, 0.5]))
     assert weighed.score(X, y, times) == pytest.approx(plain.score(X.repeat(times, 0), y.repeat(times)))
 
@@ -79,8 +82,8 @@ def test_weights_that_cannot_be(weights, message):
 
 
 def test_verbose_tells_of_each_training(capsys):
-    assert "mixture-1" in (EinetDensity(verbose=1).fit(TABLE), capsys.readouterr().out)[1]
-    trees = QUICK | {"epochs": 2, "depth": 1}
+    assert "mixture-1" in (EinetDensity(num_sums=1, epochs=5, verbose=1).fit(TABLE), capsys.readouterr().out)[1]
+    trees = QUICK | {"epochs": 2}
     EinetDensity(**trees).fit(TABLE)
     assert capsys.readouterr().out == ""
     EinetDensity(**trees | {"verbose": 1}).fit(TABLE)

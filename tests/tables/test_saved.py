@@ -47,7 +47,7 @@ def test_other_estimators_come_back(tmp_path):
     X, y = load_iris(return_X_y=True)
     text = np.array(["setosa", "versicolor", "virginica"])[y]
     for target in (text, y, text.astype(object), y.astype(bool)):
-        classifier = EinetClassifier(**QUICK, depth=1).fit(X, target)
+        classifier = EinetClassifier(**QUICK).fit(X, target)
         loaded = there_and_back(classifier, tmp_path)
         assert np.array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
         assert (
