@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from inpainter import PHONE, WithoutAKernel, assert_legible, ground_of, nats_in, opened
+from inpainter import PHONE, WithoutAKernel, assert_legible, ground_of, luminance, nats_in, opened
 from pages import served
 from project import ROOT
 from sklearn.datasets import load_breast_cancer, load_digits
@@ -32,6 +32,31 @@ CUT = """[...document.querySelectorAll("article *")]
     .filter(box => box.scrollWidth > box.clientWidth + 2 && box.clientWidth && box.dataset.more != "right")
     .filter(box => ["auto", "scroll"].includes(getComputedStyle(box).overflowX) && !box.closest("mjx-container"))
     .map(box => `${box.tagName}.${box.className}: ${box.textContent.trim().slice(0, 40)}`)"""
+
+# Words of the interactive figures: text, its ink, and all grounds below it up to the first that nothing shows through.
+WORDS = """() => {
+    const pixel = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const known = {};
+    const drawn = colour => {
+        pixel.clearRect(0, 0, 1, 1);
+        pixel.fillStyle = colour;
+        pixel.fillRect(0, 0, 1, 1);
+        return [...pixel.getImageData(0, 0, 1, 1).data];
+    };
+    const channels = colour => known[colour] ??= drawn(colour);
+    const grounds = [], walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const box = walker.currentNode.parentElement, words = walker.currentNode.textContent.trim();
+        if (!words || !box.closest(".einet-figure") || box.closest("svg, option") || !box.checkVisibility()) continue;
+        if (box.disabled) continue;
+        const below = [];
+        for (let at = box; at && below.at(-1)?.[3] != 255; at = at.parentElement) {
+            below.push(channels(getComputedStyle(at).backgroundColor));
+        }
+        grounds.push([words, channels(getComputedStyle(box).color), below]);
+    }
+    return grounds;
+}"""
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda f: str(f.relative_to(HTML)))
 
@@ -118,6 +143,30 @@ def test_page(browser, server, page, scheme):
         troubles.append(f"a screen of 400 px has to scroll sideways to {width} px")
     context.close()
     assert not troubles, "\n".join(troubles)
+
+
+def over(ground, layer):
+    """The colour of a layer on a ground, which shows through it."""
+    return [below + (above - below) * layer[3] / 255 for below, above in zip(ground, layer[:3], strict=True)]
+
+
+def test_interactive_figures_are_legible(browser):
+    """In both themes, the contrast of their words with what lies below them is at least 4."""
+    tab, found = browser.new_page(), []
+    for page in (page for page in PAGES if re.search("-figure['\"]", page.read_text(encoding="utf-8"))):
+        tab.goto(page.as_uri(), wait_until="domcontentloaded")
+        tab.wait_for_selector(".einet-figure")
+        for theme in ("light", "dark"):
+            tab.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+            tab.wait_for_timeout(400)  # colours fade from one to the other
+            for words, ink, layers in tab.evaluate(WORDS):
+                ground = [255, 255, 255]
+                for layer in reversed(layers):
+                    ground = over(ground, layer)
+                dark, light = sorted(luminance(colour) + 0.05 for colour in (over(ground, ink), ground))
+                found.append((light / dark, page.stem, theme, words, ink, ground))
+    tab.close()
+    assert len(found) > 400 and not [told for told in found if told[0] < 4], sorted(found)[:10]
 
 
 @every_page
