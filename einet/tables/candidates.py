@@ -145,9 +145,13 @@ def one_sum(num_columns: int, joint: list[int]) -> RegionGraph:
 
 
 def climbed(
-    ladder: list[Candidate], score: Callable[[Candidate], float], patience: int = 2, best: float = -math.inf
+    ladder: list[Candidate],
+    score: Callable[[Candidate], float],
+    patience: int = 2,
+    best: float = -math.inf,
+    least: float = 0.0,
 ) -> Iterator[Candidate]:
-    """The candidates of a ladder up to where `patience` of them in a row were no better than the best before.
+    """The candidates of a ladder up to where `patience` of them in a row were not better than the best by `least`.
 
     Source: not in the paper
     """
@@ -155,7 +159,7 @@ def climbed(
     for candidate in ladder:
         found = score(candidate)
         yield candidate
-        waited = 0 if found > best else waited + 1
+        waited = 0 if found > best + least else waited + 1
         best = max(best, found)
         if waited >= patience:
             return

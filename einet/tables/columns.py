@@ -24,7 +24,7 @@ from einet.family import LeafFamily
 from einet.tables.choice import choose, joint, normal
 from einet.tables.column_models import UNSEEN_PROBABILITY, Choice, of_values
 from einet.tables.kinds import Table, read
-from einet.tables.resolution import comparable_length, is_close, is_constant
+from einet.tables.resolution import MOST_ON_GRID, comparable_length, is_close, is_constant
 from einet.tables.support import described, given_families, inside
 
 
@@ -124,7 +124,7 @@ class Columns:
             choices.append(joint(column, choice, self.kinds.has_zero(d), heaps) if changes else choice)
         other = copy.copy(self)
         other.lengths = {
-            d: (self.atoms[d], comparable_length(known[d]))
+            d: (self.atoms[d], comparable_length(known[d], MOST_ON_GRID))
             for d, choice in enumerate(choices)
             if d in self.heaped and not choice.heaped
         }

@@ -29,10 +29,11 @@ class EinetImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Args:
         density: the `EinetDensity` to train, a copy of it; by default one with all its defaults and this
             `random_state`.
-        strategy: what a gap gets. "mean": E[x_d | rest], or the most probable of finitely many values, the smallest
-            squared error. "median": the middle of p(x_d | rest), the smallest absolute error. "mode": a most probable
-            completion of the whole row (`einet.mpe`). "draw": a draw of all the row's gaps together, which keeps the
-            columns' spread and how they depend on each other.
+        strategy: what a gap gets. "mean": E[x_d | rest], the smallest squared error, or the most probable label; that
+            of a list of prices is none of them (`EinetDensity.predict_missing` has the most probable). "median": the
+            middle of p(x_d | rest), the smallest absolute error. "mode": a most probable completion of the whole row
+            (`einet.mpe`). "draw": a draw of all the row's gaps together, which keeps the columns' spread and how they
+            depend on each other.
         random_state: an integer makes training and draws repeatable.
 
     Attributes:

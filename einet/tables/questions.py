@@ -29,6 +29,8 @@ from einet.tables.conditions import Boxes, Conditions
 # Rows that are completed at once.
 ROWS_PER_CHUNK = 1000
 STRATEGIES = ("mean", "median", "mode", "draw")
+# As "mean", but with the most probable of finitely many numbers in place of their mean, which is none of them.
+PREDICTION = "prediction"
 
 
 class Questions:
@@ -116,7 +118,7 @@ class Questions:
 
         Columns of finitely many values get the most probable one, all others E[x_d | x_observed].
         """
-        return self._completed(X, "mean")
+        return self._completed(X, PREDICTION)
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[Any, Any]:
         """Where missing cells lie: central intervals of p(x_d | x_observed), each cell by itself.
@@ -134,28 +136,32 @@ class Questions:
         return self._completed(X, tail), self._completed(X, 1 - tail)
 
     def _completed(self, X: Any, strategy: str | float, generator: torch.Generator | None = None) -> Any:
-        """X with its gaps filled by one of `STRATEGIES`, or by the quantile of this probability."""
+        """X with its gaps filled by one of `STRATEGIES`, by PREDICTION, or by the quantile of this probability."""
         check_is_fitted(self, "model_")
         cells = self._validated(X)
-        parts = [
-            self.columns_.decode_numbers(self._values(cells[rows], strategy, generator))
-            for rows in slices(len(cells), ROWS_PER_CHUNK)
-        ]
+        parts = [self._numbers(cells[rows], strategy, generator) for rows in slices(len(cells), ROWS_PER_CHUNK)]
         filled = np.where(np.isnan(cells), np.concatenate(parts), cells)
         return self.columns_.table(filled, getattr(X, "index", None) if hasattr(X, "iloc") else None)
 
-    def _values(self, X: np.ndarray, strategy: str | float, generator: torch.Generator | None) -> Tensor:
-        """The network's rows (B, D), complete."""
+    def _numbers(self, X: np.ndarray, strategy: str | float, generator: torch.Generator | None) -> np.ndarray:
+        """The cells (B, D), complete, as numbers."""
         x, observed, _ = self.columns_.encode(X)
         if strategy == "draw":
-            return sample_conditional(self.model_, x, observed, generator=generator)[0]
+            return self.columns_.decode_numbers(sample_conditional(self.model_, x, observed, generator=generator)[0])
         if strategy == "mode":
-            return mpe(self.model_, x, observed).x
+            return self.columns_.decode_numbers(mpe(self.model_, x, observed).x)
         marginals = conditional_marginals(self.model_, x, observed)
+        if strategy in ("mean", PREDICTION):
+            rows = with_most_probable(marginals, means(marginals, self.columns_), self.columns_.discrete)
+        else:
+            values = marginals.quantile(0.5 if strategy == "median" else float(strategy))
+            rows = with_most_probable(marginals, values, _without_order(self.columns_))
+        numbers = self.columns_.decode_numbers(rows)
         if strategy == "mean":
-            return with_most_probable(marginals, means(marginals, self.columns_), self.columns_.discrete)
-        values = marginals.quantile(0.5 if strategy == "median" else float(strategy))
-        return with_most_probable(marginals, values, _without_order(self.columns_))
+            for d in _lists_of_numbers(self.columns_):
+                values = np.asarray(self.columns_.values[d])
+                numbers[:, d] = marginals.probabilities()[:, d, : len(values)].double().numpy() @ values
+        return numbers
 
     def surprise(self, X: Any) -> Any:
         """-log p(cell | the other cells of its row) of every cell, in nats and in the units of the data: (B, D).
@@ -201,6 +207,12 @@ def as_coverage(value: Any) -> float:
 def _without_order(columns: Columns) -> list[int]:
     """The columns of labels."""
     return [d for d in columns.discrete if columns.kinds.are_labels(d)]
+
+
+def _lists_of_numbers(columns: Columns) -> list[int]:
+    """The columns of finitely many numbers, of which there are more than two."""
+    several = [d for d, values in enumerate(columns.values) if values is not None and len(values) > 2]
+    return [d for d in several if not columns.kinds.are_labels(d)]
 
 
 def _numbers_like(X: Any, values: np.ndarray) -> Any:

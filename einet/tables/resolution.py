@@ -19,6 +19,8 @@ NEIGHBOURS_QUANTILE, DEVIATIONS_PER_STEP = 0.25, 0.4
 SMALLEST_LENGTH = 1e-3
 # So many decimals may a grid have.
 MAX_DECIMALS = 6
+# A few cells are finer than all others: this share of them says how long a step is beside other columns.
+MOST_ON_GRID = 0.9
 # Larger numbers have no digit left for a whole one.
 MAX_WHOLE = 2.0**53
 # A cell is isolated if it is this many times as far from the median as the next one is, or as the column's unit is
@@ -66,23 +68,24 @@ def resolution(column: np.ndarray, quantile: float = NEIGHBOURS_QUANTILE) -> flo
     return float(np.quantile(differences, quantile)) if len(differences) else 0.0
 
 
-def step_of(column: np.ndarray) -> float:
-    """The greatest length of a decimal grid on which all cells lie; 0 if MAX_DECIMALS decimals show none.
+def step_of(column: np.ndarray, share: float = 1.0) -> float:
+    """The greatest length of a decimal grid on which this share of the cells lies; 0 if MAX_DECIMALS show none.
 
     Degrees that were Fahrenheit have a step of a tenth, though no two of them are so close.
     """
-    values = np.unique(column)
+    values, counts = np.unique(column, return_counts=True)
     for decimals in range(MAX_DECIMALS + 1):
         scaled = values * 10.0**decimals
         whole, largest = np.round(scaled), np.abs(scaled).max()
-        if largest < MAX_WHOLE and len(values) > 1 and (np.abs(scaled - whole) <= 1e-9 * (1 + largest)).all():
-            return float(np.gcd.reduce(np.diff(whole).astype(np.int64))) / 10**decimals
+        on_grid = np.abs(scaled - whole) <= 1e-9 * (1 + largest)
+        if largest < MAX_WHOLE and on_grid.sum() > 1 and counts[on_grid].sum() >= share * len(column):
+            return float(np.gcd.reduce(np.diff(whole[on_grid]).astype(np.int64))) / 10**decimals
     return 0.0
 
 
-def comparable_length(column: np.ndarray) -> float:
-    """How closely the cells of a column are told apart: its step, or a thousandth of its unit if that is longer."""
-    return max(step_of(column) or resolution(column, 0.0), SMALLEST_LENGTH * center_and_scale(column)[1])
+def comparable_length(column: np.ndarray, share: float = 1.0) -> float:
+    """How closely this share of cells is told apart: a step, or a thousandth of the column's unit if that is longer."""
+    return max(step_of(column, share) or resolution(column, 0.0), SMALLEST_LENGTH * center_and_scale(column)[1])
 
 
 def isolated(column: np.ndarray) -> np.ndarray:

@@ -39,6 +39,8 @@ DECIDING_ROWS, LEAST_EPOCHS = 10_000, 2
 # Factors of the leaf pseudocount that are tried with the best size of a kind; less of it where there are reals, since a
 # row of a wide column would keep a narrow cluster from being as narrow as it is.
 SHRINKAGES, LESS = (10.0, 100.0, 1000.0), (0.1, 0.01, 0.001, 1e-4, 1e-5)
+# A factor is worth going on if it was better by so many nats a row.
+LEAST_GAIN = 0.005
 # Of the first weights: all components of a Gaussian mixture begin with some rows.
 CONCENTRATION = 1.0
 # Steps of EM for the weights of the mixture.
@@ -207,7 +209,8 @@ def best(ladders: list[list[Candidate]], rows: Rows, training: Training) -> list
         reals = any(family.location_scale or family.joint for family in largest.families)
         for factors in (LESS, SHRINKAGES) if reals else (SHRINKAGES,):
             tried = [largest.shrunk(factor) for factor in factors]
-            scores = [found[each.name].score for each in climbed(tried, score, 1, found[largest.name].score)]
+            before = found[largest.name].score
+            scores = [found[each.name].score for each in climbed(tried, score, 1, before, LEAST_GAIN)]
             if max(scores) > found[largest.name].score:
                 break
         for start in range(1, training.num_starts):

@@ -93,3 +93,17 @@ def test_weights_reach_the_density():
     weighed = imputer().fit(table, sample_weight=times).transform(table)
     repeated = imputer().fit(table.loc[table.index.repeat(times)]).transform(table)
     assert np.allclose(weighed, repeated, rtol=1e-6)
+
+
+def test_numbers_of_a_list_are_filled_by_their_mean_and_predicted_by_the_likeliest():
+    """Stars and prices: the mean has the smallest squared error, and is none of them."""
+    random = np.random.RandomState(0)
+    kind = random.rand(400) < 0.5
+    stars = np.where(kind, random.choice([1.0, 2, 5], 400, p=[0.5, 0.2, 0.3]), random.choice([3.0, 5], 400))
+    X = np.c_[stars, 10 * kind + random.randn(400)]
+    imputer = EinetImputer(EinetDensity(epochs=20, random_state=0)).fit(X)
+    gap = np.array([[np.nan, 10.0], [np.nan, 0.0], [2.0, 10.0]])
+    assert imputer.density_.columns_.values[0].tolist() == [1, 2, 3, 5]
+    filled = imputer.transform(gap)[:, 0]
+    assert filled[:2] == pytest.approx([stars[kind].mean(), stars[~kind].mean()], abs=0.15) and filled[2] == 2
+    assert imputer.density_.predict_missing(gap)[0, 0] == 1
