@@ -6,7 +6,9 @@ INSTALLED := $(VENV)/.installed
 # How many processes run tests and chapters. Each computes on one thread: for small tensors a second would only wait.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-SPREAD := -n $(WORKERS) --dist loadfile
+# Tests go to whichever process is free; the cells of a chapter stay together, in their order.
+SPREAD := -n $(WORKERS) --dist worksteal
+WHOLE := -n $(WORKERS) --dist loadfile
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -21,7 +23,7 @@ book: $(INSTALLED)  ## run every chapter and build the book, from scratch and st
 # Every chapter runs once, in nbval, which compares its outputs with the stored ones; the pages are built from these.
 test: $(INSTALLED)  ## lint, every chapter's outputs, the tests, and the book's pages in a browser
 	$(MAKE) --no-print-directory -j2 lint pages
-	$(PYTEST) $(SPREAD) --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg book
+	$(PYTEST) $(WHOLE) --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg book
 	$(PYTEST) $(SPREAD) tests
 
 pages: $(INSTALLED)  ## build the book, as strictly, from the outputs that its chapters have stored
@@ -68,7 +70,7 @@ clean:  ## remove what the targets made, but no data
 $(INSTALLED): requirements.txt pyproject.toml
 	@echo "Installing into $(VENV): a minute or more."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt  # Python compiles what is imported
 	touch $@
 
 .PHONY: help install book pages notebooks pdf slides quick core test lab lint dist experiments clean
