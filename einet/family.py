@@ -272,10 +272,18 @@ def broadcast_ends(low: Tensor, high: Tensor, phi: Tensor) -> tuple[Tensor, Tens
     return low.expand(shape), high.expand(shape), phi.expand(-1, *shape)
 
 
+class OutsideError(ValueError):
+    """Values that a rule does not allow, and which they are: `outside`, in the shape of what was checked."""
+
+    def __init__(self, message: str, outside: Tensor):
+        super().__init__(message)
+        self.outside = outside
+
+
 def raise_where(outside: Tensor, x: Tensor, rule: str) -> None:
-    """Raise a `ValueError` with the rule and the first value `outside`."""
+    """Raise an `OutsideError` with the rule and the first value `outside`."""
     if outside.any():
-        raise ValueError(f"{rule}, got {x[outside][0].item()}")
+        raise OutsideError(f"{rule}, got {x[outside][0].item()}", outside)
 
 
 def check_bounds(**bounds: float) -> None:

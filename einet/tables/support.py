@@ -56,15 +56,21 @@ def inside(family: ExponentialFamily, z: np.ndarray) -> np.ndarray:
 
 
 def _among(family: ExponentialFamily, values: Tensor) -> np.ndarray:
-    """`check` in halves: few cells are outside."""
-    try:
-        family.check(values)
-    except ValueError:
-        if len(values) == 1:
-            return np.array([False])
-        half = len(values) // 2
-        return np.concatenate((_among(family, values[:half]), _among(family, values[half:])))
-    return np.ones(len(values), dtype=bool)
+    """Which of the values `check` allows. Where its error does not say, it is asked of halves."""
+    allowed = torch.ones(len(values), dtype=torch.bool)
+    while True:
+        try:
+            family.check(values[allowed])
+            return allowed.numpy()
+        except ValueError as error:
+            outside = getattr(error, "outside", None)
+            if outside is None or outside.shape != (int(allowed.sum()),):
+                break
+            allowed[allowed.clone()] = ~outside
+    if len(values) == 1:
+        return np.array([False])
+    half = len(values) // 2
+    return np.concatenate((_among(family, values[:half]), _among(family, values[half:])))
 
 
 def min_deviation(family: LeafFamily) -> float:
