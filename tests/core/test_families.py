@@ -368,7 +368,7 @@ def test_bernoulli_is_the_binomial_of_one_trial():
 def test_families_are_found_by_name():
     names = {name for name in einet.__all__ if isinstance(getattr(einet, name), type)}
     public = {name for name in names if issubclass(getattr(einet, name), LeafFamily)} - {"ExponentialFamily"}
-    assert FAMILIES == {name: getattr(einet, name) for name in public} and len(public) == 11
+    assert FAMILIES == {name: getattr(einet, name) for name in public} and len(public) == 12
 
 
 def test_small_variances_do_not_drown_in_the_mean():
