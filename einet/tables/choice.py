@@ -50,6 +50,8 @@ ATOM_SHARE, ATOM_ROWS, ATOM_EXCESS, MAX_ATOMS = 0.02, 5, 10, 5
 HEAP_ROWS, MAX_HEAPS, BANDWIDTH, LEAST_REST = 5, 300, 0.9, 0.5
 # Fewer rows than this decide nothing, and the column is normal. Larger numbers are no counts, nor totals.
 MIN_ROWS, MAX_COUNT, MAX_TOTAL = 10, 1e6, 255
+# From so many rows on, the largest number may be a total that none exceeds, if more than one row has it.
+ROWS_OF_TOTAL = 50
 # Of whole numbers, counts come before densities, which have so many more parameters then.
 SIZE_OF_WHOLE = 20
 # Counts are narrow where they are small: a mixture of them needs more.
@@ -182,8 +184,9 @@ def _counts(column: np.ndarray) -> Iterator[ColumnModel]:
     near_zero = np.quantile(rest, 0.02) <= NEAR_ZERO
     for first in {0.0, 1.0} if rest.min() == 1 else {0.0}:
         families: list[ExponentialFamily] = [Poisson(), Geometric()]
-        if rest.max() <= MAX_TOTAL and first == 0:
-            families.append(Binomial(total=int(rest.max())))
+        most = int(rest.max())
+        if most <= MAX_TOTAL and first == 0 and len(rest) >= ROWS_OF_TOTAL and (rest == most).sum() > 1:
+            families.append(Binomial(total=most))
         for family in families:
             for entries in (1, ENTRIES_OF_COUNTS) if near_zero else (1,):
                 yield DensityMixture(Choice(family, first, 1.0, resolution=1.0), out[:0], out, entries, 1.0, False)

@@ -60,6 +60,13 @@ def test_a_family_is_chosen_for_what_was_drawn_from_it(name, num_rows):
         assert kind(column[:-1]) == kind(column) == expected
 
 
+def test_the_largest_of_a_few_numbers_is_no_total():
+    """Waists of fifteen people, of whom the next may be wider than all."""
+    random = np.random.RandomState(0)
+    for column in (random.binomial(37, 0.93, 15), np.r_[random.binomial(37, 0.9, 100).clip(max=36), 37]):
+        assert kind(column.astype(float)) is not Binomial
+
+
 def test_a_few_halves_are_no_reason_for_spikes_at_whole_numbers():
     """Baths of houses: a density between whole numbers, compared as if only these were possible, would always win."""
     random = np.random.RandomState(0)
