@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from numpy.random import Generator
 from scipy import special, stats
 
@@ -184,7 +185,7 @@ def errors(filled: pd.DataFrame, whole: pd.DataFrame, hidden: np.ndarray) -> pd.
 
 def figure_data(
     table: pd.DataFrame, rows: pd.DataFrame, wrong: pd.DataFrame, above: pd.DataFrame, fill: Callable, num_rows: int
-) -> str:
+) -> HTML:
     """The oddest rows, as the script element that _static/surprise.js reads.
 
     Args:
@@ -209,7 +210,7 @@ def figure_data(
             line |= {"wrong": int(column), "right": right.loc[index].iloc[column]}
         data.append(line)
     text = json.dumps({"columns": list(odd), "rows": data}, separators=(",", ":"), ensure_ascii=False)
-    return f'<script type="application/json" id="surprise-data">{text}</script>'
+    return HTML(f'<script type="application/json" id="surprise-data">{text}</script>')
 
 
 def _words(cells: pd.Series) -> pd.Series:

@@ -1,8 +1,9 @@
 """What `experiments/tables.py` measured on tables that packages ship, for chapter 9: a picture and its sentences.
 
     records = origin.read("tables")
+    other_tables.show(records)           # both of these:
+    print(other_tables.summary(records)) # how often it is as good as others, and where not
     other_tables.picture(records)        # density, in nats a row from the best of the others, for each table
-    print(other_tables.summary(records)) # how often each bar was met, and where not
 
 What counts as met is in experiments/tables/report.py, which prints all numbers.
 """
@@ -24,10 +25,16 @@ def of_part(records: list[dict], part: str) -> list[dict]:
 
 
 def gains(records: list[dict]) -> list[tuple[str, float, bool]]:
-    """Table, nats a row more than the best of the others, and whether all of its columns are real; the largest first."""
+    """Table, nats a row more than the best of the others, whether all its columns are real; the largest gain first."""
     rows = report.rows(of_part(records, "density"), "test_log_likelihood")
     found = [(row.table.replace("_", " "), row.ours - max(row.rivals()), "columns" not in row.figures) for row in rows]
     return sorted(found, key=lambda each: -each[1])
+
+
+def show(records: list[dict]) -> None:
+    """Print the sentences and draw the picture."""
+    print(summary(records))
+    picture(records)
 
 
 def picture(records: list[dict]) -> None:

@@ -101,7 +101,7 @@ def test_the_figure_has_the_oddest_rows(rows):
         modes = {name: rows[name].mode()[0] for name in rows}
         return pd.DataFrame({n: gaps[n].astype(object).where(gaps[n].notna(), modes[n]) for n in rows})
 
-    script = bookings.figure_data(table, rows, wrong, above, fill, 24)
+    script = bookings.figure_data(table, rows, wrong, above, fill, 24).data
     data = json.loads(re.fullmatch(r'<script type="application/json" id="surprise-data">(.*)</script>', script)[1])
     assert data["columns"] == list(rows) and len(data["rows"]) == 24
     for line in data["rows"]:
