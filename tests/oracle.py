@@ -220,6 +220,13 @@ def log_density(family, x, phi):
 
 def expected_statistics(family, phi):
     """E[T(x)]: phi, but for the normal, whose phi is the mean and the variance, and the gamma, of mean and shape."""
+    if isinstance(family, Heaped):
+        shape = (-1, *[1] * (phi.ndim - 1))
+        atoms, heights = np.reshape(family.atoms, shape), np.reshape(family.heights, shape)
+        weights = heights * np.exp(-0.5 * (atoms - phi[0]) ** 2 / phi[1]) / np.sqrt(2 * math.pi * phi[1])
+        total = 1 + weights.sum(0)
+        mean = (phi[0] + (weights * atoms).sum(0)) / total
+        return np.stack((mean, (phi[0] ** 2 + phi[1] + (weights * atoms**2).sum(0)) / total))
     if isinstance(family, Normal):
         return np.stack((phi[0], phi[0] ** 2 + phi[1]))
     if isinstance(family, Gamma):

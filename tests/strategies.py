@@ -14,6 +14,7 @@ from einet import (
     Exponential,
     Gamma,
     Geometric,
+    Heaped,
     LogNormal,
     Normal,
     Poisson,
@@ -22,7 +23,10 @@ from einet import (
 )
 
 DISCRETE = (Bernoulli(), Categorical(categories=3), Binomial(total=2))
-OF_TABLES = (Poisson(), Geometric(), Exponential(), Gamma(), LogNormal(max_variance=4.0), WithAtoms(Normal(), (0.0,)))
+OF_TABLES = (
+    *(Poisson(), Geometric(), Exponential(), Gamma(), LogNormal(max_variance=4.0), WithAtoms(Normal(), (0.0,))),
+    Heaped(max_variance=4.0, atoms=(0.0, 2.5), heights=(2.0, 0.5)),
+)
 ALL = (*DISCRETE, Normal(), *OF_TABLES)
 ZERO_OR_ONE = tuple(family for family in ALL if not isinstance(family, (Gamma, LogNormal)))  # that allow both values
 
