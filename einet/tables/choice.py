@@ -48,6 +48,9 @@ ATOM_SHARE, ATOM_ROWS, ATOM_EXCESS, MAX_ATOMS = 0.02, 5, 10, 5
 # A value is a heap if so many rows have it, and if no more values than these are; their heights compare it with a
 # density as wide as this part of Silverman's rule says, relative to rows that are at no heap, half a row at least.
 HEAP_ROWS, MAX_HEAPS, BANDWIDTH, LEAST_REST = 5, 300, 0.9, 0.5
+# Heaps, and atoms, are one if they differ by no more than this part of the column's unit, or of themselves: the network
+# may have them as float32.
+SAME = 1e-6
 # Fewer rows than this decide nothing, and the column is normal. Larger numbers are no counts, nor totals.
 MIN_ROWS, MAX_COUNT, MAX_TOTAL = 10, 1e6, 255
 # From so many rows on, the largest number may be a total that none exceeds, if more than one row has it.
@@ -159,9 +162,21 @@ def _heaps(column: np.ndarray, values: np.ndarray, repeats: np.ndarray) -> Itera
     """Normal columns, but for the values that several rows have."""
     far = isolated(column)
     near = column[~np.isin(column, far)]
-    heaps = values[(repeats >= HEAP_ROWS) & ~np.isin(values, far)]
-    if 0 < len(heaps) <= MAX_HEAPS and not is_constant(near):
-        yield HeapedMixture(normal(near), heaps, _heights(near, heaps), far, comparable_length(near))
+    often = (repeats >= HEAP_ROWS) & ~np.isin(values, far)
+    if not often.any() or is_constant(near):
+        return
+    choice = normal(near)
+    heaps = _apart(values[often], repeats[often], choice)
+    if len(heaps) <= MAX_HEAPS:
+        yield HeapedMixture(choice, heaps, _heights(near, heaps), far, comparable_length(near))
+
+
+def _apart(values: np.ndarray, repeats: np.ndarray, choice: Choice) -> np.ndarray:
+    """The most frequent of values that differ by rounding alone, as 0.3 and 0.1 + 0.2 do: a family's atoms differ."""
+    z = (values - choice.center) / choice.scale
+    group = np.r_[0, np.cumsum(np.diff(z) > SAME * np.maximum(1, np.abs(z[1:])))]
+    order = np.lexsort((-repeats, group))
+    return values[order[np.unique(group[order], return_index=True)[1]]]
 
 
 def _heights(column: np.ndarray, heaps: np.ndarray) -> np.ndarray:
@@ -200,7 +215,8 @@ def _densities(
     step = comparable_length(column) if rounded else resolution(column)
     usual = max(1.0, float(np.median(repeats)))
     often = (repeats >= max(ATOM_ROWS, ATOM_SHARE * len(column))) & (repeats >= ATOM_EXCESS * usual)
-    often = values[often & ~np.isin(values, isolated(column))]
+    often &= ~np.isin(values, isolated(column))
+    often, repeats = values[often], repeats[often]
     for atoms in [often[:0], often][: 2 if 0 < len(often) <= MAX_ATOMS else 1]:
         rest = column[~np.isin(column, atoms)]
         if len(rest) < MIN_ROWS or len(np.unique(rest)) < 3:
@@ -219,8 +235,9 @@ def _densities(
         if positive and near.min() >= 0:
             choices.append((_exponential(near), far))
         for choice, rare in choices:
+            apart = _apart(atoms, repeats, choice) if len(atoms) else atoms
             for entries in (1, ENTRIES):
-                candidate = DensityMixture(choice, atoms, rare, entries, step, rounded)
+                candidate = DensityMixture(choice, apart, rare, entries, step, rounded)
                 candidate.size += extra
                 if not len(atoms) and type(choice.family) is not Normal:
                     candidate.handicap = HANDICAP

@@ -130,6 +130,17 @@ def test_heaps_become_real_only_where_that_is_asked_and_are_compared_over_a_leng
     assert real.measure(table.numbers).numpy() == pytest.approx(np.where(at_heaps, np.log(length), 0))
 
 
+@pytest.mark.parametrize(("prefer", "expected"), [(np.round(np.linspace(-2, 2, 41), 1), Heaped), ([1.0, 3.0], Atoms)])
+def test_values_that_differ_by_rounding_alone_are_one_heap_or_atom(prefer, expected):
+    """As 0.3 and 0.1 + 0.2 do: a family's atoms must differ, and the most frequent remains."""
+    random = np.random.RandomState(0)
+    often = random.choice(prefer, 1000)
+    almost = np.where(random.rand(1000) < 0.25, np.nextafter(often, -9), often)  # a unit in the last place less
+    column = np.where(random.rand(1000) < 0.7, almost, random.randn(1000))
+    choice = choose(column)
+    assert type(choice.family) is expected and len(choice.atoms) > 1 and np.isin(choice.atoms, prefer).all()
+
+
 def test_few_rows_are_normal_or_categories():
     assert kind(np.array([1.5, 2.0, 4.0])) is Normal and kind(np.array([3.0, 7.0])) is Bernoulli
     assert kind(np.array([2.5, 7.1])) is Normal
