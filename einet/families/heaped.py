@@ -136,14 +136,33 @@ class Heaped(Normal):
         # and variance 1 that is tilted until it has them.
         mean, variance = phi.double()
         deviation = variance.sqrt()
-        atoms, _, _, log_heights = (each.to(mean.device).view(-1, *[1] * mean.dim()) for each in self._table)
-        tilted = _Tilted((atoms - mean) / deviation, log_heights - torch.log(deviation))
+        tilted = self._tilted(mean, deviation)
         unit = torch.stack((deviation, variance))
         start = torch.stack((torch.zeros_like(mean), torch.full_like(mean, -0.5)))
         least = NARROWER * self.min_variance / variance  # which `project` undoes
-        found = tilted.having(tilted.moments(start)[0] + direction.double() / unit, start, least)
+        target = tilted.moments(start)[0] + direction.double() / unit
+        found = tilted.having(target, start, least)
+        found = tilted.having_mean(target[0], found, -0.5 / found[1] <= least)
         spread = -0.5 / found[1]
         return torch.stack((mean + deviation * found[0] * spread, variance * spread)).to(phi.dtype)
+
+    def project(self, phi: Tensor) -> Tensor:
+        # Of the densities of a variance at its bound, the most likely for rows has their mean, as the one outside has.
+        # Its m is another, since the shares of the atoms change with the variance.
+        allowed = super().project(phi)
+        out = (allowed[1] != phi[1]) & (phi[1] > 0)
+        if not out.any():
+            return allowed
+        mean, deviation = allowed[0].double(), allowed[1].double().sqrt()
+        away = self.mean(torch.where(out, phi, allowed).double()) - mean
+        start = torch.stack((torch.zeros_like(mean), torch.full_like(mean, -0.5)))
+        found = self._tilted(mean, deviation).having_mean(away / deviation, start, out)
+        return torch.stack(((mean + deviation * found[0]).to(phi.dtype), allowed[1]))
+
+    def _tilted(self, mean: Tensor, deviation: Tensor) -> _Tilted:
+        """The density in units of its deviation, from its center."""
+        atoms, _, _, log_heights = (each.to(mean.device).view(-1, *[1] * mean.dim()) for each in self._table)
+        return _Tilted((atoms - mean) / deviation, log_heights - torch.log(deviation))
 
     # What a density is asked
 
@@ -262,6 +281,21 @@ class _Tilted:
             if not going.any():
                 break
             theta, value = self._uphill(target, theta, torch.where(going, step, 0), value)
+        return theta
+
+    def having_mean(self, mean: Tensor, theta: Tensor, where: Tensor) -> Tensor:
+        """`having` with E[y] alone, by the first of theta alone, where that is asked."""
+        target = torch.stack((mean, torch.zeros_like(mean)))
+        value = (theta * target).sum(0) - self.log_normalizer(theta)
+        for _ in range(MAX_STEPS):
+            means, (of_y, _, _) = self.moments(theta)
+            gap = mean - means[0]
+            step = gap / of_y.clamp_min(1e-300)
+            going = where & (gap * step > MIN_GAIN) & torch.isfinite(step)
+            if not going.any():
+                break
+            step = torch.stack((torch.where(going, step, 0), torch.zeros_like(step)))
+            theta, value = self._uphill(target, theta, step, value)
         return theta
 
     def _uphill(self, target: Tensor, theta: Tensor, step: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

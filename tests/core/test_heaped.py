@@ -106,6 +106,20 @@ def test_em_with_gaps_never_lowers_the_likelihood_and_finds_the_density():
     assert np.isin(drawn, atoms).mean() == pytest.approx(2 / 3, abs=0.05)
 
 
+@pytest.mark.parametrize(("center", "deviation", "bounds"), [(1.9, 0.05, (0.2, math.inf)), (1.9, 4.0, (1e-2, 0.5))])
+def test_em_at_a_bound_of_the_variance_finds_the_best_mean_there(center, deviation, bounds):
+    """The mean of the narrower, or wider, density that rows ask for is none: the shares of the heaps change with it."""
+    family = Heaped(*bounds, atoms=(-1.0, 3.0), heights=(10.0, 900.0))
+    x = torch.tensor(np.random.RandomState(0).normal(center, deviation, (200, 1)))
+    statistics = torch.stack((x.mean(0), (x * x).mean(0)))
+    phi = family.expecting(statistics)
+    means = torch.linspace(-5, 5, 2001, dtype=torch.float64)
+    tried = torch.stack((means, phi[1].expand_as(means)))
+    likelihoods = family.log_density(x, tried[:, None]).mean(0)
+    assert min(abs(phi[1].item() / bound - 1) for bound in bounds) < 1e-9
+    assert family.log_density(x, phi[:, None]).mean().item() >= likelihoods.max().item() - 1e-9
+
+
 def test_boxes_are_sums_of_atoms_and_an_integral():
     family = Heaped(atoms=ATOMS, heights=HEIGHTS)
     phi = torch.tensor([[0.3], [1.5]], dtype=torch.float64)
