@@ -141,6 +141,24 @@ def test_values_that_differ_by_rounding_alone_are_one_heap_or_atom(prefer, expec
     assert type(choice.family) is expected and len(choice.atoms) > 1 and np.isin(choice.atoms, prefer).all()
 
 
+def test_heaps_that_gain_little_stay_real():
+    """Three of ten amounts are rounded: not enough for a column that is no longer joined with others."""
+    random = np.random.RandomState(1)
+    exact = random.normal(3000, 1500, 1000)
+    assert kind(np.where(random.rand(1000) < 0.3, np.round(exact, -2), exact)) is Normal
+
+
+def test_too_many_heaps_are_none():
+    exact = np.random.RandomState(0).uniform(-200, 200, 6000)
+    column = np.where(np.arange(6000) % 10 < 7, np.round(exact), exact)
+    assert kind(column) is Normal and kind(column[np.abs(column) < 120]) is Heaped
+
+
+def test_a_column_may_have_nothing_but_heaps():
+    """Half a row counts as beside them, so that their heights are finite."""
+    assert kind(np.repeat(np.random.RandomState(0).randn(200), 5)) is Heaped
+
+
 def test_few_rows_are_normal_or_categories():
     assert kind(np.array([1.5, 2.0, 4.0])) is Normal and kind(np.array([3.0, 7.0])) is Bernoulli
     assert kind(np.array([2.5, 7.1])) is Normal
