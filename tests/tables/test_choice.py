@@ -156,7 +156,7 @@ def test_too_many_heaps_are_none():
 
 def test_a_column_may_have_nothing_but_heaps():
     """Half a row counts as beside them, so that their heights are finite."""
-    assert kind(np.repeat(np.random.RandomState(0).randn(200), 5)) is Heaped
+    assert kind(np.repeat(np.random.RandomState(1).randn(200), 5)) is Heaped
 
 
 def test_few_rows_are_normal_or_categories():
