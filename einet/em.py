@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import unwrap
 from typing import cast
 
 import torch
@@ -109,6 +110,14 @@ class EM(torch.optim.Optimizer):
                 values, mask = network.as_input(cast(Tensor, x), observed)
                 for part in network.leaves.parts:
                     self.state[part.phi]["column"] = part.column_parameters(values, mask, weights)
+
+    # torch's own two import its compiler before they run, which takes longer than to import torch.
+
+    def add_param_group(self, param_group: dict) -> None:
+        unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        unwrap(torch.optim.Optimizer.zero_grad)(self, set_to_none)
 
     def __getstate__(self) -> dict:
         """For copies and pickles: torch's own would leave out which networks the optimizer moves."""

@@ -190,3 +190,16 @@ def test_one_palette(file):
     colours = re.findall(r"--einet-\w+: (#\w{6})", light)
     assert len(colours) == 3
     assert [c for c in colours if c not in file.read_text().lower()] == [], "plotting.py repeats book.css"
+
+
+@pytest.mark.slow
+def test_a_first_fit_does_not_import_torchs_compiler():
+    """Which takes longer than torch itself, and which EM has no use for."""
+    code = """
+import sys, torch, einet
+model = einet.Einet(einet.RegionGraph([{0}]), einet.Normal(), num_sums=2)
+einet.fit(model, torch.randn(20, 1), epochs=2, progress=False)
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
