@@ -10,12 +10,15 @@ What counts as met is in experiments/tables/report.py, which prints all numbers.
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 
 from book import figures
 from experiments.tables import report
 
+WIDTH = 76  # of a line on a page
 PARTS = ("density", "imputation", "classes", "synthetic")
 
 
@@ -53,14 +56,16 @@ def picture(records: list[dict]) -> None:
     ticks = (-1, -0.1, 0, 0.1, 1, 10)
     ax.set_xticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
     ax.xaxis.set_minor_locator(plt.NullLocator())
-    ax.set(ylim=(len(found) - 0.4, -0.6), xlabel="nats a row more than the best of the others")
+    least, most = min(gain for _, gain, _ in found), max(gain for _, gain, _ in found)
+    ax.set(xlim=(min(-0.5, 1.5 * least), max(0.5, 1.5 * most)), ylim=(len(found) - 0.4, -0.6))
+    ax.set_xlabel("nats a row more than the best of the others")
     ax.figure.legend(loc="outside lower center", fontsize=9)
 
 
 def summary(records: list[dict]) -> str:
     """The bars of every part that has records, in sentences."""
     sentences = [_density(records), _imputation(records), _classes(records), _synthetic(records)]
-    return "\n".join(sentence for sentence in sentences if sentence)
+    return "\n".join(textwrap.fill(sentence, WIDTH) for sentence in sentences if sentence)
 
 
 def _density(records: list[dict]) -> str:
