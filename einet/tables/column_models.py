@@ -77,6 +77,8 @@ class ColumnModel:
 
 
 class Categories(ColumnModel):
+    """A share of the rows for each value."""
+
     def __init__(self, values: np.ndarray, repeats: np.ndarray):
         shares = repeats / repeats.sum()
         perplexity = math.exp(-(shares * np.log(shares)).sum())

@@ -6,7 +6,7 @@ Source: Section 2
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -157,10 +157,11 @@ class Questions:
             values = marginals.quantile(0.5 if strategy == "median" else float(strategy))
             rows = with_most_probable(marginals, values, _without_order(self.columns_))
         numbers = self.columns_.decode_numbers(rows)
-        if strategy == "mean":
-            for d in _lists_of_numbers(self.columns_):
-                values = np.asarray(self.columns_.values[d])
-                numbers[:, d] = marginals.probabilities()[:, d, : len(values)].double().numpy() @ values
+        lists = _lists_of_numbers(self.columns_) if strategy == "mean" else []
+        probabilities = marginals.probabilities().double().numpy() if lists else None
+        for d in lists:
+            values = np.asarray(self.columns_.values[d])
+            numbers[:, d] = cast(np.ndarray, probabilities)[:, d, : len(values)] @ values
         return numbers
 
     def surprise(self, X: Any) -> Any:
