@@ -87,7 +87,7 @@ def _imputation(records: list[dict]) -> str:
     right = sum(row.ours >= max(row.rivals()) for row in categories)
     return (
         f"Filling: the error in numbers within {report.SHARE:.0%} of the better of two imputers on {close} of "
-        f"{len(reals)} tables, as many kinds right as the better or more on {right} of {len(categories)}."
+        f"{len(reals)} tables; no fewer categories right than by the better on {right} of {len(categories)}."
     )
 
 

@@ -102,7 +102,7 @@ class Heaped(Normal):
     def _log_weights(self, mean: Tensor, variance: Tensor) -> Tensor:
         """log of the part of each atom in Z, and of the density, which is 0: (atoms + 1, ...), in float64."""
         mean, variance = mean.double(), variance.double()
-        atoms, _, _, log_heights = (each.to(mean.device).view(-1, *[1] * mean.dim()) for each in self._table)
+        atoms, log_heights = self._heaps(mean)
         logs = log_heights - (atoms - mean) ** 2 / (2 * variance) - 0.5 * torch.log(2 * math.pi * variance)
         return torch.cat((logs, torch.zeros_like(mean)[None]))
 
@@ -161,7 +161,7 @@ class Heaped(Normal):
 
     def _tilted(self, mean: Tensor, deviation: Tensor) -> _Tilted:
         """The density in units of its deviation, from its center."""
-        atoms, _, _, log_heights = (each.to(mean.device).view(-1, *[1] * mean.dim()) for each in self._table)
+        atoms, log_heights = self._heaps(mean)
         return _Tilted((atoms - mean) / deviation, log_heights - torch.log(deviation))
 
     # What a density is asked
@@ -215,7 +215,12 @@ class Heaped(Normal):
         return most_entropy_beside(len(self.atoms), variance)
 
     def _atoms_of(self, phi: Tensor) -> Tensor:
-        return self._table[0].to(phi.device).view(-1, *[1] * (phi.dim() - 1))
+        return self._heaps(phi[0])[0]
+
+    def _heaps(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Atoms and the logs of their heights, beside the axes of one parameter: (atoms, 1, ..., 1)."""
+        atoms, _, _, log_heights = (each.to(like.device).view(-1, *[1] * like.dim()) for each in self._table)
+        return atoms, log_heights
 
 
 class _Tilted:

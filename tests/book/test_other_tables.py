@@ -42,7 +42,7 @@ def test_gains_are_from_the_best_of_the_others():
 def test_sentences_count_what_is_as_good_and_name_what_is_not():
     told = " ".join(other_tables.summary(RECORDS).split())
     assert "ahead by more than 0.1 nats on 2 of 3 tables, behind by more on swiss (-0.50)" in told
-    assert "within 5% of the better of two imputers on 1 of 2 tables" in told and "or more on 1 of 2" in told
+    assert "within 5% of the better of two imputers on 1 of 2 tables" in told and "by the better on 1 of 2" in told
     assert "as good as the best of three classifiers on 1 of 2 tables" in told and "most right on 1." in told
     assert "0.950 on average, a Gaussian copula's 0.900; ahead on 1 of 1" in told
     assert "more on none" in " ".join(other_tables.summary(density("cars", -22.0, columns=-27.0)).split())
